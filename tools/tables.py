@@ -4,7 +4,8 @@
     python tools/tables.py --check    change nothing; exit 1 and name the tables that are not current
 
 Options inside the comment: ``rows=FIELD columns=FIELD`` make a grid of values, ``where=FIELD:VALUE`` selects rows
-(may be given again; ``_`` stands for a space), ``digits=N`` sets significant digits (default 4). FILE is relative to the repository.
+(may be given again; ``_`` stands for a space), ``digits=N`` sets significant digits (default 4). FILE is relative to
+the repository.
 """
 
 from __future__ import annotations

@@ -1,0 +1,307 @@
+"""Custom operators that a frozen network calls: exact integer arithmetic carried by floating-point tensors.
+
+Every ``x`` is a float tensor whose elements lie on a grid ``q * 2**-frac`` with integer ``q``. Sums of products
+are accumulated in float32 while ``sum |level| * max |q|`` is below 2**24 and in float64 above, so each
+accumulator is the integer that int64 arithmetic gives. The ``exact_*`` functions hold the arithmetic and are what the
+training layers call in ``eval``; the registered ``torch.ops.bitshift.*`` are the same functions behind an
+opaque name, which survives ``torch.export`` and ``torch.compile``. They have no gradient.
+"""
+# ruff: noqa: ARG001 - a fake kernel must take its operator's whole signature
+# No "from __future__ import annotations": torch.library reads the annotations to write the schema.
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitshift.core.formats import get_format
+
+_EXACT_FLOAT32 = 1 << 24
+_EXACT_FLOAT64 = 1 << 53
+
+
+@contextlib.contextmanager
+def _plain_float(x: Tensor) -> Iterator[None]:
+    """Inside: no autocast, no NNPACK (its transforms round)."""
+    with torch.autocast(x.device.type, enabled=False), torch.backends.nnpack.flags(enabled=False):
+        yield
+
+
+def power_of_two(exponent: Tensor) -> Tensor:
+    """``2**exponent`` for integers -1022..1023, exactly, as float64 (``exp2`` and ``ldexp`` may be off by an ulp)."""
+    return ((exponent.long() + 1023) << 52).view(torch.float64)
+
+
+def level_table(format: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The levels of a format by code, shape ``(2**bits,)``."""
+    return torch.tensor(get_format(format).levels, dtype=dtype, device=device)
+
+
+def decode(codes: Tensor, format: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Levels of uint8 ``codes`` in ``dtype``, shape of ``codes``."""
+    return level_table(format, codes.device, dtype)[codes.long()]
+
+
+def exact_dtype(x_int: Tensor, levels: Tensor) -> torch.dtype:
+    """The dtype in which the sums of ``levels`` (O, ...) times ``x_int`` are exact.
+
+    float32 is used on the CPU only: cuDNN and TF32 choose algorithms that round intermediate values.
+
+    Raises:
+        OverflowError: even float64 cannot hold the sums.
+    """
+    if x_int.numel() == 0 or levels.numel() == 0:
+        return torch.float64
+    bound = float(levels.abs().flatten(1).sum(1).max()) * float(x_int.abs().max())
+    if bound >= _EXACT_FLOAT64 or bound != bound:
+        raise OverflowError(f"accumulator bound {bound:.6g} exceeds 2**53: not an integer network's input")
+    ieee = torch.get_float32_matmul_precision() == "highest" and x_int.device.type == "cpu"
+    return torch.float32 if bound < _EXACT_FLOAT32 and ieee else torch.float64
+
+
+def split_padding(padding: list[int]) -> tuple[list[int], list[int]]:
+    """``[before, after]`` per spatial axis, flat, as the part a convolution takes and the rest for ``F.pad``."""
+    pairs = list(zip(padding[::2], padding[1::2], strict=True))
+    if all(before == after for before, after in pairs):
+        return [before for before, _ in pairs], []
+    return [0] * len(pairs), [side for pair in reversed(pairs) for side in pair]
+
+
+def convolve(
+    x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> Tensor:
+    """Convolution with 1 or 2 spatial axes (from ``weight``'s shape) and zero padding ``[before, after]`` per axis."""
+    inside, outside = split_padding(padding)
+    if outside:
+        x = F.pad(x, outside)
+    function = F.conv1d if weight.dim() == 3 else F.conv2d
+    return function(x, weight, None, stride, inside, dilation, groups)
+
+
+def _finish(acc: Tensor, mult: Tensor, offset: Tensor, frac: Tensor, shape: list[int], wide: bool) -> Tensor:
+    """``(acc * mult + offset) * 2**-frac`` per channel; ``shape`` broadcasts a channel vector against ``acc``."""
+    acc = acc.round() if acc.dtype == torch.float64 else acc  # a GPU's float64 sums may carry an error of 2**-20
+    step = power_of_two(-frac)
+    total = acc.double() * mult.double().view(shape) + offset.double().view(shape)
+    return (total * step.view(shape)).to(torch.float64 if wide else torch.float32)
+
+
+def exact_conv(
+    x: Tensor,
+    codes: Tensor,
+    mult: Tensor,
+    offset: Tensor,
+    frac: Tensor,
+    format: str,
+    frac_in: int,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    wide: bool,
+) -> Tensor:
+    """``(acc * mult[c] + offset[c]) * 2**-frac[c]``, ``acc`` the integer convolution of ``x * 2**frac_in``.
+
+    ``x`` is ``(N, I, *spatial)`` on the grid ``2**-frac_in``, ``codes`` uint8 ``(O, I/groups, *kernel)``, and ``mult``,
+    ``offset``, ``frac`` are int32, int64, int32 of shape ``(O)``. ``padding`` counts zeros ``[before, after]`` per spatial
+    axis, flat. The result is float64 if ``wide``, else float32 (the caller knows that it is exact there).
+    """
+    with _plain_float(x):
+        x_int = x.double() * 2.0**frac_in
+        levels = decode(codes, format, torch.float64)
+        dtype = exact_dtype(x_int, levels)
+        acc = convolve(x_int.to(dtype), levels.to(dtype), stride, padding, dilation, groups)
+        return _finish(acc, mult, offset, frac, [-1] + [1] * (codes.dim() - 2), wide)
+
+
+def exact_linear(
+    x: Tensor, codes: Tensor, mult: Tensor, offset: Tensor, frac: Tensor, format: str, frac_in: int, wide: bool
+) -> Tensor:
+    """:func:`exact_conv` for ``x`` ``(..., I)`` and ``codes`` ``(O, I)``; the channel axis is the last."""
+    with _plain_float(x):
+        x_int = x.double() * 2.0**frac_in
+        levels = decode(codes, format, torch.float64)
+        dtype = exact_dtype(x_int, levels)
+        acc = F.linear(x_int.to(dtype), levels.to(dtype))
+        return _finish(acc, mult, offset, frac, [-1], wide)
+
+
+def exact_conv_float(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    format: str,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """``(sum x * level) * scale[c] + bias[c]`` in float32, whatever the order of the sum."""
+    with _plain_float(x):
+        y = convolve(x.float(), decode(codes, format), stride, padding, dilation, groups)
+        shape = [-1] + [1] * (codes.dim() - 2)
+        return y * scale.view(shape) + bias.view(shape)
+
+
+def exact_linear_float(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor, format: str) -> Tensor:
+    """:func:`exact_conv_float` for ``x`` ``(..., I)`` and ``codes`` ``(O, I)``."""
+    with _plain_float(x):
+        return F.linear(x.float(), decode(codes, format)) * scale + bias
+
+
+def exact_quantize(x: Tensor, bits: int, frac: int, signed: bool, rounding: str) -> Tensor:
+    """Grid values ``clamp(floor(x * 2**frac + h)) * 2**-frac``, float32; ``h`` is 0.5 (half_up) or 0 (floor).
+
+    Evaluated in float64. NaN gives 0; infinities saturate. ``bits`` up to 24 are exact in the result's
+    float32; above, the result is the nearest float32 (the papers' 32-bit fixed point).
+    """
+    if rounding not in ("half_up", "floor"):
+        raise ValueError(f"rounding {rounding!r}: allowed are 'half_up' and 'floor'")
+    lo, hi = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    q = torch.floor(x.double() * 2.0**frac + (0.5 if rounding == "half_up" else 0.0))
+    q = torch.nan_to_num(q, nan=0.0, posinf=float(hi), neginf=float(lo)).clamp(lo, hi)
+    return (q * 2.0**-frac).float()
+
+
+def exact_avg_pool(
+    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], mult: int, shift: int, wide: bool
+) -> Tensor:
+    """``sum over the window * mult * 2**-shift``; ``len(kernel)`` spatial axes, 1 or 2; zeros of the padding count."""
+    inside, outside = split_padding(padding)
+    y = F.pad(x.double(), outside) if outside else x.double()
+    if len(kernel) == 1:
+        y = F.avg_pool2d(y.unsqueeze(-1), [kernel[0], 1], [stride[0], 1], [inside[0], 0], divisor_override=1)
+        y = y.squeeze(-1)
+    else:
+        y = F.avg_pool2d(y, kernel, stride, inside, divisor_override=1)
+    return (y * (mult * 2.0**-shift)).to(torch.float64 if wide else torch.float32)
+
+
+def exact_table(x: Tensor, table: Tensor, frac_in: int, signed: bool, frac_out: int) -> Tensor:
+    """``table[q - lo] * 2**-frac_out`` as float32; ``q = x * 2**frac_in``, an int32 ``table`` of all ``q`` from the lowest."""
+    lo = -(table.numel() // 2) if signed else 0
+    index = (x.double() * 2.0**frac_in).long() - lo
+    return (table[index].double() * 2.0**-frac_out).float()
+
+
+def _result(x: Tensor, shape: list[int], wide: bool) -> Tensor:
+    return x.new_empty(shape, dtype=torch.float64 if wide else torch.float32)
+
+
+def _window(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]) -> list[int]:
+    """Spatial sizes of a windowed op's output."""
+    sizes = x.shape[-len(kernel) :]
+    return [
+        (n + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (k - 1) - 1) // stride[i] + 1
+        for i, (n, k) in enumerate(zip(sizes, kernel, strict=True))
+    ]
+
+
+@torch.library.custom_op("bitshift::conv", mutates_args=())
+def conv(
+    x: Tensor,
+    codes: Tensor,
+    mult: Tensor,
+    offset: Tensor,
+    frac: Tensor,
+    format: str,
+    frac_in: int,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    wide: bool,
+) -> Tensor:
+    """:func:`exact_conv` as an operator."""
+    return exact_conv(x, codes, mult, offset, frac, format, frac_in, stride, padding, dilation, groups, wide)
+
+
+@conv.register_fake
+def _(x, codes, mult, offset, frac, format, frac_in, stride, padding, dilation, groups, wide):
+    size = _window(x, list(codes.shape[2:]), stride, padding, dilation)
+    return _result(x, [x.shape[0], codes.shape[0], *size], wide)
+
+
+@torch.library.custom_op("bitshift::linear", mutates_args=())
+def linear(
+    x: Tensor, codes: Tensor, mult: Tensor, offset: Tensor, frac: Tensor, format: str, frac_in: int, wide: bool
+) -> Tensor:
+    """:func:`exact_linear` as an operator."""
+    return exact_linear(x, codes, mult, offset, frac, format, frac_in, wide)
+
+
+@linear.register_fake
+def _(x, codes, mult, offset, frac, format, frac_in, wide):
+    return _result(x, [*x.shape[:-1], codes.shape[0]], wide)
+
+
+@torch.library.custom_op("bitshift::conv_float", mutates_args=())
+def conv_float(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    format: str,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """:func:`exact_conv_float` as an operator."""
+    return exact_conv_float(x, codes, scale, bias, format, stride, padding, dilation, groups)
+
+
+@conv_float.register_fake
+def _(x, codes, scale, bias, format, stride, padding, dilation, groups):
+    size = _window(x, list(codes.shape[2:]), stride, padding, dilation)
+    return _result(x, [x.shape[0], codes.shape[0], *size], False)
+
+
+@torch.library.custom_op("bitshift::linear_float", mutates_args=())
+def linear_float(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor, format: str) -> Tensor:
+    """:func:`exact_linear_float` as an operator."""
+    return exact_linear_float(x, codes, scale, bias, format)
+
+
+@linear_float.register_fake
+def _(x, codes, scale, bias, format):
+    return _result(x, [*x.shape[:-1], codes.shape[0]], False)
+
+
+@torch.library.custom_op("bitshift::quantize", mutates_args=())
+def quantize(x: Tensor, bits: int, frac: int, signed: bool, rounding: str) -> Tensor:
+    """:func:`exact_quantize` as an operator."""
+    return exact_quantize(x, bits, frac, signed, rounding)
+
+
+@quantize.register_fake
+def _(x, bits, frac, signed, rounding):
+    return _result(x, list(x.shape), False)
+
+
+@torch.library.custom_op("bitshift::avg_pool", mutates_args=())
+def avg_pool(
+    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], mult: int, shift: int, wide: bool
+) -> Tensor:
+    """:func:`exact_avg_pool` as an operator."""
+    return exact_avg_pool(x, kernel, stride, padding, mult, shift, wide)
+
+
+@avg_pool.register_fake
+def _(x, kernel, stride, padding, mult, shift, wide):
+    size = _window(x, kernel, stride, padding, [1] * len(kernel))
+    return _result(x, [*x.shape[: -len(kernel)], *size], wide)
+
+
+@torch.library.custom_op("bitshift::table", mutates_args=())
+def table(x: Tensor, table: Tensor, frac_in: int, signed: bool, frac_out: int) -> Tensor:
+    """:func:`exact_table` as an operator."""
+    return exact_table(x, table, frac_in, signed, frac_out)
+
+
+@table.register_fake
+def _(x, table, frac_in, signed, frac_out):
+    return _result(x, list(x.shape), False)

@@ -14,7 +14,7 @@ JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 # Whatever the shell exports must not reach another copy of the package than the one in .venv.
 export PYTHONPATH :=
 export OMP_NUM_THREADS ?= 1

@@ -1,0 +1,147 @@
+"""Read what a person gives to a network: .npy arrays and pictures, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitshift.cli.errors import CliError
+from bitshift.core.fixed import FixedPoint, Float32, ValueType
+from bitshift.core.graph import Value
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_PIXEL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+
+def read_input(path: Path, value: Value, preprocess: Mapping[str, Any] | None, *, pixels: bool = False) -> np.ndarray:
+    """A batch ``(N, *value.shape)`` for the graph input ``value`` from a .npy file or a picture.
+
+    An array of integers in the input's own type passes unchanged; float arrays are values; with ``pixels`` a uint8
+    array is raw pixels and goes through the file's ``preprocess`` as a picture does. CliError names the file and the
+    remedy.
+    """
+    if path.is_dir():
+        raise CliError(f"{path} is a directory; give .npy, .png or .jpg files")
+    if not path.exists():
+        raise CliError(f"no such file: {path}")
+    if path.suffix.lower() == ".npy":
+        return _read_array(path, value, preprocess, pixels)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return _read_image(path, value, preprocess)
+    raise CliError(f"{path}: unknown kind of input {path.suffix!r}; allowed: .npy, {', '.join(IMAGE_SUFFIXES)}")
+
+
+def _read_array(path: Path, value: Value, preprocess: Mapping[str, Any] | None, pixels: bool) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise CliError(f"{path}: not a readable .npy array ({error}); write it with numpy.save") from None
+    if not isinstance(array, np.ndarray):
+        raise CliError(f"{path}: holds an archive of arrays; give one array written by numpy.save")
+    if tuple(array.shape) == value.shape:
+        array = array[None]
+    if tuple(array.shape[1:]) != value.shape or array.ndim != len(value.shape) + 1:
+        raise CliError(
+            f"{path}: shape {tuple(array.shape)}; the input {value.name!r} needs {value.shape} for one sample "
+            f"or (N, {', '.join(map(str, value.shape))}) for N{_axes_hint(array, value)}"
+        )
+    if array.shape[0] == 0:
+        raise CliError(f"{path}: holds no samples")
+    if pixels:
+        if array.dtype != np.uint8:
+            raise CliError(f"{path}: --pixels needs a uint8 array of pixels 0..255; this one is {array.dtype}")
+        return apply_preprocess(array, _needed(preprocess, path))
+    return _check_dtype(path, array, value.type, preprocess)
+
+
+def _check_dtype(path: Path, array: np.ndarray, kind: ValueType, preprocess: Mapping[str, Any] | None) -> np.ndarray:
+    """Integers of exactly the input's dtype and range, or floats; anything else is refused by name."""
+    if array.dtype in (np.float32, np.float64):
+        if not np.isfinite(array).all():
+            raise CliError(f"{path}: holds NaN or infinity; clean the array first")
+        return array.astype(np.float32) if isinstance(kind, Float32) else array
+    allowed = "float32 or float64 (values)"
+    if isinstance(kind, FixedPoint):
+        if array.dtype == kind.dtype:
+            lo, hi = int(array.min()), int(array.max())
+            if lo < kind.lo or hi > kind.hi:
+                raise CliError(f"{path}: integers {lo} to {hi}; the input's type {kind} holds {kind.lo} to {kind.hi}")
+            return array
+        allowed = f"{kind.dtype} (integers q of {kind}, each standing for q * 2**{-kind.frac}), {allowed}"
+    hint = "; if these are pixels 0..255, add --pixels" if array.dtype == np.uint8 and preprocess else ""
+    raise CliError(f"{path}: dtype {array.dtype}; allowed: {allowed}{hint}")
+
+
+def _axes_hint(array: np.ndarray, value: Value) -> str:
+    """Channels-last pictures are the usual mistake; say so when it fits."""
+    shape = tuple(array.shape[-3:])
+    if len(value.shape) == 3 and len(shape) == 3 and (shape[2], shape[0], shape[1]) == value.shape:
+        return "; it looks channels-last: numpy.moveaxis(x, -1, -3)"
+    if len(value.shape) == 3 and value.shape[0] == 1 and tuple(array.shape[-2:]) == value.shape[1:]:
+        return "; the channel axis is missing: x[..., None, :, :]"
+    return ""
+
+
+def _needed(preprocess: Mapping[str, Any] | None, path: Path) -> Mapping[str, Any]:
+    if not preprocess:
+        raise CliError(
+            f"{path}: this model file does not say how pictures become its input (no meta 'preprocess'); "
+            "give a .npy array, or export again with preprocess="
+        )
+    return preprocess
+
+
+def _read_image(path: Path, value: Value, preprocess: Mapping[str, Any] | None) -> np.ndarray:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    preprocess = _needed(preprocess, path)
+    height, width = preprocess["size"]
+    if value.shape != (preprocess["channels"], height, width):
+        raise CliError(
+            f"{path}: the file's preprocess makes {(preprocess['channels'], height, width)}, its input is {value.shape}"
+        )
+    try:
+        with Image.open(path) as opened:
+            if opened.mode not in _PIXEL_MODES:
+                raise CliError(
+                    f"{path}: picture of mode {opened.mode!r}; allowed: 8-bit grey, colour, palette (convert it first)"
+                )
+            image = ImageOps.exif_transpose(opened)
+            image.load()
+    except UnidentifiedImageError:
+        raise CliError(f"{path}: not a picture that Pillow can read") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CliError(f"{path}: damaged picture ({error})") from None
+    image = _to_channels(path, image, preprocess["channels"])
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    plane = np.asarray(image, dtype=np.uint8)
+    plane = plane[None] if plane.ndim == 2 else np.moveaxis(plane, -1, 0)
+    return apply_preprocess(plane[None], preprocess)
+
+
+def _to_channels(path: Path, image: Any, channels: int) -> Any:
+    """The picture with 1 or 3 channels; only changes that lose nothing are made unasked."""
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:
+            raise CliError(f"{path}: has transparent pixels; put it on an opaque background first")
+    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    if channels == 3 or image.mode == "L":
+        return image.convert("RGB" if channels == 3 else "L")
+    planes = np.asarray(image)
+    if not (planes == planes[..., :1]).all():
+        raise CliError(
+            f"{path}: a colour picture (3 channels); the model takes {channels} channel; convert it to grey first"
+        )
+    return image.getchannel(0)
+
+
+def apply_preprocess(pixels: np.ndarray, preprocess: Mapping[str, Any]) -> np.ndarray:
+    """``(pixel - mean[c]) * scale[c]`` as float32 for uint8 ``pixels`` of shape (N, C, H, W)."""
+    mean = np.array(preprocess["mean"], dtype=np.float64)[:, None, None]
+    scale = np.array(preprocess["scale"], dtype=np.float64)[:, None, None]
+    return ((pixels.astype(np.float64) - mean) * scale).astype(np.float32)

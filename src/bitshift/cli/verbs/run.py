@@ -1,0 +1,162 @@
+"""``bitshift run``: a model file on arrays or pictures, without PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import tyro
+
+from bitshift.cli.errors import CliError
+from bitshift.cli.output import Output
+from bitshift.cli.verbs import Verb
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bitshift.runtime import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Verb):
+    """Flags of ``bitshift run``."""
+
+    help_text: ClassVar[str] = """Run a model file on inputs and print the strongest labels with their values.
+
+An input is a picture (.png, .jpg: resized and scaled as the file's own preprocess says) or an array written by
+numpy.save, for one sample or a batch. Float arrays are values; arrays in the input's integer type pass unchanged.
+The values printed are the network's outputs (integers times a power of two), not probabilities. Needs no PyTorch.
+
+examples:
+  bitshift run runs/demo/net.safetensors digit.png
+  bitshift run net.safetensors a.jpg b.jpg --top 5
+  bitshift run net.safetensors batch.npy --json
+  bitshift run net.safetensors pixels_uint8.npy --pixels --output logits.npy
+  bitshift run two_inputs.safetensors left=a.npy right=b.npy
+"""
+    model: tyro.conf.Positional[Path]
+    """The model file (written by `bitshift export`)."""
+    inputs: tyro.conf.Positional[tuple[str, ...]]
+    """Pictures or .npy arrays; for a model with several inputs NAME=FILE, one for each."""
+    top: int = 3
+    """How many labels to print for a sample."""
+    pixels: bool = False
+    """uint8 arrays hold pixels 0..255: apply the file's preprocess to them."""
+    output: Path | None = None
+    """Also write the outputs (float32, one row a sample) to this .npy file."""
+    backend: str = "auto"
+    """auto (the engine, else the numpy reference), engine, or reference."""
+    batch_size: int = 64
+    """Samples that run at once."""
+
+    def run(self, out: Output) -> None:  # noqa: D102 - Verb.run
+        from bitshift.cli.models import open_model
+
+        if not self.inputs:
+            raise CliError("no input given; for example: bitshift run net.safetensors digit.png")
+        if self.top < 1 or self.batch_size < 1:
+            raise CliError(f"--top {self.top} --batch-size {self.batch_size}: both must be at least 1")
+        model = open_model(self.model, backend=self.backend)
+        batches = self._read(model)
+        names = model.graph.outputs
+        results: list[dict[str, Any]] = []
+        collected: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for title, arrays in batches:
+            outputs = _run_batched(model, arrays, self.batch_size)
+            for name in names:
+                collected[name].append(outputs[name])
+            count = len(outputs[names[0]])
+            for i in range(count):
+                where = title if count == 1 else f"{title}[{i}]"
+                results.append(
+                    {"input": where, "outputs": {n: _answer(model, n, outputs[n][i], self.top) for n in names}}
+                )
+        self._print(out, model, results)
+        if self.output is not None:
+            self._write(out, collected)
+
+    def _read(self, model: Model) -> list[tuple[str, dict[str, np.ndarray]]]:
+        """(title, arrays by input name) for each run; several graph inputs are one joint run."""
+        from bitshift.cli.inputs import read_input
+
+        graph, preprocess = model.graph, model.graph.meta.get("preprocess")
+        if len(graph.inputs) == 1:
+            value = graph.values[graph.inputs[0]]
+            return [
+                (path, {value.name: read_input(Path(path), value, preprocess, pixels=self.pixels)})
+                for path in self.inputs
+            ]
+        given = dict(item.partition("=")[::2] for item in self.inputs)
+        if set(given) != set(graph.inputs):
+            need = " ".join(f"{n}=FILE" for n in graph.inputs)
+            raise CliError(f"{self.model} has {len(graph.inputs)} inputs; give each by name: {need}")
+        arrays = {n: read_input(Path(given[n]), graph.values[n], preprocess, pixels=self.pixels) for n in graph.inputs}
+        counts = {n: len(a) for n, a in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise CliError(f"the inputs hold different numbers of samples: {counts}")
+        return [(", ".join(self.inputs), arrays)]
+
+    def _print(self, out: Output, model: Model, results: list[dict[str, Any]]) -> None:
+        several = len(model.graph.outputs) > 1
+        rows = [
+            ([r["input"], name] if several else [r["input"]]) + [_sentence(answer)]
+            for r in results
+            for name, answer in r["outputs"].items()
+        ]
+        out.table("", ["input", "output", "answer"] if several else ["input", "answer"], rows)
+        out.result({"model": str(self.model), "backend": model.backend, "results": results})
+
+    def _write(self, out: Output, collected: dict[str, list[np.ndarray]]) -> None:
+        import numpy as np
+
+        assert self.output is not None
+        if len(collected) > 1:
+            raise CliError(f"--output writes one array; this model has the outputs {', '.join(collected)}")
+        array = np.concatenate(next(iter(collected.values())))
+        with self.output.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+        out.note(f"wrote {self.output}: {array.dtype} {array.shape}")
+
+
+def _run_batched(model: Model, arrays: dict[str, np.ndarray], batch_size: int) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    from bitshift.cli.models import run_values
+
+    count = len(next(iter(arrays.values())))
+    parts = [
+        run_values(model, {n: a[i : i + batch_size] for n, a in arrays.items()}) for i in range(0, count, batch_size)
+    ]
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def _answer(model: Model, name: str, values: np.ndarray, top: int) -> dict[str, Any]:
+    """One sample of one output: the strongest entries of a vector, the index of a number, else shape and range."""
+    import numpy as np
+
+    labels = model.labels or []
+    node = next((n for n in model.graph.nodes if n.output == name), None)
+    if values.ndim == 0 or (node is not None and node.op == "argmax"):
+        index = int(values.reshape(-1)[0])
+        return {"index": index, "label": labels[index] if index < len(labels) else str(index)}
+    if values.ndim > 1:
+        return {"shape": list(values.shape), "min": float(values.min()), "max": float(values.max())}
+    order = np.argsort(-values, kind="stable")[:top]
+    fits = len(labels) == len(values)
+    return {
+        "top": [
+            {"index": int(i), "label": labels[i] if fits else str(int(i)), "value": float(values[i])} for i in order
+        ]
+    }
+
+
+def _sentence(answer: dict[str, Any]) -> str:
+    if "top" in answer:
+        return "   ".join(f"{t['label']} {t['value']:.4g}" for t in answer["top"])
+    if "label" in answer:
+        return answer["label"]
+    return f"array {tuple(answer['shape'])} from {answer['min']:.4g} to {answer['max']:.4g}; save it with --output"
+
+
+VERB = Run

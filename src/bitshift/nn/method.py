@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bitshift.core.formats import ShiftFormat
+from bitshift.core.formats import ShiftFormat, get_format
 
 
 class Method(nn.Module, ABC):
@@ -28,7 +28,10 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     bits: ClassVar[tuple[int, ...]]
     options: ClassVar[dict[str, Any]] = {}
-    """Keyword options of the constructors with their defaults (for the CLI and the docs)."""
+    """Keyword options of :meth:`random` and :meth:`from_float` with their defaults (for the CLI and the docs).
+
+    Both accept every option; one that does not bear on the way a weight starts is ignored there.
+    """
 
     format: ShiftFormat
     shape: tuple[int, ...]
@@ -48,6 +51,29 @@ class Method(nn.Module, ABC):
     def from_float(cls, weight: Tensor, format: str, *, generator: torch.Generator | None = None, **options: Any) -> Method:
         """Latents that start at a pretrained (or randomly initialised) float ``weight``."""
 
+    @classmethod
+    def formats(cls) -> tuple[str, ...]:
+        """Names of the formats that the method trains."""
+        return tuple(cls.format_for(bits) for bits in cls.bits)
+
+    @classmethod
+    def check_format(cls, format: str) -> ShiftFormat:
+        """The format called ``format``; ValueError if the method does not train it."""
+        known = get_format(format)
+        if format not in cls.formats():
+            raise ValueError(f"method {cls.name!r} does not train format {format!r}; allowed: {', '.join(cls.formats())}")
+        return known
+
+    @classmethod
+    def check_options(cls, options: Iterable[str]) -> None:
+        """ValueError, with the near miss, for the name of an option that the method does not have."""
+        for option in options:
+            if option not in cls.options:
+                near = difflib.get_close_matches(option, cls.options, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else "."
+                allowed = ", ".join(cls.options) or "none"
+                raise ValueError(f"method {cls.name!r} has no option {option!r}{hint} Its options: {allowed}")
+
     @abstractmethod
     def weight(self) -> Tensor:
         """Effective weight, float32, shape ``self.shape``, differentiable to the latents."""
@@ -64,6 +90,13 @@ class Method(nn.Module, ABC):
     def latents(self) -> dict[str, Tensor]:
         """The trained tensors by name, for metrics and for parameter groups."""
 
+    @abstractmethod
+    def threshold_distance(self) -> Tensor:
+        """How far each weight is from changing its code: float32, ``self.shape``, >= 0, in units of the latents; no gradient.
+
+        The smallest distance of one of the weight's latents to a threshold at which the code changes.
+        """
+
     def penalty(self) -> Tensor:
         """The method's regulariser (a sum, already weighted), a scalar; zero unless the paper has one."""
         return next(self.parameters()).new_zeros(())
@@ -77,8 +110,9 @@ class Method(nn.Module, ABC):
 
     def levels(self) -> Tensor:
         """Integer levels of the current codes as float32, shape ``self.shape``."""
-        table = torch.tensor(self.format.levels, dtype=torch.float32, device=self.codes().device)
-        return table[self.codes().long()]
+        codes = self.codes()
+        table = torch.tensor(self.format.levels, dtype=torch.float32, device=codes.device)
+        return table[codes.long()]
 
 
 METHODS: dict[str, type[Method]] = {}

@@ -1,0 +1,175 @@
+"""DeepShift-PS: shift and sign as two trained tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from bitshift.nn.method import Method, register
+from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of
+
+_LN2 = 0.6931471805599453
+
+
+def rounded(shift: Tensor, sign: Tensor, low: int) -> tuple[Tensor, Tensor]:
+    """``round(P)`` within ``low .. 0`` (half to even; int32) and ``sign(round(S))`` in -1, 0, 1 (int8; +-0.5 give 0)."""
+    trit = (sign > 0.5).view(torch.int8) - (sign < -0.5).view(torch.int8)
+    return shift.float().round().clamp_(low, 0).int(), trit
+
+
+class _ShiftSign(torch.autograd.Function):
+    """``W = S~ 2^P~ top``; backward ``dP = g W ln 2`` and ``dS = g top``, on purpose without the factor 2^P~."""
+
+    @staticmethod
+    def forward(ctx: Any, shift: Tensor, sign: Tensor, top_exp: Tensor, low: int) -> Tensor:
+        exponent, trit = rounded(shift, sign, low)
+        weight = scale_of(exponent.add_(top_exp)).mul_(trit)
+        ctx.save_for_backward(weight, scale_of(top_exp))
+        ctx.dtypes = shift.dtype, sign.dtype
+        return weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        weight, top = ctx.saved_tensors
+        grad = grad.float()
+        return (grad * weight).mul_(_LN2).to(ctx.dtypes[0]), (grad * top).to(ctx.dtypes[1]), None, None
+
+
+@register
+class DeepShiftPS(Method):
+    """DeepShift-PS (Elhoushi et al., CVPR Workshops 2021, arXiv 1905.13298).
+
+    Levels: 0, +-2^p, p = pmin .. 0, pmin = -(2^(bits-1) - 2); scale = 2^pmin. Latents a weight: P (exponent) and S (sign).
+
+    Forward: ``P~ = round(P)`` (half to even), ``S~ = sign(round(S))``: -1 for S < -0.5, +1 for S > 0.5, else 0;
+    ``W = S~ * 2^P~``. Gradient, with g = dL/dW, straight through: ``dP = g W ln 2`` (zero where S~ = 0), ``dS = g``, on
+    purpose not multiplied by 2^P~. Projection (construction and :meth:`after_step`): P into pmin .. 0.
+
+    Regulariser: ``weight_decay / 2 * sum((2^P)^2)``, weight_decay 1e-4, P not rounded, sign ignored; the optimiser's own decay
+    is 0 for P and S. ``lr_sign`` is a learning rate of its own for S (0 freezes the signs). Train with RAdam: SGD does not
+    converge usefully (the authors' README).
+
+    Initialisation: P ~ U(-10, -1) for convolutions, U(pmin, 0) for linear layers, S ~ U(-1, 1); ``from_float``:
+    P = round(log2 |W|), S = sign(W), a weight of 0 is S = 0, P = pmin.
+
+    Where we differ: the paper projects P inside the forward, we after the optimiser's step. ``scale`` (a power of two per
+    channel) moves the set for layers without a norm: W = S~ 2^P~ * top with top = scale * 2^-pmin, and ``dS = g top``.
+    """
+
+    name = "deepshift_ps"
+    bits = (2, 3, 4, 5, 6)
+    options: ClassVar[dict[str, Any]] = {"weight_decay": 1e-4, "lr_sign": None, "scale": None}
+
+    scale_exp: Tensor
+
+    def __init__(
+        self, shift: Tensor, sign: Tensor, format: str, *, scale: Tensor | None = None, weight_decay: float = 1e-4,
+        lr_sign: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.format = self.check_format(format)
+        if shift.shape != sign.shape or shift.ndim < 1 or shift.numel() == 0:
+            raise ValueError(f"deepshift_ps: P {tuple(shift.shape)} and S {tuple(sign.shape)} must have one shape (O, ...)")
+        if not 0 <= weight_decay < float("inf"):
+            raise ValueError(f"deepshift_ps: weight_decay={weight_decay!r} must be 0 or a positive number")
+        if lr_sign is not None and not 0 <= lr_sign < float("inf"):
+            raise ValueError(f"deepshift_ps: lr_sign={lr_sign!r} must be None, 0 or a positive number")
+        self.shape = tuple(shift.shape)
+        self.low = 1 - self.format.max_level.bit_length()  # pmin
+        exponents = (
+            torch.full((self.shape[0],), self.low, dtype=torch.int32)
+            if scale is None
+            else exponents_of(scale, self.shape[0], self.name)
+        )
+        self.register_buffer("scale_exp", exponents.to(shift.device))
+        self.shift = nn.Parameter(shift)
+        self.sign = nn.Parameter(sign)
+        self.weight_decay = float(weight_decay)
+        self.lr_sign = lr_sign
+        self.after_step()
+
+    @staticmethod
+    def format_for(bits: int) -> str:
+        if bits not in DeepShiftPS.bits:
+            raise ValueError(f"method 'deepshift_ps' has no {bits}-bit set; allowed bits: 2, 3, 4, 5, 6")
+        return f"pot{bits}"
+
+    @classmethod
+    def random(
+        cls, shape: Iterable[int], format: str, *, generator: torch.Generator | None = None, weight_decay: float = 1e-4,
+        lr_sign: float | None = None, scale: Tensor | None = None,
+    ) -> DeepShiftPS:  # fmt: skip
+        """S ~ U(-1, 1); P ~ U(-10, -1), or U(pmin, 0) for a linear layer (two axes)."""
+        shape = tuple(shape)
+        pmin = 1 - cls.check_format(format).max_level.bit_length()
+        low, high = (pmin, 0) if len(shape) == 2 else (-10, -1)
+        device = generator.device if generator is not None else None
+        shift = torch.empty(shape, device=device).uniform_(low, high, generator=generator)
+        sign = torch.empty(shape, device=device).uniform_(-1, 1, generator=generator)
+        return cls(shift, sign, format, scale=scale, weight_decay=weight_decay, lr_sign=lr_sign)
+
+    @classmethod
+    def from_float(
+        cls, weight: Tensor, format: str, *, generator: torch.Generator | None = None, weight_decay: float = 1e-4,
+        lr_sign: float | None = None, scale: Tensor | None = None,
+    ) -> DeepShiftPS:  # fmt: skip
+        """P = round(log2 |W|), S = sign(W)."""
+        fmt = cls.check_format(format)
+        weight = check_weight(weight, "deepshift_ps.from_float")
+        magnitude = weight.abs().double()
+        if scale is not None:
+            top = scale_of(exponents_of(scale, weight.shape[0], cls.name)).double() * fmt.max_level
+            magnitude = magnitude / per_channel(top.to(weight.device), weight.ndim)
+        pmin = 1 - fmt.max_level.bit_length()
+        shift = torch.log2(magnitude).round().clamp(pmin, 0).float()
+        return cls(shift, weight.sign(), format, scale=scale, weight_decay=weight_decay, lr_sign=lr_sign)
+
+    def _top_exp(self) -> Tensor:
+        return per_channel(self.scale_exp - self.low, len(self.shape))
+
+    def weight(self) -> Tensor:
+        return _ShiftSign.apply(self.shift, self.sign, self._top_exp(), self.low)
+
+    @torch.no_grad()
+    def codes(self) -> Tensor:
+        for tensor in (self.shift, self.sign):
+            check_weight(tensor, "latents of deepshift_ps")
+        exponent, trit = rounded(self.shift.detach(), self.sign.detach(), self.low)
+        index = (exponent - self.low + 1) * trit.abs()
+        return (index + (trit < 0).int() * (1 << (self.format.bits - 1))).to(torch.uint8)
+
+    def scale(self) -> Tensor:
+        return scale_of(self.scale_exp)
+
+    def latents(self) -> dict[str, Tensor]:
+        return {"shift": self.shift, "sign": self.sign}
+
+    @torch.no_grad()
+    def threshold_distance(self) -> Tensor:
+        """Distance of S to the nearest of +-0.5, or of P to the nearest half-integer inside the set (only where S~ is not 0)."""
+        exponent, trit = rounded(self.shift.detach(), self.sign.detach(), self.low)
+        offset = self.shift.detach().float() - exponent
+        below = torch.where(exponent > self.low, 0.5 + offset, torch.inf)
+        above = torch.where(exponent < 0, 0.5 - offset, torch.inf)
+        shift = torch.where(trit != 0, torch.minimum(below, above), torch.inf)
+        return torch.minimum(shift, (self.sign.detach().abs().float() - 0.5).abs())
+
+    def penalty(self) -> Tensor:
+        """``weight_decay / 2 * sum((top 2^P)^2)``: the L2 of the effective weights."""
+        return self.weight_decay / 2 * (torch.exp2(self.shift.float()) * scale_of(self._top_exp())).square().sum()
+
+    def param_groups(self, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        lr_sign = lr if self.lr_sign is None else self.lr_sign
+        return [
+            {"params": [self.shift], "lr": lr, "weight_decay": 0.0},
+            {"params": [self.sign], "lr": lr_sign, "weight_decay": 0.0},
+        ]
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self.shift.clamp_(self.low, 0)

@@ -1,0 +1,79 @@
+"""Straight-through quantisers shared by several methods, each one fused autograd function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from bitshift.core.formats import ShiftFormat
+from bitshift.nn.scale_search import nearest_level, per_channel
+
+
+def bits_of(table: np.ndarray) -> Tensor:
+    """A float32 table as int32 bit patterns: as an integer buffer it survives ``module.half()`` unrounded."""
+    return torch.from_numpy(np.ascontiguousarray(table, dtype=np.float32).view(np.int32).copy())
+
+
+def gate_pattern(latents: Tensor) -> Tensor:
+    """Signs of the stacked ``latents`` (L, ...) as one byte a weight: bit 0 is ``sign >= 0``, bit j is ``latents[j] > 0``."""
+    pattern = (latents[0] >= 0).view(torch.uint8)
+    for j in range(1, latents.shape[0]):
+        pattern.add_((latents[j] > 0).view(torch.uint8), alpha=1 << j)
+    return pattern
+
+
+def look_up(table_bits: Tensor, index: Tensor) -> Tensor:
+    """``table[index]`` for a float32 table held as :func:`bits_of` and a flat int32 ``index``."""
+    return table_bits.view(torch.float32).index_select(0, index)
+
+
+class GateWeight(torch.autograd.Function):
+    """Weights that depend on the signs of their latents only (S3, DenseShift).
+
+    ``weight = values[pattern] * scale``; the gradient of latent j is ``grad * scale * slopes[j, pattern]``. The tables hold
+    the method's forward and its closed-form straight-through gradient for all ``2**L`` patterns; one byte a weight is
+    saved for the backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, latents: Tensor, scale: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
+        pattern = gate_pattern(latents)
+        ctx.save_for_backward(pattern, scale, slopes)
+        ctx.dtype = latents.dtype
+        return look_up(values, pattern.flatten().int()).view(pattern.shape).mul_(per_channel(scale, pattern.ndim))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        pattern, scale, slopes = ctx.saved_tensors
+        grad = grad.float() * per_channel(scale, grad.ndim)
+        index = pattern.flatten().int()
+        out = torch.empty((slopes.shape[0], *pattern.shape), dtype=torch.float32, device=grad.device)
+        for j in range(slopes.shape[0]):
+            torch.mul(look_up(slopes[j], index).view(pattern.shape), grad, out=out[j])
+        return out.to(ctx.dtype), None, None, None
+
+
+class ClippedNearest(torch.autograd.Function):
+    """Nearest level times a fixed scale; the gradient passes where ``|weight| <= max_level * scale``, else it is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, latent: Tensor, scale: Tensor, format: ShiftFormat) -> Tensor:
+        scale = per_channel(scale, latent.ndim)
+        values = latent.float() / scale
+        ctx.save_for_backward(values.abs() <= format.max_level)
+        ctx.dtype = latent.dtype
+        return nearest_level(values, format).mul_(scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (inside,) = ctx.saved_tensors
+        return (grad.float() * inside).to(ctx.dtype), None, None
+
+
+__all__ = ["ClippedNearest", "GateWeight", "bits_of", "gate_pattern", "look_up"]

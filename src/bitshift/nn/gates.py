@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.core.formats import get_format
+from bitshift.nn.init import device_of
 from bitshift.nn.method import Method
 from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of, search_pot_scale
 from bitshift.nn.ste import GateWeight, bits_of, gate_pattern
@@ -57,8 +58,12 @@ class GateMethod(Method):
             )
         self.shape = tuple(latents.shape[1:])
         self.latent_names = rule.names
-        self.stack = nn.Parameter(latents)
-        exponents = torch.zeros(self.shape[0], dtype=torch.int32) if scale is None else exponents_of(scale, self.shape[0], self.name)
+        self.stack = nn.Parameter(latents.detach().clone())
+        exponents = (
+            torch.zeros(self.shape[0], dtype=torch.int32)
+            if scale is None
+            else exponents_of(scale, self.shape[0], self.name)
+        )
         codes = get_format(format).encode(rule.levels)
         self.register_buffer("scale_exp", exponents.to(latents.device))
         for name, table in (
@@ -99,7 +104,9 @@ class GateMethod(Method):
         return distance
 
 
-def exponent_gates(pattern: np.ndarray, first: int, gates: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+def exponent_gates(
+    pattern: np.ndarray, first: int, gates: int
+) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
     """The recursion ``S_0 = 0, S_t = (S_{t-1} + 1) * b_t`` over the patterns: ``S_T``, all ``S_{t-1}``, all ``b_t``."""
     exponent = np.zeros(pattern.shape)
     before, opened = [], []
@@ -111,7 +118,7 @@ def exponent_gates(pattern: np.ndarray, first: int, gates: int) -> tuple[np.ndar
 
 
 def gate_slopes(d_exponent: np.ndarray, before: list[np.ndarray], opened: list[np.ndarray]) -> list[np.ndarray]:
-    """Chain rule of :func:`exponent_gates`: ``d b_t = dS_t (S_{t-1} + 1)``, ``dS_{t-1} = dS_t b_t``, from the outermost in."""
+    """Chain rule of the recursion, outermost first: ``d b_t = dS_t (S_{t-1} + 1)``, ``dS_{t-1} = dS_t b_t``."""
     slopes = []
     for previous, b in zip(reversed(before), reversed(opened), strict=True):
         slopes.append(d_exponent * (previous + 1))
@@ -136,10 +143,13 @@ def margin_gates(magnitude: Tensor, gates: int) -> list[Tensor]:
     return [magnitude / 2.0**k - 1.5 for k in reversed(range(gates))]
 
 
-def sign_consistent(latents: Tensor, rule: GateRule, first: int, std: float, generator: torch.Generator | None) -> Tensor:
-    """New latents |N(0, std)| with the signs of ``latents``; a gate that has no say (behind a closed one) gets a random sign."""
-    device = generator.device if generator is not None else None
-    noise = torch.empty(latents.shape, device=device).normal_(0, std, generator=generator).to(latents.device)
+def sign_consistent(
+    latents: Tensor, rule: GateRule, first: int, std: float, generator: torch.Generator | None
+) -> Tensor:
+    """New latents |N(0, std)| with the signs of ``latents``; a gate behind a closed one gets a random sign."""
+    noise = (
+        torch.empty(latents.shape, device=device_of(generator)).normal_(0, std, generator=generator).to(latents.device)
+    )
     size = noise.abs().clamp_min(torch.finfo(torch.float32).tiny)
     fresh = torch.where(latents > 0, size, -size)
     fresh[0] = torch.where(latents[0] >= 0, size[0], -size[0])
@@ -150,13 +160,12 @@ def sign_consistent(latents: Tensor, rule: GateRule, first: int, std: float, gen
     return fresh
 
 
-def check_positive(who: str, **values: float) -> None:
-    """ValueError for an option that is not a positive finite number."""
-    for name, value in values.items():
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{who}: {name}={value!r} must be a positive number")
-
-
 __all__ = [
-    "GateMethod", "GateRule", "check_positive", "exponent_gates", "gate_slopes", "margin_gates", "sign_consistent", "split_weight",
-]  # fmt: skip
+    "GateMethod",
+    "GateRule",
+    "exponent_gates",
+    "gate_slopes",
+    "margin_gates",
+    "sign_consistent",
+    "split_weight",
+]

@@ -43,12 +43,16 @@ class Method(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def random(cls, shape: Iterable[int], format: str, *, generator: torch.Generator | None = None, **options: Any) -> Method:
+    def random(
+        cls, shape: Iterable[int], format: str, *, generator: torch.Generator | None = None, **options: Any
+    ) -> Method:
         """The method's own from-scratch initialisation for a weight of ``shape`` (O, I/groups, *kernel)."""
 
     @classmethod
     @abstractmethod
-    def from_float(cls, weight: Tensor, format: str, *, generator: torch.Generator | None = None, **options: Any) -> Method:
+    def from_float(
+        cls, weight: Tensor, format: str, *, generator: torch.Generator | None = None, **options: Any
+    ) -> Method:
         """Latents that start at a pretrained (or randomly initialised) float ``weight``."""
 
     @classmethod
@@ -61,7 +65,9 @@ class Method(nn.Module, ABC):
         """The format called ``format``; ValueError if the method does not train it."""
         known = get_format(format)
         if format not in cls.formats():
-            raise ValueError(f"method {cls.name!r} does not train format {format!r}; allowed: {', '.join(cls.formats())}")
+            raise ValueError(
+                f"method {cls.name!r} does not train format {format!r}; allowed: {', '.join(cls.formats())}"
+            )
         return known
 
     @classmethod
@@ -84,7 +90,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def scale(self) -> Tensor:
-        """Positive scale per output channel, float32 of shape ``(O,)``; powers of two where the method promises them."""
+        """Positive scale per output channel, float32 ``(O,)``; powers of two where the method promises them."""
 
     @abstractmethod
     def latents(self) -> dict[str, Tensor]:
@@ -92,9 +98,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def threshold_distance(self) -> Tensor:
-        """How far each weight is from changing its code: float32, ``self.shape``, >= 0, in units of the latents; no gradient.
+        """How far each weight is from changing its code: float32, ``self.shape``, >= 0; no gradient.
 
-        The smallest distance of one of the weight's latents to a threshold at which the code changes.
+        In units of the latents: the smallest distance of one of the weight's latents to a threshold at which the code
+        changes.
         """
 
     def penalty(self) -> Tensor:
@@ -105,7 +112,7 @@ class Method(nn.Module, ABC):
         """Optimiser groups of this weight: ``{"params": [...], "lr": ..., "weight_decay": ...}``."""
         return [{"params": list(self.parameters()), "lr": lr, "weight_decay": weight_decay}]
 
-    def after_step(self) -> None:  # noqa: B027 - a method without projection does nothing
+    def after_step(self) -> None:
         """Project the latents after an optimiser step (under ``torch.no_grad``)."""
 
     def levels(self) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ SCALE_EXP_MIN, SCALE_EXP_MAX = -100, 90
 """Exponents of a scale: within them ``level * scale`` is a normal float32 for every level of every format."""
 
 _OCTAVES_BELOW, _OCTAVES_ABOVE = 9, 1
-# Searched around the scale that puts the largest weight on the largest level: heavy tails are clipped by several octaves.
+# Searched around the scale that puts the largest weight on the largest level: heavy tails are clipped.
 _SILENT_CHANNEL_OCTAVES = 8
 # An all-zero channel in a zero-free set gets a scale this far below the smallest of the other channels.
 
@@ -25,7 +26,7 @@ def _sorted_levels(name: str) -> tuple[tuple[float, ...], tuple[float, ...], tup
     fmt = get_format(name)
     pairs = sorted((level, code) for code, level in enumerate(fmt.levels) if code not in fmt.reserved)
     levels = tuple(float(level) for level, _ in pairs)
-    return levels, tuple((a + b) / 2 for a, b in zip(levels, levels[1:], strict=False)), tuple(c for _, c in pairs)
+    return levels, tuple((a + b) / 2 for a, b in pairwise(levels)), tuple(c for _, c in pairs)
 
 
 def nearest_index(values: Tensor, format: ShiftFormat) -> Tensor:
@@ -64,14 +65,16 @@ def per_channel(scale: Tensor, ndim: int) -> Tensor:
 
 
 def check_weight(weight: Tensor, who: str) -> Tensor:
-    """``weight`` detached in float32; ValueError if it has no elements, no channel axis, or a value that is not finite."""
+    """``weight`` detached in float32; ValueError if it has no elements, no channel axis, or a value not finite."""
     if weight.ndim < 1 or weight.numel() == 0:
         raise ValueError(f"{who}: a weight of shape {tuple(weight.shape)} has no elements; expected (O, ...)")
     weight = weight.detach().float()
     bad = ~torch.isfinite(weight)
     if bad.any():
         at = tuple(int(i) for i in bad.nonzero()[0])
-        raise ValueError(f"{who}: weight[{at}] is {weight[at].item()}; weights must be finite. Start from a healthy checkpoint")
+        raise ValueError(
+            f"{who}: weight[{at}] is {weight[at].item()}; weights must be finite. Start from a healthy checkpoint"
+        )
     return weight
 
 
@@ -83,15 +86,17 @@ def exponents_of(scale: Tensor, channels: int, who: str) -> Tensor:
     """
     scale = torch.as_tensor(scale).detach()
     if scale.shape != (channels,):
-        raise ValueError(f"{who}: scale has shape {tuple(scale.shape)}; expected one scale per output channel, ({channels},)")
+        raise ValueError(
+            f"{who}: scale has shape {tuple(scale.shape)}; expected one scale per output channel, ({channels},)"
+        )
     mantissa, exponent = torch.frexp(scale.double())
     exponent = exponent.int() - 1
     good = (mantissa == 0.5) & (exponent >= SCALE_EXP_MIN) & (exponent <= SCALE_EXP_MAX)
     if not bool(good.all()):
         c = int((~good).nonzero()[0])
         raise ValueError(
-            f"{who}: scale {scale[c].item()!r} of channel {c} is no power of two in 2**{SCALE_EXP_MIN}..2**{SCALE_EXP_MAX};"
-            " round it, or take a method with free scales (nearest with scale='free', uniform)"
+            f"{who}: scale {scale[c].item()!r} of channel {c} is no power of two in 2**{SCALE_EXP_MIN} .."
+            f" 2**{SCALE_EXP_MAX}; round it, or take a method with free scales (nearest with scale='free', uniform)"
         )
     return exponent
 
@@ -111,8 +116,8 @@ def search_exponents(rows: Tensor, format: ShiftFormat) -> Tensor:
     """Exponent ``e`` (int32, (R,)) per row of ``rows`` (R, K, float64) with the least squared error at scale ``2**e``.
 
     Searches the octaves around the scale at which the largest magnitude meets the largest level. Of equal errors the
-    larger scale wins. A row of zeros gets 0 error from any scale of a set with a zero; in a zero-free set it takes a scale
-    far below the other rows'.
+    larger scale wins. A row of zeros gets 0 error from any scale of a set with a zero; in a zero-free set it takes a
+    scale far below the other rows'.
     """
     top = rows.abs().amax(1)
     silent = top == 0
@@ -149,8 +154,8 @@ def search_pot_scale(weight: Tensor, format: ShiftFormat, *, granularity: str = 
 def search_free_scale(weight: Tensor, format: ShiftFormat, *, granularity: str = "channel") -> Tensor:
     """Scale (float32, ``(O,)``, any positive number) of ``weight`` with (nearly) the least squared rounding error.
 
-    The best power of two, then eighths of an octave around it, then least-squares refits for the codes found; never worse
-    than the best power of two.
+    The best power of two, then eighths of an octave around it, then least-squares refits for the codes found; never
+    worse than the best power of two.
     """
     rows = _rows(weight, granularity, "search_free_scale")
     start = torch.exp2(search_exponents(rows, format).double())
@@ -174,6 +179,18 @@ def search_free_scale(weight: Tensor, format: ShiftFormat, *, granularity: str =
 
 
 __all__ = [
-    "SCALE_EXP_MAX", "SCALE_EXP_MIN", "check_weight", "exponents_of", "midpoint_distance", "nearest_code", "nearest_index", "nearest_level",
-    "per_channel", "scale_of", "search_exponents", "search_free_scale", "search_pot_scale", "squared_error",
-]  # fmt: skip
+    "SCALE_EXP_MAX",
+    "SCALE_EXP_MIN",
+    "check_weight",
+    "exponents_of",
+    "midpoint_distance",
+    "nearest_code",
+    "nearest_index",
+    "nearest_level",
+    "per_channel",
+    "scale_of",
+    "search_exponents",
+    "search_free_scale",
+    "search_pot_scale",
+    "squared_error",
+]

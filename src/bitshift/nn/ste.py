@@ -19,7 +19,7 @@ def bits_of(table: np.ndarray) -> Tensor:
 
 
 def gate_pattern(latents: Tensor) -> Tensor:
-    """Signs of the stacked ``latents`` (L, ...) as one byte a weight: bit 0 is ``sign >= 0``, bit j is ``latents[j] > 0``."""
+    """Signs of ``latents`` (L, ...), a byte a weight: bit 0 is ``latents[0] >= 0``, bit j ``latents[j] > 0``."""
     pattern = (latents[0] >= 0).view(torch.uint8)
     for j in range(1, latents.shape[0]):
         pattern.add_((latents[j] > 0).view(torch.uint8), alpha=1 << j)
@@ -34,9 +34,9 @@ def look_up(table_bits: Tensor, index: Tensor) -> Tensor:
 class GateWeight(torch.autograd.Function):
     """Weights that depend on the signs of their latents only (S3, DenseShift).
 
-    ``weight = values[pattern] * scale``; the gradient of latent j is ``grad * scale * slopes[j, pattern]``. The tables hold
-    the method's forward and its closed-form straight-through gradient for all ``2**L`` patterns; one byte a weight is
-    saved for the backward.
+    ``weight = values[pattern] * scale``; the gradient of latent j is ``grad * scale * slopes[j, pattern]``. The
+    tables hold the method's forward and its closed-form straight-through gradient for all ``2**L`` patterns; one byte
+    a weight is saved for the backward.
     """
 
     @staticmethod

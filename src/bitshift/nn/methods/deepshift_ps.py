@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bitshift.nn.init import device_of
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of
 
@@ -16,7 +17,7 @@ _LN2 = 0.6931471805599453
 
 
 def rounded(shift: Tensor, sign: Tensor, low: int) -> tuple[Tensor, Tensor]:
-    """``round(P)`` within ``low .. 0`` (half to even; int32) and ``sign(round(S))`` in -1, 0, 1 (int8; +-0.5 give 0)."""
+    """``round(P)`` within ``low .. 0`` (int32, half to even), ``sign(round(S))`` (int8; +-0.5 give 0)."""
     trit = (sign > 0.5).view(torch.int8) - (sign < -0.5).view(torch.int8)
     return shift.float().round().clamp_(low, 0).int(), trit
 
@@ -44,21 +45,23 @@ class _ShiftSign(torch.autograd.Function):
 class DeepShiftPS(Method):
     """DeepShift-PS (Elhoushi et al., CVPR Workshops 2021, arXiv 1905.13298).
 
-    Levels: 0, +-2^p, p = pmin .. 0, pmin = -(2^(bits-1) - 2); scale = 2^pmin. Latents a weight: P (exponent) and S (sign).
+    Levels: 0, +-2^p, p = pmin .. 0, pmin = -(2^(bits-1) - 2); scale = 2^pmin. Latents a weight: P (exponent) and S
+    (sign).
 
     Forward: ``P~ = round(P)`` (half to even), ``S~ = sign(round(S))``: -1 for S < -0.5, +1 for S > 0.5, else 0;
     ``W = S~ * 2^P~``. Gradient, with g = dL/dW, straight through: ``dP = g W ln 2`` (zero where S~ = 0), ``dS = g``, on
     purpose not multiplied by 2^P~. Projection (construction and :meth:`after_step`): P into pmin .. 0.
 
-    Regulariser: ``weight_decay / 2 * sum((2^P)^2)``, weight_decay 1e-4, P not rounded, sign ignored; the optimiser's own decay
-    is 0 for P and S. ``lr_sign`` is a learning rate of its own for S (0 freezes the signs). Train with RAdam: SGD does not
-    converge usefully (the authors' README).
+    Regulariser: ``weight_decay / 2 * sum((2^P)^2)``, weight_decay 1e-4, P not rounded, sign ignored; the optimiser's
+    own decay is 0 for P and S. ``lr_sign`` is a learning rate of its own for S (0 freezes the signs). Train with
+    RAdam: SGD does not converge usefully (the authors' README).
 
     Initialisation: P ~ U(-10, -1) for convolutions, U(pmin, 0) for linear layers, S ~ U(-1, 1); ``from_float``:
     P = round(log2 |W|), S = sign(W), a weight of 0 is S = 0, P = pmin.
 
-    Where we differ: the paper projects P inside the forward, we after the optimiser's step. ``scale`` (a power of two per
-    channel) moves the set for layers without a norm: W = S~ 2^P~ * top with top = scale * 2^-pmin, and ``dS = g top``.
+    Where we differ: the paper projects P inside the forward, we after the optimiser's step. ``scale`` (a power of two
+    per channel) moves the set for layers without a norm: W = S~ 2^P~ * top with top = scale * 2^-pmin, and ``dS = g
+    top``.
     """
 
     name = "deepshift_ps"
@@ -74,7 +77,9 @@ class DeepShiftPS(Method):
         super().__init__()
         self.format = self.check_format(format)
         if shift.shape != sign.shape or shift.ndim < 1 or shift.numel() == 0:
-            raise ValueError(f"deepshift_ps: P {tuple(shift.shape)} and S {tuple(sign.shape)} must have one shape (O, ...)")
+            raise ValueError(
+                f"deepshift_ps: P {tuple(shift.shape)} and S {tuple(sign.shape)} must have one shape (O, ...)"
+            )
         if not 0 <= weight_decay < float("inf"):
             raise ValueError(f"deepshift_ps: weight_decay={weight_decay!r} must be 0 or a positive number")
         if lr_sign is not None and not 0 <= lr_sign < float("inf"):
@@ -87,8 +92,8 @@ class DeepShiftPS(Method):
             else exponents_of(scale, self.shape[0], self.name)
         )
         self.register_buffer("scale_exp", exponents.to(shift.device))
-        self.shift = nn.Parameter(shift)
-        self.sign = nn.Parameter(sign)
+        self.shift = nn.Parameter(shift.detach().clone())
+        self.sign = nn.Parameter(sign.detach().clone())
         self.weight_decay = float(weight_decay)
         self.lr_sign = lr_sign
         self.after_step()
@@ -108,9 +113,8 @@ class DeepShiftPS(Method):
         shape = tuple(shape)
         pmin = 1 - cls.check_format(format).max_level.bit_length()
         low, high = (pmin, 0) if len(shape) == 2 else (-10, -1)
-        device = generator.device if generator is not None else None
-        shift = torch.empty(shape, device=device).uniform_(low, high, generator=generator)
-        sign = torch.empty(shape, device=device).uniform_(-1, 1, generator=generator)
+        shift = torch.empty(shape, device=device_of(generator)).uniform_(low, high, generator=generator)
+        sign = torch.empty(shape, device=device_of(generator)).uniform_(-1, 1, generator=generator)
         return cls(shift, sign, format, scale=scale, weight_decay=weight_decay, lr_sign=lr_sign)
 
     @classmethod
@@ -151,7 +155,7 @@ class DeepShiftPS(Method):
 
     @torch.no_grad()
     def threshold_distance(self) -> Tensor:
-        """Distance of S to the nearest of +-0.5, or of P to the nearest half-integer inside the set (only where S~ is not 0)."""
+        """Distance of S to +-0.5, or, where S~ is not 0, of P to the nearest half-integer inside the set."""
         exponent, trit = rounded(self.shift.detach(), self.sign.detach(), self.low)
         offset = self.shift.detach().float() - exponent
         below = torch.where(exponent > self.low, 0.5 + offset, torch.inf)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import prod, sqrt
+from math import sqrt
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bitshift.nn.init import default_weight, draw_seed
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of
 
@@ -29,8 +30,8 @@ def round_to_power(magnitude: Tensor) -> Tensor:
 
 
 def quantise(latent: Tensor, low: Tensor, high: Tensor, noise: Tensor | None) -> Tensor:
-    """``sign * 2^round(log2 |latent|)`` within ``low .. high`` (powers of two); with ``noise`` in [0, 1) rounded stochastically."""
-    magnitude = latent.abs().float() if latent.dtype != torch.float32 else latent.abs()
+    """``sign * 2^round(log2 |latent|)`` within ``low .. high`` (powers of two); stochastic by ``noise`` in [0, 1)."""
+    magnitude = latent.abs().float()
     magnitude = torch.minimum(torch.maximum(magnitude, low), high)
     if noise is None:
         magnitude = round_to_power(magnitude)
@@ -58,21 +59,23 @@ class _PowerOfTwo(torch.autograd.Function):
 class DeepShiftQ(Method):
     """DeepShift-Q (Elhoushi et al., CVPR Workshops 2021, arXiv 1905.13298).
 
-    Levels: +-2^p, p = -(2^(bits-1) - 1) .. 0, that is ``level * scale`` with scale = 2^-(2^(bits-1) - 1). One latent a weight.
+    Levels: +-2^p, p = -(2^(bits-1) - 1) .. 0, that is ``level * scale`` with scale = 2^-(2^(bits-1) - 1). One latent
+    a weight.
 
     Forward: ``W = sign(latent) * 2^round(log2 |latent|)``, clamped to the set. Gradient: ``d latent = dL/dW``, no mask.
     Projection (construction and :meth:`after_step`): |latent| into 2^pmin .. 1. Weight decay acts on the latent.
 
-    ``stochastic=True``: ``p = floor(log2 |latent| + u)`` while training, u uniform in [0, 1) per weight, drawn at construction
-    and in :meth:`after_step` from a stored seed, so that forward stays pure and a resumed run repeats; eval rounds to nearest.
+    ``stochastic=True``: ``p = floor(log2 |latent| + u)`` while training, u uniform in [0, 1) per weight, drawn at
+    construction and in :meth:`after_step` from a stored seed, so that forward stays pure and a resumed run repeats;
+    eval rounds to nearest.
 
     Initialisation: the layer's default, U(+-1/sqrt(fan_in)); ``from_float`` keeps the weight.
 
-    Where we differ: the paper projects inside the forward, we after the optimiser's step; there a latent that is exactly zero
-    stays zero and gives a zero weight, which no code of the set can hold: ours counts as +2^pmin, in the forward and in the
-    code, and is projected there. ``scale`` (a power of two per channel) moves the set for layers without a norm; the
-    latent keeps the unit of the weight.
-    Known weakness: signs freeze, because a latent must cross +-2^pmin.
+    Where we differ: the paper projects inside the forward, we after the optimiser's step; there a latent that is
+    exactly zero stays zero and gives a zero weight, which no code of the set can hold: ours counts as +2^pmin, in the
+    forward and in the code, and is projected there. ``scale`` (a power of two per channel) moves the set for layers
+    without a norm; the latent keeps the unit of the weight. Known weakness: signs freeze, because a latent must cross
+    +-2^pmin.
     """
 
     name = "deepshift_q"
@@ -96,7 +99,7 @@ class DeepShiftQ(Method):
             else exponents_of(scale, self.shape[0], self.name)
         )
         self.register_buffer("scale_exp", exponents.to(latent.device))
-        self.latent = nn.Parameter(latent)
+        self.latent = nn.Parameter(latent.detach().clone())
         self.stochastic = bool(stochastic)
         self.register_buffer("_noise", None, persistent=False)
         if self.stochastic:
@@ -118,7 +121,9 @@ class DeepShiftQ(Method):
     ) -> DeepShiftQ:  # fmt: skip
         """The default of torch's linear and convolution layers: U(+-1/sqrt(fan_in))."""
         cls.check_format(format)
-        return cls.from_float(default_weight(shape, generator), format, generator=generator, stochastic=stochastic, scale=scale)
+        return cls.from_float(
+            default_weight(shape, generator), format, generator=generator, stochastic=stochastic, scale=scale
+        )
 
     @classmethod
     def from_float(
@@ -128,7 +133,7 @@ class DeepShiftQ(Method):
         """The weight itself, projected into the set's range; ``generator`` seeds the stochastic rounding."""
         cls.check_format(format)
         seed = draw_seed(generator) if stochastic else 0
-        latent = check_weight(weight, "deepshift_q.from_float").clone()
+        latent = check_weight(weight, "deepshift_q.from_float")
         return cls(latent, format, scale=scale, stochastic=stochastic, seed=seed)
 
     def _range(self) -> tuple[Tensor, Tensor]:
@@ -139,10 +144,9 @@ class DeepShiftQ(Method):
         return self._noise if self.training else None
 
     def _draw(self) -> None:
-        """Fresh rounding offsets, a function of the stored seed and step only."""
-        device = self.latent.device
-        generator = torch.Generator(device).manual_seed((int(self.noise_seed) + int(self.noise_step)) % (1 << 63))
-        self._noise = torch.rand(self.shape, generator=generator, device=device)
+        """Fresh rounding offsets, a function of the stored seed and step only: drawn on the CPU on any device."""
+        generator = torch.Generator().manual_seed((int(self.noise_seed) + int(self.noise_step)) % (1 << 63))
+        self._noise = torch.rand(self.shape, generator=generator).to(self.latent.device)
 
     @torch.no_grad()
     def _project(self) -> None:
@@ -189,17 +193,3 @@ class DeepShiftQ(Method):
         super()._load_from_state_dict(*args, **kwargs)
         if self.stochastic:
             self._draw()
-
-
-def default_weight(shape: Iterable[int], generator: torch.Generator | None) -> Tensor:
-    """torch's default weight of a linear or convolution layer: U(+-1/sqrt(fan_in)), float32."""
-    shape = tuple(shape)
-    bound = 1 / sqrt(max(prod(shape[1:]), 1))
-    device = generator.device if generator is not None else None
-    return torch.empty(shape, device=device).uniform_(-bound, bound, generator=generator)
-
-
-def draw_seed(generator: torch.Generator | None) -> int:
-    """A seed from ``generator`` (torch's global one if None)."""
-    device = generator.device if generator is not None else None
-    return int(torch.randint(1 << 62, (), generator=generator, device=device))

@@ -13,13 +13,13 @@ from torch import Tensor
 from bitshift.nn.gates import (
     GateMethod,
     GateRule,
-    check_positive,
     exponent_gates,
     gate_slopes,
     margin_gates,
     sign_consistent,
     split_weight,
 )
+from bitshift.nn.init import check_positive, device_of
 from bitshift.nn.method import register
 
 
@@ -55,10 +55,10 @@ class DenseShift(GateMethod):
 
     Initialisation: all latents N(0, ``std``), std 1e-3. Weight decay acts on the latents. No regulariser.
 
-    Ours, not the paper's: the power-of-two ``scale`` per channel (ones from scratch, searched in ``from_float``) and both
-    rules of ``from_float``. "margin" sets sign = eps*v and gate_{T-k} = eps*(|v| - 1.5*2^k)/2^k for v = weight/scale: the
-    level is the nearest one and each latent knows how far it is from changing it. "sign_consistent" draws magnitudes
-    |N(0, std)| with the signs of that level, gates behind a closed one at random.
+    Ours, not the paper's: the power-of-two ``scale`` per channel (ones from scratch, searched in ``from_float``) and
+    both rules of ``from_float``. "margin" sets sign = eps*v and gate_{T-k} = eps*(|v| - 1.5*2^k)/2^k for v =
+    weight/scale: the level is the nearest one and each latent knows how far it is from changing it. "sign_consistent"
+    draws magnitudes |N(0, std)| with the signs of that level, gates behind a closed one at random.
 
     Known weakness: 2^(bits-1) times the parameter, gradient and momentum memory.
     """
@@ -91,8 +91,7 @@ class DenseShift(GateMethod):
     ) -> DenseShift:  # fmt: skip
         """All latents N(0, std); ``start`` and ``eps`` belong to :meth:`from_float`."""
         check_positive("denseshift", std=std, eps=eps)
-        device = generator.device if generator is not None else None
-        latents = torch.empty(cls.gates(cls.check_format(format).bits) + 1, *shape, device=device)
+        latents = torch.empty(cls.gates(cls.check_format(format).bits) + 1, *shape, device=device_of(generator))
         return cls(latents.normal_(0, std, generator=generator), format, surrogate=surrogate, scale=scale)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Nearest level with a searched scale: post-training rounding for every format, and a plain straight-through trainer."""
+"""Nearest level with a searched scale: post-training rounding for every format, or plain straight-through training."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.core.formats import FORMATS
+from bitshift.nn.init import default_weight
 from bitshift.nn.method import Method, register
-from bitshift.nn.methods.deepshift_q import default_weight
-from bitshift.nn.scale_search import check_weight, midpoint_distance, nearest_code, per_channel, search_free_scale, search_pot_scale
+from bitshift.nn.scale_search import (
+    check_weight,
+    midpoint_distance,
+    nearest_code,
+    per_channel,
+    search_free_scale,
+    search_pot_scale,
+)
 from bitshift.nn.ste import ClippedNearest
 
 
@@ -19,12 +26,13 @@ from bitshift.nn.ste import ClippedNearest
 class Nearest(Method):
     """Rounding to the nearest level (ours; the common baseline). Any format; one latent a weight.
 
-    Forward: ``W = level * scale``, the level nearest to ``latent / scale`` (a tie goes to the upper level), the scale fixed.
-    Gradient: ``d latent = dL/dW`` where ``|latent| <= max_level * scale``, else 0 (clipped straight-through).
+    Forward: ``W = level * scale``, the level nearest to ``latent / scale`` (a tie goes to the upper level), the scale
+    fixed. Gradient: ``d latent = dL/dW`` where ``|latent| <= max_level * scale``, else 0 (clipped straight-through).
 
-    The scale minimises the squared error of the starting weight: ``scale`` "pot" searches powers of two, "free" any number, a
-    tensor (O,) gives it; ``granularity`` "channel" or "tensor". From scratch: torch's default weight.
-    Known weakness: signs freeze in sets without zero only by the two smallest levels, in sets with zero around it.
+    The scale minimises the squared error of the starting weight: ``scale`` "pot" searches powers of two, "free" any
+    number, a tensor (O,) gives it; ``granularity`` "channel" or "tensor". From scratch: PyTorch's default weight.
+
+    Known weakness: signs freeze in sets with a zero, and a latent outside the table gets no gradient.
     """
 
     name = "nearest"
@@ -40,11 +48,11 @@ class Nearest(Method):
         scale = torch.as_tensor(scale, dtype=torch.float32).detach()
         if scale.shape != self.shape[:1] or not bool(((scale > 0) & torch.isfinite(scale)).all()):
             raise ValueError(
-                f"nearest: scale of shape {tuple(scale.shape)} with smallest {scale.min().item() if scale.numel() else None!r};"
-                f" expected {self.shape[0]} positive finite numbers, one per output channel"
+                f"nearest: scale {tuple(scale.shape)} {scale.flatten()[:3].tolist()}; expected {self.shape[0]} positive"
+                " finite numbers, one per output channel"
             )
         self.register_buffer("fixed_scale", scale.to(latent.device).clone())
-        self.latent = nn.Parameter(latent)
+        self.latent = nn.Parameter(latent.detach().clone())
 
     @staticmethod
     def format_for(bits: int) -> str:
@@ -59,10 +67,10 @@ class Nearest(Method):
 
     @classmethod
     def random(
-        cls, shape: Iterable[int], format: str, *, generator: torch.Generator | None = None, scale: str | Tensor = "pot",
-        granularity: str = "channel",
+        cls, shape: Iterable[int], format: str, *, generator: torch.Generator | None = None,
+        scale: str | Tensor = "pot", granularity: str = "channel",
     ) -> Nearest:  # fmt: skip
-        """torch's default weight, its scale searched."""
+        """PyTorch's default weight, its scale searched."""
         return cls.from_float(default_weight(shape, generator), format, scale=scale, granularity=granularity)
 
     @classmethod
@@ -72,11 +80,13 @@ class Nearest(Method):
     ) -> Nearest:  # fmt: skip
         """The weight itself as the latent."""
         fmt = cls.check_format(format)
-        latent = check_weight(weight, "nearest.from_float").clone()
+        latent = check_weight(weight, "nearest.from_float")
         if isinstance(scale, str):
             search = {"pot": search_pot_scale, "free": search_free_scale}.get(scale)
             if search is None:
-                raise ValueError(f"nearest: scale={scale!r}; allowed: 'pot', 'free', or a tensor with one scale per channel")
+                raise ValueError(
+                    f"nearest: scale={scale!r}; allowed: 'pot', 'free', or a tensor with one scale per channel"
+                )
             scale = search(latent, fmt, granularity=granularity)
         return cls(latent, format, scale=scale)
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from bitshift.nn.gates import (
     GateMethod,
     GateRule,
-    check_positive,
     exponent_gates,
     gate_slopes,
     margin_gates,
     sign_consistent,
     split_weight,
 )
+from bitshift.nn.init import check_positive, device_of
 from bitshift.nn.method import register
 
 
@@ -51,9 +51,9 @@ class S3(GateMethod):
 
     Regulariser: ``alpha * sum(max(-sparse, 0))``, alpha 1e-5. Weight decay acts on all latents.
 
-    Initialisation: N(0, 2/fan_out) for every latent, fan_out = kernel area * O. ``init="symmetric"`` is the released code;
-    ``init="dense"`` takes +|N| for sparse and -|N| for the gates, so that all weights start at +-1 (the first public commit,
-    and the paper's words). The 4-bit set extends the 3-bit recursion; the source shows 3 bits.
+    Initialisation: N(0, 2/fan_out) for every latent, fan_out = kernel area * O. ``init="symmetric"`` is the released
+    code; ``init="dense"`` takes +|N| for sparse and -|N| for the gates, so that all weights start at +-1 (the first
+    public commit, and the paper's words). The 4-bit set extends the 3-bit recursion; the source shows 3 bits.
 
     Ours, not the paper's: the power-of-two ``scale`` per channel (ones from scratch, searched in ``from_float``), and
     ``from_float`` with the rules of DenseShift (``start``): sparse = eps*(|v| - 0.5) decides between 0 and 1.
@@ -92,10 +92,11 @@ class S3(GateMethod):
         """He fan-out latents by ``init``; ``start``, ``eps`` and ``std`` belong to :meth:`from_float`."""
         check_positive("s3", std=std, eps=eps)
         if init not in ("symmetric", "dense"):
-            raise ValueError(f"s3: init={init!r}; allowed: 'symmetric' (released code), 'dense' (all weights start at +-1)")
+            raise ValueError(
+                f"s3: init={init!r}; allowed: 'symmetric' (released code), 'dense' (all weights start at +-1)"
+            )
         shape = tuple(shape)
-        device = generator.device if generator is not None else None
-        latents = torch.empty(cls.gates(cls.check_format(format).bits) + 2, *shape, device=device)
+        latents = torch.empty(cls.gates(cls.check_format(format).bits) + 2, *shape, device=device_of(generator))
         latents.normal_(0, sqrt(2 / max(prod(shape[2:]) * shape[0], 1)), generator=generator)
         if init == "dense":
             latents[1:].abs_()

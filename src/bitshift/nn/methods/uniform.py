@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bitshift.nn.init import default_weight
 from bitshift.nn.method import Method, register
-from bitshift.nn.methods.deepshift_q import default_weight
 from bitshift.nn.scale_search import SCALE_EXP_MAX, SCALE_EXP_MIN, check_weight, midpoint_distance, per_channel
 
 
@@ -56,15 +56,17 @@ class _RoundStep(torch.autograd.Function):
 
 @register
 class Uniform(Method):
-    """Learned step size quantisation, LSQ (Esser et al., ICLR 2020, arXiv 1902.08153). Levels -Q .. Q, Q = 2^(bits-1) - 1.
+    """Learned step size quantisation, LSQ (Esser et al., ICLR 2020, arXiv 1902.08153).
 
-    Forward: ``v = latent / step``, ``W = clamp(round(v), -Q, Q) * step``. Gradient, with g = dL/dW:
-    ``d latent = g`` where |v| <= Q, else 0; ``d step = factor * sum(g * (round(v) - v))`` inside, ``+-Q`` for the bracket outside,
-    factor = 1 / sqrt(N Q), N the number of weights that share the step.
-    One latent a weight; one step per channel or tensor (``granularity``), no weight decay on it, kept positive by
-    :meth:`after_step`. ``step="pot"`` rounds the step to the nearest power of two in the forward, straight through.
+    Levels -Q .. Q, Q = 2^(bits-1) - 1.
 
-    Initialisation: step = 2 mean|W| / sqrt(Q), per channel or tensor; from scratch torch's default weight.
+    Forward: ``v = latent / step``, ``W = clamp(round(v), -Q, Q) * step``. Gradient, with g = dL/dW: ``d latent = g``
+    where |v| <= Q, else 0; ``d step = factor * sum(g * (round(v) - v))`` inside, ``+-Q`` for the bracket outside,
+    factor = 1 / sqrt(N Q), N the number of weights that share the step. One latent a weight; one step per channel or
+    tensor (``granularity``), no weight decay on it, kept positive by :meth:`after_step`. ``step="pot"`` rounds the
+    step to the nearest power of two in the forward, straight through.
+
+    Initialisation: step = 2 mean|W| / sqrt(Q), per channel or tensor; from scratch PyTorch's default weight.
     Where we differ: the level -2^(bits-1) is not used (so that a channel can change its sign), and ties go up.
     """
 
@@ -78,9 +80,9 @@ class Uniform(Method):
         self.shape = tuple(latent.shape)
         if tuple(step.shape) not in ((self.shape[0],), (1,)) or not bool(((step > 0) & torch.isfinite(step)).all()):
             raise ValueError(
-                f"uniform: step of shape {tuple(step.shape)}; expected positive finite numbers, ({self.shape[0]},) or (1,)"
+                f"uniform: step {tuple(step.shape)}; expected positive finite numbers, ({self.shape[0]},) or (1,)"
             )
-        self.latent = nn.Parameter(latent)
+        self.latent = nn.Parameter(latent.detach().clone())
         self.step = nn.Parameter(step.detach().to(latent.device, torch.float32).clone())
         self.power_of_two = bool(power_of_two)
         self.factor = 1 / sqrt(latent.numel() / step.numel() * self.format.max_level)
@@ -96,7 +98,7 @@ class Uniform(Method):
         cls, shape: Iterable[int], format: str, *, generator: torch.Generator | None = None, step: str = "free",
         granularity: str = "channel",
     ) -> Uniform:  # fmt: skip
-        """torch's default weight."""
+        """PyTorch's default weight."""
         return cls.from_float(default_weight(shape, generator), format, step=step, granularity=granularity)
 
     @classmethod
@@ -106,7 +108,7 @@ class Uniform(Method):
     ) -> Uniform:  # fmt: skip
         """The weight itself as the latent, LSQ's first step."""
         top = cls.check_format(format).max_level
-        latent = check_weight(weight, "uniform.from_float").clone()
+        latent = check_weight(weight, "uniform.from_float")
         if step not in ("free", "pot"):
             raise ValueError(f"uniform: step={step!r}; allowed: 'free', 'pot'")
         if granularity not in ("channel", "tensor"):

@@ -1,0 +1,36 @@
+"""Float weights to start from, and the seeds of random starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod, sqrt
+
+import torch
+from torch import Tensor
+
+
+def default_weight(shape: Iterable[int], generator: torch.Generator | None) -> Tensor:
+    """The default of PyTorch's linear and convolution layers: float32 U(+-1/sqrt(fan_in)) of ``shape`` (O, ...)."""
+    shape = tuple(shape)
+    bound = 1 / sqrt(max(prod(shape[1:]), 1))
+    return torch.empty(shape, device=device_of(generator)).uniform_(-bound, bound, generator=generator)
+
+
+def draw_seed(generator: torch.Generator | None) -> int:
+    """A seed from ``generator`` (PyTorch's global one if None)."""
+    return int(torch.randint(1 << 62, (), generator=generator, device=device_of(generator)))
+
+
+def device_of(generator: torch.Generator | None) -> torch.device | None:
+    """Where ``generator`` can draw; None, the default device, without one."""
+    return None if generator is None else generator.device
+
+
+def check_positive(who: str, **values: float) -> None:
+    """ValueError for an option that is not a positive finite number."""
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{who}: {name}={value!r} must be a positive number")
+
+
+__all__ = ["check_positive", "default_weight", "device_of", "draw_seed"]

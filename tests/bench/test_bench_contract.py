@@ -1,0 +1,40 @@
+"""Every benchmark keeps the contract of bench/README.md."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tables
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+FILES = sorted(path for path in BENCH.glob("*.py") if path.name != "common.py")
+
+
+def calls(path: Path) -> set[str]:
+    """Names of all functions that the file calls."""
+    nodes = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return {f.id if isinstance(f, ast.Name) else f.attr for f in nodes if isinstance(f, ast.Name | ast.Attribute)}
+
+
+def test_there_are_benchmarks() -> None:
+    assert FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_checks_equality_and_says_what_it_measures(path: Path) -> None:
+    assert {"check_equal", "main"} <= calls(path), f"{path.name} must call common.check_equal and common.main"
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_its_quick_run_writes_rows_of_the_contract(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(path), "--quick", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert tables.load(out)

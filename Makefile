@@ -55,7 +55,7 @@ bench: setup  ## run every benchmark; JSON goes to bench/results
 
 docs: .make/docs  ## build the documentation into site/
 	@$(BIN)/python tools/tables.py --check
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
 ctest: setup  ## C and C++ tests

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files  # pyright: ignore[reportMissingImports] - comes with the extra docs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {

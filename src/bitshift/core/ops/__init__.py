@@ -1,0 +1,26 @@
+"""The ops of a graph: one file each, filed in :data:`OPS` by their name."""
+
+from bitshift.core.ops import (
+    add,
+    affine,
+    argmax,
+    avg_pool,
+    clamp,
+    concat,
+    conv,
+    dequantize,
+    linear,
+    max_pool,
+    pad,
+    quantize,
+    requantize,
+    rescale,
+    reshape,
+    slice,
+    table,
+    transpose,
+    unary,
+)
+from bitshift.core.ops.base import OPS, Bound, Cost, Op, get_op
+
+__all__ = ["OPS", "Bound", "Cost", "Op", "get_op"]

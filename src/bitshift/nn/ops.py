@@ -104,9 +104,10 @@ def exact_conv(
 ) -> Tensor:
     """``(acc * mult[c] + offset[c]) * 2**-frac[c]``, ``acc`` the integer convolution of ``x * 2**frac_in``.
 
-    ``x`` is ``(N, I, *spatial)`` on the grid ``2**-frac_in``, ``codes`` uint8 ``(O, I/groups, *kernel)``, and ``mult``,
-    ``offset``, ``frac`` are int32, int64, int32 of shape ``(O)``. ``padding`` counts zeros ``[before, after]`` per spatial
-    axis, flat. The result is float64 if ``wide``, else float32 (the caller knows that it is exact there).
+    ``x`` is ``(N, I, *spatial)`` on the grid ``2**-frac_in``, ``codes`` uint8 ``(O, I/groups, *kernel)``, and
+    ``mult``, ``offset``, ``frac`` are int32, int64, int32 of shape ``(O)``. ``padding`` counts zeros ``[before,
+    after]`` per spatial axis, flat. The result is float64 if ``wide``, else float32 (the caller knows that it is
+    exact there).
     """
     with _plain_float(x):
         x_int = x.double() * 2.0**frac_in
@@ -181,7 +182,7 @@ def exact_avg_pool(
 
 
 def exact_table(x: Tensor, table: Tensor, frac_in: int, signed: bool, frac_out: int) -> Tensor:
-    """``table[q - lo] * 2**-frac_out`` as float32; ``q = x * 2**frac_in``, an int32 ``table`` of all ``q`` from the lowest."""
+    """``table[q - lo] * 2**-frac_out`` as float32; ``q = x * 2**frac_in``; int32 ``table``, lowest ``q`` first."""
     lo = -(table.numel() // 2) if signed else 0
     index = (x.double() * 2.0**frac_in).long() - lo
     return (table[index].double() * 2.0**-frac_out).float()

@@ -1,0 +1,164 @@
+"""Turn any model into a shift network: the door of this floor."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitshift.nn.activations import FixedPointQuant
+from bitshift.nn.config import Rule, ShiftConfig
+from bitshift.nn.layers import ShiftConv1d, ShiftConv2d, ShiftLayer, ShiftLinear
+from bitshift.nn.method import Method
+from bitshift.nn.norms import ChannelNorm
+from bitshift.nn.observe import CallOrder, observe
+from bitshift.nn.plan import CONVERTIBLE, NORMS, Choice, ConvertError, describe_scale, make_method, paths_of, plan
+from bitshift.nn.report import ConversionReport, Row
+
+logger = logging.getLogger("bitshift")
+
+
+def convert(
+    model: nn.Module,
+    config: ShiftConfig,
+    *,
+    sample: Tensor | Sequence[Any] | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[nn.Module, ConversionReport]:
+    """A shift network made from a copy of ``model``, and a report of what changed, what stayed and why.
+
+    With float or fixed-point activations every Linear, Conv1d and Conv2d is swapped in place and the model keeps its
+    class. With ``config.activations`` of 2 to 8 the model is traced with torch.fx and comes back as a ``GraphModule``
+    with quantisers on its values; see docs/convert.md.
+
+    Args:
+        model: any module; it is not changed. Shared modules stay shared, layers that are shift layers already are left.
+        config: see :class:`ShiftConfig`.
+        sample: an input batch (or a tuple of positional inputs). Tells the order of the calls, which norm follows which
+            layer, and the shapes of average pools. Without it registration order stands in.
+        generator: source of the random weights; the global one if None.
+
+    Raises:
+        ConvertError: nothing to convert, a rule that matches nothing, a model that cannot be traced.
+        ValueError: an unknown method, format or option.
+    """
+    model = copy.deepcopy(model)
+    if config.integer:
+        from bitshift.nn.integer import convert_integer
+
+        return convert_integer(model, config, sample=sample, generator=generator)
+    order = observe(model, sample)
+    choices = plan(model, config, order.calls)
+    return swap_layers(model, config, choices, order, generator)
+
+
+def make_layer(
+    module: nn.Module,
+    method: Method,
+    *,
+    norm: ChannelNorm | None = None,
+    bias: Tensor | None = None,
+    input_quant: FixedPointQuant | None = None,
+) -> ShiftLayer:
+    """The shift layer with the window of ``module`` (Linear, Conv1d or Conv2d) and the weight of ``method``."""
+    common = {"bias": bias, "norm": norm, "input_quant": input_quant}
+    if isinstance(module, nn.Linear):
+        layer: ShiftLayer = ShiftLinear(method, **common)
+    elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        cls = ShiftConv1d if isinstance(module, nn.Conv1d) else ShiftConv2d
+        window = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups", "padding_mode")}
+        layer = cls(method, **window, **common)
+    else:
+        raise ConvertError(f"no shift layer for {type(module).__name__}; allowed: Linear, Conv1d, Conv2d")
+    return layer.train(module.training)
+
+
+def layer_row(path: str, module: nn.Module, layer: ShiftLayer, *, norm: str = "", note: str = "") -> Row:
+    """The report's row of a converted layer."""
+    method = layer.method
+    return Row(
+        path=path,
+        was=type(module).__name__,
+        became=type(layer).__name__,
+        method=method.name,
+        format=method.format.name,
+        bits=method.format.bits,
+        weights=prod(method.shape),
+        scale=describe_scale(method),
+        norm=norm,
+        note=note,
+    )
+
+
+def stay_row(path: str, module: nn.Module, note: str) -> Row:
+    """The report's row of a module that stays."""
+    return Row(path=path, was=type(module).__name__, note=note)
+
+
+def other_rows(model: nn.Module) -> dict[nn.Module, Row]:
+    """Rows of the modules with parameters that are no candidates: converted before, or of another kind."""
+    rows: dict[nn.Module, Row] = {}
+    inside: set[nn.Module] = set()
+    for module, paths in paths_of(model).items():
+        if module in inside or type(module) in CONVERTIBLE:
+            continue
+        if isinstance(module, ShiftLayer):
+            inside.update(module.modules())
+            rows[module] = stay_row(paths[0], module, "is a shift layer already")
+        elif isinstance(module, CONVERTIBLE):
+            rows[module] = stay_row(
+                paths[0], module, "a subclass, whose forward may differ; only the exact classes are converted"
+            )
+        elif isinstance(module, NORMS):
+            rows[module] = stay_row(paths[0], module, "norm in float")
+        elif any(True for _ in module.parameters(recurse=False)):
+            rows[module] = stay_row(paths[0], module, f"no shift layer for {type(module).__name__}")
+    return rows
+
+
+def swap_layers(
+    model: nn.Module,
+    config: ShiftConfig,
+    choices: dict[nn.Module, Choice],
+    order: CallOrder,
+    generator: torch.Generator | None,
+) -> tuple[nn.Module, ConversionReport]:
+    """Replace the chosen layers of ``model`` (changed) by float-activation shift layers."""
+    paths = paths_of(model)
+    rows = other_rows(model)
+    methods: dict[Tensor, tuple[Method, str]] = {}
+    swaps: dict[nn.Module, ShiftLayer] = {}
+    for module, choice in choices.items():
+        path = paths[module][0]
+        if choice.method is None:
+            rows[module] = stay_row(path, module, choice.note)
+            if not choice.note.startswith("kept float"):
+                logger.warning("convert: %r stays float: %s", path, choice.note)
+            continue
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        if weight not in methods:  # tied weights share one method
+            behind = module in order.normed
+            methods[weight] = make_method(choice, weight, norm_behind=behind, generator=generator)
+        method, note = methods[weight]
+        quant = FixedPointQuant(config.activations) if isinstance(config.activations, str) else None
+        layer = make_layer(module, method, bias=module.bias, input_quant=quant)  # type: ignore[arg-type]
+        if len(paths[module]) > 1:
+            note = "; ".join(filter(None, [note, f"shared with {', '.join(paths[module][1:])}"]))
+        swaps[module] = layer
+        rows[module] = layer_row(
+            path, module, layer, norm="follows, in float" if module in order.normed else "", note=note
+        )
+    for parent in list(paths):
+        for name, child in parent._modules.items():
+            if child in swaps:
+                parent._modules[name] = swaps[child]
+    result = swaps.get(model, model)
+    return result, ConversionReport(rows=tuple(rows[m] for m in paths if m in rows))
+
+
+__all__ = ["ConversionReport", "ConvertError", "Rule", "ShiftConfig", "convert"]

@@ -1,0 +1,243 @@
+"""What every shift layer shares: its method, bias, norm, input type, and the integers it stands for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitshift.core.fixed import FixedPoint
+from bitshift.core.formats import ShiftFormat
+from bitshift.nn.activations import ActQuant, FixedPointQuant
+from bitshift.nn.method import Method
+from bitshift.nn.norms import ChannelNorm
+
+
+class IntegerError(ValueError):
+    """A layer that cannot be written in integers; the message names the channel, the number and a remedy."""
+
+
+class _Replace(torch.autograd.Function):
+    """The value of one tensor with the gradient of another, for evaluation that someone differentiates."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, smooth: Tensor) -> Tensor:
+        ctx.dtype = smooth.dtype
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, grads[0].to(ctx.dtype)
+
+
+@dataclass(frozen=True)
+class IntegerForm:
+    """``(acc * mult + offset) * 2**-frac``, ``acc`` the sum of ``levels(codes) * q`` for inputs ``q`` of type ``input``.
+
+    ``codes`` uint8 of the weight's shape; ``mult`` int32, ``offset`` int64, ``frac`` int32 (all equal), each ``(O)``;
+    ``acc_bound`` float64 ``(O)``, the largest ``|acc|`` that the codes and the input's range allow.
+    """
+
+    codes: Tensor
+    mult: Tensor
+    offset: Tensor
+    frac: Tensor
+    format: str
+    input: FixedPoint
+    acc_bound: Tensor
+
+
+def flip_table(format: ShiftFormat) -> list[int]:
+    """For each code the code of the negated level; reserved codes map to themselves."""
+    code_of = {level: code for code, level in enumerate(format.levels) if code not in format.reserved}
+    return [code if code in format.reserved else code_of[-level] for code, level in enumerate(format.levels)]
+
+
+def integer_form(codes: Tensor, gain: Tensor, shift: Tensor, format: ShiftFormat, input: FixedPoint) -> IntegerForm:
+    """Integers for ``y = acc * 2**-input.frac * gain + shift`` with one grid for all channels.
+
+    If every ``|gain|`` is a power of two so is every ``mult``, and the sum is exact up to the rounding of ``shift``
+    to the grid. Otherwise ``mult`` has at most 16 bits: relative to the largest gain, each gain is right to 2**-16. A
+    negative gain flips the codes of its channel. Gains are raised to 2**-15 of the largest (power of two) or to one
+    unit of ``mult``; such a channel adds nothing that an 8-bit activation could show.
+
+    Args:
+        codes: uint8 ``(O, ...)``.
+        gain: float64 ``(O)``, any sign.
+        shift: float64 ``(O)``.
+        format: of the codes.
+        input: type of the layer's input.
+
+    Raises:
+        IntegerError: a gain or shift that is not finite, or too large for the grid.
+    """
+    _check_finite(gain, shift)
+    flips = torch.tensor(flip_table(format), dtype=torch.uint8, device=codes.device)
+    negative = (gain < 0).view(-1, *[1] * (codes.dim() - 1))
+    codes = torch.where(negative, flips[codes.long()], codes)
+    levels = torch.tensor(format.levels, dtype=torch.float64, device=codes.device)
+    reach = float(max(-input.lo, input.hi))
+    acc_bound = levels.abs()[codes.long()].flatten(1).sum(1) * reach
+    mantissa, exponent = torch.frexp(gain.abs().clamp_min(2.0**-1000))
+    exponent = exponent.long()
+    if bool((mantissa == 0.5).all()):
+        power = exponent - 1
+        # The widest spread that keeps acc * mult in 30 bits, so that the sum still fits int32 when nothing is fused.
+        room = 30 - int(acc_bound.max().clamp_min(1).log2().ceil())
+        floor = power.max() - min(15, max(8, room))
+        power = torch.maximum(power, floor.clamp_min(input.frac - 60))
+        least = power.min()
+        mult, frac = torch.ones_like(power) << (power - least), input.frac - int(least)
+    else:
+        top = max(int(exponent.max()), input.frac - 44)
+        mult = torch.floor(torch.ldexp(gain.abs(), torch.tensor(16 - top, device=gain.device)) + 0.5)
+        mult, frac = mult.clamp(1, 65535).long(), input.frac + 16 - top
+    if not -64 <= frac <= 64:
+        raise IntegerError(f"the output grid 2**-{frac} is outside 2**-64..2**64; is a scale or a norm degenerate?")
+    offset = torch.floor(shift * 2.0**frac + 0.5)
+    worst = int((acc_bound * mult + offset.abs()).argmax())
+    total = float(acc_bound[worst] * mult[worst] + offset[worst].abs())
+    if total >= 2.0**53:
+        raise IntegerError(
+            f"channel {worst}: |acc * mult + offset| may reach {total:.6g}, over 2**53; shrink its bias or norm shift"
+        )
+    grids = torch.full_like(mult, frac, dtype=torch.int32)
+    return IntegerForm(codes, mult.int(), offset.long(), grids, format.name, input, acc_bound)
+
+
+def _check_finite(gain: Tensor, shift: Tensor) -> None:
+    bad = ~(gain.isfinite() & shift.isfinite())
+    if bool(bad.any()):
+        at = int(bad.nonzero()[0])
+        raise IntegerError(
+            f"channel {at}: gain {float(gain[at])}, shift {float(shift[at])} must be finite; has training diverged?"
+        )
+
+
+class ShiftLayer(nn.Module, ABC):
+    """A layer whose weight is ``level * scale[c]``; the weight's latents belong to ``method``.
+
+    ``train``: a float operation on ``method.weight()``, then the bias, then ``norm``. ``eval`` of an integer layer
+    (one that knows its input quantiser) evaluates rule 4 of the arithmetic contract without its rounding and returns
+    the *wide* value, exact in float64. ``eval`` of a float layer is ``(sum x * level) * scale + bias`` in float32.
+    Both are bit-equal to the frozen layer.
+
+    Args of the subclasses: ``method``; ``bias`` ``(O)`` or None; ``norm`` of the channels or None; ``input_quant``,
+    the papers' fixed-point rounding of input and bias, which makes a float layer.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        bias: Tensor | None = None,
+        norm: ChannelNorm | None = None,
+        input_quant: FixedPointQuant | None = None,
+    ) -> None:
+        super().__init__()
+        channels = method.shape[0]
+        if bias is not None and tuple(bias.shape) != (channels,):
+            raise ValueError(f"bias of shape {tuple(bias.shape)}: needs ({channels},)")
+        if norm is not None and norm.num_features != channels:
+            raise ValueError(f"norm of {norm.num_features} channels behind a layer with {channels}")
+        self.method = method
+        if bias is not None and not isinstance(bias, nn.Parameter):
+            bias = nn.Parameter(bias.detach().clone())
+        self.register_parameter("bias", bias)
+        self.norm = norm
+        self.input_quant = input_quant
+        self._input: tuple[ActQuant, ...] = ()  # in a tuple: the quantiser belongs to the graph, not to this layer
+
+    @abstractmethod
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The linear operation without bias, in the dtype of ``x``."""
+
+    @abstractmethod
+    def _exact(self, x: Tensor, form: IntegerForm) -> Tensor:
+        """The exact operation on grid values, as the frozen layer does it."""
+
+    @abstractmethod
+    def _exact_float(self, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        """The operation on float activations, as the frozen layer does it."""
+
+    @abstractmethod
+    def _per_channel(self, v: Tensor) -> Tensor:
+        """A vector ``(O)`` shaped to broadcast against the output."""
+
+    @property
+    def weight(self) -> Tensor:
+        """Effective weight, differentiable to the latents."""
+        return self.method.weight()
+
+    @property
+    def input_type(self) -> FixedPoint | None:
+        """Type of the integers that arrive, or None for a layer with float activations."""
+        return self._input[0].type if self._input else None
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether evaluation is in integers."""
+        return bool(self._input)
+
+    def set_input(self, quant: ActQuant) -> None:
+        """Make this an integer layer that reads the output of ``quant``."""
+        if self.input_quant is not None:
+            raise ValueError("a layer with fixed-point inputs (input_quant) is a float layer")
+        self._input = (quant,)
+
+    def float_bias(self) -> Tensor:
+        """The bias as evaluation adds it: zeros if there is none, rounded by ``input_quant`` if that is set."""
+        if self.bias is None:
+            return self.method.scale().new_zeros(self.method.shape[0])
+        return self.bias if self.input_quant is None else self.input_quant(self.bias)
+
+    def integer_form(self) -> IntegerForm:
+        """The integers of ``eval``, from the current latents, norm statistics and input type.
+
+        Raises:
+            IntegerError: see :func:`integer_form`.
+            RuntimeError: the input quantiser or the norm has seen no data.
+        """
+        if not self._input:
+            raise RuntimeError("this layer has float activations; convert(..., activations=8) makes integer layers")
+        with torch.no_grad():
+            gain = self.method.scale().double()
+            shift = torch.zeros_like(gain) if self.bias is None else self.bias.double()
+            if self.norm is not None:
+                norm_gain, norm_shift = self.norm.gain_shift()
+                gain, shift = gain * norm_gain, shift * norm_gain + norm_shift
+            return integer_form(self.method.codes(), gain, shift, self.method.format, self._input[0].type)
+
+    def _float(self, x: Tensor) -> Tensor:
+        """The differentiable float evaluation; the norm follows its own training flag."""
+        y = self._convolve(x, self.method.weight())
+        if self.bias is not None:
+            y = y + self._per_channel(self.float_bias()).to(y.dtype)
+        return y if self.norm is None else self.norm(y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, I, ...)`` to ``(N, O, ...)`` (linear: ``(..., I)`` to ``(..., O)``)."""
+        if self.input_quant is not None:
+            x = self.input_quant(x)
+        if self.training or (self._input and self._input[0].observing):
+            return self._float(x)
+        with torch.no_grad():
+            if self._input:
+                value = self._exact(x, self.integer_form())
+            else:
+                value = self._exact_float(x, self.method.codes(), self.method.scale(), self.float_bias())
+                value = value if self.norm is None else self.norm(value)
+        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
+            return _Replace.apply(value, self._float(x.float()))  # type: ignore[no-any-return]
+        return value
+
+    def extra_repr(self) -> str:
+        """Format, method and channels."""
+        kind = f"input={self._input[0].describe()}" if self._input else "float activations"
+        return f"{self.method.name} {self.method.format.name}, shape={list(self.method.shape)}, {kind}"
+
+
+__all__ = ["IntegerError", "IntegerForm", "ShiftLayer", "flip_table", "integer_form"]

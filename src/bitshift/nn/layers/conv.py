@@ -1,0 +1,135 @@
+"""Convolutions with one and two spatial axes: grouped, depthwise, dilated, asymmetrically padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from bitshift.nn.layers.base import IntegerForm, ShiftLayer
+from bitshift.nn.method import Method
+from bitshift.nn.ops import convolve, exact_conv, exact_conv_float
+
+Sizes = int | Sequence[int]
+Padding = str | int | Sequence[int] | Sequence[Sequence[int]]
+
+
+def _per_axis(value: Sizes, axes: int, name: str) -> list[int]:
+    sizes = [value] * axes if isinstance(value, int) else [int(v) for v in value]
+    if len(sizes) != axes or min(sizes) < 1:
+        raise ValueError(f"{name}={value!r}: needs a positive integer or {axes} of them")
+    return sizes
+
+
+def pad_pairs(padding: Padding, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """``padding`` as torch spells it, or as pairs ``((before, after), ...)``, as a flat ``[before, after]`` per axis.
+
+    "same" puts the odd zero behind, as torch does, and needs stride 1.
+    """
+    if padding == "same":
+        if any(s != 1 for s in stride):
+            raise ValueError(f"padding='same' needs stride 1, found {list(stride)}")
+        total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        return [side for t in total for side in (t // 2, t - t // 2)]
+    if padding == "valid":
+        return [0] * (2 * len(kernel))
+    if isinstance(padding, str):
+        raise ValueError(f"padding={padding!r}: allowed are numbers, pairs, 'same' and 'valid'")
+    each = [padding] * len(kernel) if isinstance(padding, int) else list(padding)
+    flat = [int(side) for p in each for side in ((p, p) if isinstance(p, int) else p)]
+    if len(flat) != 2 * len(kernel) or min(flat, default=0) < 0:
+        raise ValueError(
+            f"padding={padding!r}: needs one count of zeros, or a pair of them, for each of {len(kernel)} axes"
+        )
+    return flat
+
+
+class _ShiftConv(ShiftLayer):
+    """A weight ``(O, I/groups, *kernel)``; ``padding`` counts zeros and is kept as ``[before, after]`` per axis."""
+
+    axes: ClassVar[int]
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        stride: Sizes = 1,
+        padding: Padding = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        **common: Any,
+    ) -> None:
+        name = type(self).__name__
+        if len(method.shape) != 2 + self.axes:
+            raise ValueError(
+                f"{name} needs a weight with {2 + self.axes} axes, the method has shape {tuple(method.shape)}"
+            )
+        if padding_mode != "zeros":
+            raise ValueError(
+                f"{name}: padding_mode={padding_mode!r} is not supported; use 'zeros' or pad before the layer"
+            )
+        if groups < 1 or method.shape[0] % groups:
+            raise ValueError(f"{name}: {method.shape[0]} output channels do not divide into groups={groups}")
+        super().__init__(method, **common)
+        self.stride = _per_axis(stride, self.axes, "stride")
+        self.dilation = _per_axis(dilation, self.axes, "dilation")
+        self.padding = pad_pairs(padding, method.shape[2:], self.stride, self.dilation)
+        self.groups = groups
+
+    @property
+    def in_channels(self) -> int:
+        """I."""
+        return self.method.shape[1] * self.groups
+
+    @property
+    def out_channels(self) -> int:
+        """O."""
+        return self.method.shape[0]
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """Kernel per spatial axis."""
+        return tuple(self.method.shape[2:])
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        return convolve(x, weight, self.stride, self.padding, self.dilation, self.groups)
+
+    def _per_channel(self, v: Tensor) -> Tensor:
+        return v.view(-1, *[1] * self.axes)
+
+    def _batched(self, x: Tensor) -> tuple[Tensor, bool]:
+        return (x.unsqueeze(0), True) if x.dim() == self.axes + 1 else (x, False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, I, *spatial)`` or ``(I, *spatial)``."""
+        x, single = self._batched(x)
+        y = super().forward(x)
+        return y.squeeze(0) if single else y
+
+    def _exact(self, x: Tensor, form: IntegerForm) -> Tensor:
+        f = form
+        window = (self.stride, self.padding, self.dilation, self.groups)
+        return exact_conv(x, f.codes, f.mult, f.offset, f.frac, f.format, f.input.frac, *window, wide=True)
+
+    def _exact_float(self, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        window = (self.stride, self.padding, self.dilation, self.groups)
+        return exact_conv_float(x, codes, scale, bias, self.method.format.name, *window)
+
+    def extra_repr(self) -> str:
+        """The window behind the common part."""
+        window = f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, groups={self.groups}"
+        return f"{super().extra_repr()}, {window}"
+
+
+class ShiftConv1d(_ShiftConv):
+    """Convolution over one spatial axis; see :class:`ShiftLayer`."""
+
+    axes = 1
+
+
+class ShiftConv2d(_ShiftConv):
+    """Convolution over two spatial axes; see :class:`ShiftLayer`."""
+
+    axes = 2

@@ -1,0 +1,173 @@
+"""Norms behind a shift layer, with the affine map that evaluation folds into integers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitshift.nn.ops import power_of_two
+
+_LEAST_VARIANCE = 2.0**-40
+
+
+class ChannelNorm(nn.Module, ABC):
+    """Batch statistics per channel (axis 1) in ``train``, a fixed affine map in ``eval``.
+
+    Buffers ``running_mean``, ``running_var``, ``num_batches_tracked`` mean what they mean in ``nn.BatchNorm2d``:
+    exponential averages with ``momentum``, plain averages over all batches for ``momentum=None``, unbiased variance.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        super().__init__()
+        if num_features < 1:
+            raise ValueError(f"norm of {num_features} channels: needs at least one")
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+
+    @abstractmethod
+    def gain_shift(self) -> tuple[Tensor, Tensor]:
+        """``(gain, shift)`` of evaluation, ``y * gain + shift``, float64 ``(C)``; gain may be negative."""
+
+    def _affine(self, y: Tensor) -> Tensor:
+        gain, shift = (v.to(y.dtype if y.dtype == torch.float64 else torch.float32) for v in self.gain_shift())
+        shape = [-1] + [1] * (y.dim() - 2)
+        return y * gain.view(shape) + shift.view(shape)
+
+    def extra_repr(self) -> str:
+        """Channels and constants."""
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+
+
+class AffineNorm(ChannelNorm):
+    """Batch normalisation; ``eval`` becomes one multiplier and one offset per channel (rule 4).
+
+    Parameters ``weight`` (gamma) and ``bias`` (beta), ``(C)``, as in ``nn.BatchNorm2d``. A gamma of exactly zero
+    keeps the smallest multiplier.
+    """
+
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        super().__init__(num_features, eps=eps, momentum=momentum)
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def gain_shift(self) -> tuple[Tensor, Tensor]:
+        """Gamma / sigma, and beta - mean * gamma / sigma."""
+        gain = self.weight.double() / torch.sqrt(self.running_var.double() + self.eps)
+        return gain, self.bias.double() - self.running_mean.double() * gain
+
+    def forward(self, y: Tensor) -> Tensor:
+        """``(N, C, ...)`` normalised, in the dtype of ``y``."""
+        if not self.training:
+            return self._affine(y)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+        rate = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        return F.batch_norm(y, self.running_mean, self.running_var, self.weight, self.bias, True, rate, self.eps)
+
+
+class _CentredGain(torch.autograd.Function):
+    """``(y - mean(y)) * gain + beta`` per channel, with the gradient through the mean; one pass each way over ``y``.
+
+    d y = gain * (g - mean(g)), d beta = sum g, d gain = sum g * (y - mean).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, mean: Tensor, gain: Tensor, beta: Tensor) -> Tensor:
+        shape = [1, -1] + [1] * (y.dim() - 2)
+        ctx.save_for_backward(y, mean, gain)
+        return torch.addcmul((beta - mean * gain).view(shape), y, gain.view(shape))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+        (g,) = grads
+        y, mean, gain = ctx.saved_tensors
+        dims = [0, *range(2, y.dim())]
+        shape = [1, -1] + [1] * (y.dim() - 2)
+        total = g.sum(dims)
+        count = g.numel() // g.shape[1]
+        d_gain = (g * y).sum(dims) - total * mean
+        d_y = torch.addcmul((-gain * total / count).view(shape), g, gain.view(shape))
+        return d_y, None, d_gain, total
+
+
+class ShiftNorm(ChannelNorm):
+    """Norm without a multiplication: ``2**e[c] * (y - mean[c]) + beta[c]``, ``e = round(t - log2 sigma)``.
+
+    ``t`` (parameter ``log2_gain``, ``(C)``) is the learned log2 gain; the rounding is straight-through: d 2**e / dt =
+    2**e ln 2. ``sigma`` is the *running* deviation, also in ``train``, so that training and evaluation use the same
+    power of two; the first batch sets it. The mean is the batch's in ``train`` (with the gradient through it) and the
+    running one in ``eval``.
+
+    With ``learn_scale=False`` ``e`` is 0 and only the mean is removed: for a weight that a pretrained norm was folded
+    into.
+
+    Our own construction; see accuracy.md sections 3 and 4 for what it was chosen over.
+    """
+
+    log2_gain: nn.Parameter | None
+
+    def __init__(
+        self, num_features: int, *, eps: float = 1e-5, momentum: float | None = 0.1, learn_scale: bool = True
+    ) -> None:
+        super().__init__(num_features, eps=eps, momentum=momentum)
+        self.learn_scale = learn_scale
+        self.register_parameter("log2_gain", nn.Parameter(torch.zeros(num_features)) if learn_scale else None)
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def exponent(self) -> Tensor:
+        """``e``, int64 ``(C)``; no gradient."""
+        with torch.no_grad():
+            if self.log2_gain is None:
+                return torch.zeros(self.num_features, dtype=torch.long, device=self.bias.device)
+            variance = self.running_var.double().clamp_min(_LEAST_VARIANCE) + self.eps
+            return torch.floor(self.log2_gain.double() - 0.5 * torch.log2(variance) + 0.5).clamp(-60, 60).long()
+
+    def gain_shift(self) -> tuple[Tensor, Tensor]:
+        """``2**e``, and beta - mean * 2**e."""
+        gain = power_of_two(self.exponent())
+        return gain, self.bias.double() - self.running_mean.double() * gain
+
+    def _update(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics; the first batch sets them."""
+        self.num_batches_tracked.add_(1)
+        seen = self.num_batches_tracked.to(mean.dtype)
+        rate = 1.0 / seen
+        if self.momentum is not None:
+            rate = (
+                torch.maximum(rate, torch.full_like(rate, self.momentum))
+                if self.learn_scale
+                else rate.new_tensor(self.momentum)
+            )
+        self.running_mean.lerp_(mean, rate)
+        self.running_var.lerp_(variance * (count / max(count - 1, 1)), rate)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """``(N, C, ...)`` normalised, in the dtype of ``y``."""
+        if not self.training:
+            return self._affine(y)
+        with torch.autocast(y.device.type, enabled=False):
+            z = y.float()
+            with torch.no_grad():
+                variance, mean = torch.var_mean(z, [0, *range(2, z.dim())], correction=0)
+                self._update(mean, variance, z.numel() // z.shape[1])
+                gain = power_of_two(self.exponent()).float()
+            if self.log2_gain is not None:
+                gain = gain * torch.exp((self.log2_gain - self.log2_gain.detach()) * 0.6931471805599453)
+            return _CentredGain.apply(z, mean, gain, self.bias).to(y.dtype)  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        """As the base, with the kind of gain."""
+        return f"{super().extra_repr()}, learn_scale={self.learn_scale}"
+
+
+__all__ = ["AffineNorm", "ChannelNorm", "ShiftNorm"]

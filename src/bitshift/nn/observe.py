@@ -1,0 +1,70 @@
+"""What one run of a model shows: the order in which layers are called and which norm follows which layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitshift.nn.plan import CONVERTIBLE, NORMS
+
+
+@dataclass(frozen=True)
+class CallOrder:
+    """``calls``: the convertible layers by first call (or by registration); ``normed``: those that a norm follows."""
+
+    calls: list[nn.Module]
+    normed: set[nn.Module]
+
+
+def as_args(sample: Tensor | Sequence[Any]) -> tuple[Any, ...]:
+    """``sample`` as positional arguments."""
+    return (sample,) if isinstance(sample, Tensor) else tuple(sample)
+
+
+def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrder:
+    """Run ``model`` on ``sample`` in eval mode with hooks, changing nothing; without one, read the registration.
+
+    A norm follows a layer if it is given that layer's very output. By registration: if it is the next leaf module.
+    """
+    if sample is None:
+        leaves = [m for m in model.modules() if not any(True for _ in m.children())]
+        layers = [m for m in leaves if isinstance(m, CONVERTIBLE)]
+        normed = {a for a, b in pairwise(leaves) if isinstance(a, CONVERTIBLE) and isinstance(b, NORMS)}
+        return CallOrder(layers, normed)
+    calls: list[nn.Module] = []
+    normed: set[nn.Module] = set()
+    produced: list[tuple[Tensor, nn.Module]] = []  # holds the tensors, so that no identity is used twice
+
+    def after_layer(module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if module not in calls:
+            calls.append(module)
+        produced.append((output, module))
+
+    def before_norm(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        normed.update(layer for output, layer in produced if args and args[0] is output)
+
+    hooks = []
+    flags = {m: m.training for m in model.modules()}
+    for module in model.modules():
+        if isinstance(module, CONVERTIBLE):
+            hooks.append(module.register_forward_hook(after_layer))
+        elif isinstance(module, NORMS):
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(*as_args(sample))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in flags.items():
+            module.training = training
+    return CallOrder(calls, normed)
+
+
+__all__ = ["CallOrder", "as_args", "observe"]

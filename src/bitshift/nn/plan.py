@@ -1,0 +1,188 @@
+"""Which layers are converted, to what, and why the others stay: decided before anything is changed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import log2, prod, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitshift.core.formats import get_format
+from bitshift.nn.config import Rule, ShiftConfig
+from bitshift.nn.layers import ShiftLayer
+from bitshift.nn.method import Method, get_method
+
+CONVERTIBLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm, nn.SyncBatchNorm)
+
+
+class ConvertError(ValueError):
+    """A conversion that cannot be done; the message names the module, what was found and the next step."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What becomes of one layer: ``method`` None leaves it, for the reason ``note``."""
+
+    method: type[Method] | None
+    format: str = ""
+    options: Mapping[str, Any] | None = None
+    pretrained: bool = False
+    note: str = ""
+
+
+def paths_of(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """Every module with all its paths (a shared module has several), in registration order."""
+    found: dict[nn.Module, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        found.setdefault(module, []).append(path)
+    return found
+
+
+def obstacle(module: nn.Module, tied: Mapping[Tensor, list[str]]) -> str:
+    """Why this Linear, Conv1d or Conv2d cannot be replaced, or ``""``."""
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return "weight is computed (weight_norm, spectral_norm, parametrisation); remove that first"
+    if isinstance(weight, nn.parameter.UninitializedParameter):
+        return "lazy module: run the model once before converting"
+    if weight.numel() == 0:
+        return "weight has no elements"
+    if not weight.dtype.is_floating_point or weight.dtype == torch.float64:
+        return f"weight is {weight.dtype}; float32, float16 and bfloat16 are converted"
+    if getattr(module, "padding_mode", "zeros") != "zeros":
+        return f"padding_mode={module.padding_mode!r} is not supported; pad with F.pad before the layer"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        return "has hooks, which a replacement would lose; remove them first"
+    others = tied.get(weight, [])
+    if others:
+        return f"its weight is tied to {others[0]!r}, which cannot be converted"
+    return ""
+
+
+def _foreign_ties(model: nn.Module) -> dict[Tensor, list[str]]:
+    """Weights of convertible layers that some other kind of module, or a layer of another kind, holds too."""
+    holders: dict[Tensor, list[tuple[str, nn.Module]]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                holders.setdefault(parameter, []).append((f"{path}.{name}" if path else name, module))
+    foreign: dict[Tensor, list[str]] = {}
+    for parameter, held in holders.items():
+        kinds = {type(m) for _, m in held}
+        if len(held) > 1 and (len(kinds) > 1 or not kinds <= set(CONVERTIBLE)):
+            foreign[parameter] = [name for name, m in held if type(m) not in CONVERTIBLE] or [held[0][0]]
+    return foreign
+
+
+def _match_rules(paths: list[str], rules: Iterable[Rule]) -> Rule | None:
+    return next((r for r in rules if any(fnmatchcase(p, r.pattern) for p in paths)), None)
+
+
+def check_rules(rules: Iterable[Rule], candidates: Iterable[str]) -> None:
+    """ConvertError, with the near misses, for a rule whose pattern matches no layer."""
+    known = list(candidates)
+    for rule in rules:
+        if any(fnmatchcase(p, rule.pattern) for p in known):
+            continue
+        near = difflib.get_close_matches(rule.pattern.replace("*", ""), known, n=3, cutoff=0.3)
+        hint = (
+            f"near misses: {', '.join(map(repr, near))}" if near else f"layers are: {', '.join(map(repr, known[:20]))}"
+        )
+        raise ConvertError(f"rule {rule.pattern!r} matches no Linear, Conv1d or Conv2d; {hint}")
+
+
+def _choice(config: ShiftConfig, rule: Rule | None, keep: bool | str) -> Choice:
+    """The format and method of one layer from the configuration, its rule and the position's ``keep``."""
+    keep = rule.keep if rule is not None else keep
+    if keep == "float":
+        return Choice(None, note="kept float by " + (f"rule {rule.pattern!r}" if rule else "keep_first/keep_last"))
+    step = {"step": "pot"} if config.integer and not config.multiplier else {}
+    if keep == "int8":
+        return Choice(get_method("uniform"), "int8", step, True)
+    method = get_method(rule.method if rule and rule.method else config.method)
+    options = {k: v for k, v in config.options.items() if k in method.options}
+    if method.name == "uniform":
+        options = {**step, **options}
+    if rule and (rule.format or rule.bits):
+        name, bits = rule.format, rule.bits
+    elif rule and rule.method and rule.method != config.method and config.format:
+        name, bits = None, get_format(config.format).bits
+    else:
+        name, bits = config.format, config.bits
+    if name is None:
+        name = method.format_for(bits if bits is not None else 3 if 3 in method.bits else min(method.bits))
+    method.check_format(name)
+    return Choice(method, name, options, config.init == "pretrained")
+
+
+def plan(model: nn.Module, config: ShiftConfig, order: list[nn.Module] | None) -> dict[nn.Module, Choice]:
+    """A choice for every Linear, Conv1d and Conv2d; ``order`` is the order of the calls where it is known.
+
+    Raises:
+        ConvertError: a rule matches nothing, or there is no layer at all.
+        ValueError: an unknown method, format, or option.
+    """
+    get_method(config.method).check_options(config.options)
+    paths = paths_of(model)
+    layers = [m for m in paths if type(m) in CONVERTIBLE]
+    if not layers and not any(isinstance(m, ShiftLayer) for m in paths):
+        raise ConvertError("the model has no nn.Linear, nn.Conv1d or nn.Conv2d to convert (subclasses are left alone)")
+    check_rules(config.rules, [p for m in layers for p in paths[m]])
+    tied = _foreign_ties(model)
+    called = [m for m in order or [] if m in set(layers)] or layers
+    first, last = (called[0], called[-1]) if called else (None, None)
+    choices: dict[nn.Module, Choice] = {}
+    for module in layers:
+        reason = obstacle(module, tied)
+        if reason:
+            choices[module] = Choice(None, note=reason)
+            continue
+        keep = (module is first and config.keep_first) or (module is last and config.keep_last)
+        choices[module] = _choice(config, _match_rules(paths[module], config.rules), keep)
+    return choices
+
+
+def make_method(
+    choice: Choice, weight: Tensor, *, norm_behind: bool, generator: torch.Generator | None
+) -> tuple[Method, str]:
+    """The method of one layer for float ``weight``, and a note on its scale.
+
+    A method that starts at unit scale (S3, DenseShift) has weights of size 1 to 8. Without a norm behind it that
+    blows the signal up, so such a layer gets a power-of-two scale per tensor that makes the weights' size that of
+    He's initialisation.
+    """
+    cls = choice.method
+    assert cls is not None
+    options = dict(choice.options or {})
+    if choice.pretrained:
+        method, note = cls.from_float(weight.detach().float(), choice.format, generator=generator, **options), ""
+    else:
+        method, note = cls.random(weight.shape, choice.format, generator=generator, **options), ""
+        unit = "scale" in cls.options and options.get("scale") is None and bool((method.scale() == 1).all())
+        if unit and not norm_behind:
+            size = float(method.levels().square().mean().sqrt())
+            exponent = round(log2(sqrt(2 / max(prod(weight.shape[1:]), 1)) / max(size, 2.0**-10)))
+            options["scale"] = torch.full((weight.shape[0],), 2.0**exponent)
+            method = cls.random(weight.shape, choice.format, generator=generator, **options)
+            note = f"scale 2^{exponent} because no norm follows"
+    method = method.to(weight.device)
+    return method.requires_grad_(weight.requires_grad), note
+
+
+def describe_scale(method: Method) -> str:
+    """``1``, ``2^-5``, ``2^-7..2^-4`` or ``free``."""
+    scale = method.scale().detach().double()
+    exponent = torch.log2(scale)
+    if not bool((exponent == exponent.round()).all()):
+        return "free per channel" if scale.numel() > 1 and scale.min() != scale.max() else "free"
+    low, high = int(exponent.min()), int(exponent.max())
+    return ("1" if low == 0 else f"2^{low}") if low == high else f"2^{low}..2^{high}"
+
+
+__all__ = ["CONVERTIBLE", "NORMS", "Choice", "ConvertError", "describe_scale", "make_method", "paths_of", "plan"]

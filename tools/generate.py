@@ -1,7 +1,7 @@
 """Write what follows from core/formats.py: cpp/include/bitshift/formats.h and docs/formats.md.
 
-    python tools/generate.py            write both files
-    python tools/generate.py --check    exit 1 and name the files that are stale
+python tools/generate.py            write both files
+python tools/generate.py --check    exit 1 and name the files that are stale
 """
 
 from __future__ import annotations

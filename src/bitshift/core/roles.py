@@ -14,11 +14,12 @@ ROLE_DTYPES: dict[str, np.dtype] = {
     "res_shift": np.dtype(np.uint8),
     "scale": np.dtype(np.float32),
     "bias": np.dtype(np.float32),
+    "weight": np.dtype(np.float32),
 }
 """Dtype in memory by role; a ``table`` has the dtype of its node's output."""
 
 DEFAULTS: dict[str, int] = {"offset": 0, "mult": 1, "shift": 0, "res_shift": 0, "scale": 1, "bias": 0}
-"""What every element of an absent constant is; ``codes`` and ``table`` cannot be absent."""
+"""What every element of an absent constant is; ``codes``, ``weight`` and ``table`` cannot be absent."""
 
 ROLES: tuple[str, ...] = (*ROLE_DTYPES, "table")
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitshift.core.graph import Graph, Node
-from bitshift.core.ops.base import Bound, Cost, Op, Range, is_float, register, source
-from bitshift.core.ops.rules import check_codes, fail, integer, weights_format, window_shape
+from bitshift.core.ops.base import Bound, Cost, Op, Range, is_float, register, result, source
+from bitshift.core.ops.rules import fail, integer, window_shape
 from bitshift.core.ops.weighted import (
-    check_node_parts,
     check_result,
+    check_weights,
     finish,
     finish_float,
+    float_weights,
     levels_of,
     weighted_bound,
     weighted_cost,
@@ -28,27 +29,29 @@ class Conv(Op):
     name = "conv"
 
     def check(self, node: Node, graph: Graph) -> None:
-        check_node_parts(node, graph, ("format", "stride", "padding", "dilation", "groups"))
+        if not node.inputs:
+            fail(node, "the number of inputs", 0, "1 or 2")
         x = source(node, graph)
         if len(x.shape) not in (2, 3):
             fail(node, "the input's shape", list(x.shape), "(channels, length) or (channels, height, width)")
-        codes = check_codes(node, graph, weights_format(node, graph), len(x.shape) + 1)
+        shape = check_weights(node, graph, ("stride", "padding", "dilation", "groups"), len(x.shape) + 1)
         groups = integer(node, "groups", 1, x.shape[0])
-        if x.shape[0] % groups or codes.shape[0] % groups or codes.shape[1] != x.shape[0] // groups:
+        if x.shape[0] % groups or shape[0] % groups or shape[1] != x.shape[0] // groups:
             fail(
                 node,
-                f"the shape of codes for {x.shape[0]} input channels in {groups} groups",
-                list(codes.shape),
+                f"the shape of the weights for {x.shape[0]} input channels in {groups} groups",
+                list(shape),
                 f"(O, {x.shape[0]} / groups, *kernel) with O and {x.shape[0]} multiples of groups",
             )
-        lengths = window_shape(node, graph, codes.shape[2:])
-        check_result(node, graph, (codes.shape[0], *lengths), codes.shape[0])
+        lengths = window_shape(node, graph, shape[2:])
+        check_result(node, graph, (shape[0], *lengths), shape[0])
 
     def reference(self, node: Node, inputs: Sequence[np.ndarray], graph: Graph) -> np.ndarray:
-        x, levels, attrs = inputs[0], levels_of(node, graph), node.attrs
+        x, attrs = inputs[0], node.attrs
         geometry = (attrs["stride"], attrs["padding"], attrs["dilation"], attrs["groups"])
         if is_float(node, graph):
-            return finish_float(convolve(x, levels.astype(np.float32), *geometry), node, graph, axis=1)
+            return finish_float(convolve(x, float_weights(node, graph), *geometry), node, graph, axis=1)
+        levels = levels_of(node, graph)
         dtype = exact_dtype(magnitude(x, levels))
         acc = convolve(x.astype(dtype), levels.astype(dtype), *geometry).astype(np.int64)
         return finish(acc, node, inputs, graph, axis=1)
@@ -57,7 +60,7 @@ class Conv(Op):
         return weighted_bound(node, ranges, graph)
 
     def cost(self, node: Node, graph: Graph) -> Cost:
-        return weighted_cost(node, graph, graph.const(node, "codes").shape[0])
+        return weighted_cost(node, graph, result(node, graph).shape[0])
 
 
 def magnitude(x: np.ndarray, levels: np.ndarray) -> int:

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitshift.core.graph import Graph, Node
-from bitshift.core.ops.base import Bound, Cost, Op, Range, is_float, register, source
+from bitshift.core.ops.base import Bound, Cost, Op, Range, is_float, register, result, source
 from bitshift.core.ops.conv import magnitude
-from bitshift.core.ops.rules import check_codes, fail, weights_format
+from bitshift.core.ops.rules import fail
 from bitshift.core.ops.weighted import (
-    check_node_parts,
     check_result,
+    check_weights,
     finish,
     finish_float,
+    float_weights,
     levels_of,
     weighted_bound,
     weighted_cost,
@@ -29,18 +30,18 @@ class Linear(Op):
     name = "linear"
 
     def check(self, node: Node, graph: Graph) -> None:
-        check_node_parts(node, graph, ("format",))
-        x = source(node, graph)
-        codes = check_codes(node, graph, weights_format(node, graph), 2)
-        if not x.shape or x.shape[-1] != codes.shape[1]:
-            fail(node, "the input's shape", list(x.shape), f"(..., {codes.shape[1]}) for codes of shape {list(codes.shape)}")
-        check_result(node, graph, (*x.shape[:-1], codes.shape[0]), codes.shape[0])
+        if not node.inputs:
+            fail(node, "the number of inputs", 0, "1 or 2")
+        x, shape = source(node, graph), check_weights(node, graph, (), 2)
+        if not x.shape or x.shape[-1] != shape[1]:
+            fail(node, "the input's shape", list(x.shape), f"(..., {shape[1]}) for weights of shape {list(shape)}")
+        check_result(node, graph, (*x.shape[:-1], shape[0]), shape[0])
 
     def reference(self, node: Node, inputs: Sequence[np.ndarray], graph: Graph) -> np.ndarray:
-        x, levels = inputs[0], levels_of(node, graph)
-        axis = x.ndim - 1
+        x, axis = inputs[0], inputs[0].ndim - 1
         if is_float(node, graph):
-            return finish_float(np.matmul(x, levels.T.astype(np.float32)), node, graph, axis)
+            return finish_float(np.matmul(x, float_weights(node, graph).T), node, graph, axis)
+        levels = levels_of(node, graph)
         dtype = exact_dtype(magnitude(x, levels))
         acc = np.matmul(x.astype(dtype), levels.T.astype(dtype)).astype(np.int64)
         return finish(acc, node, inputs, graph, axis)
@@ -49,4 +50,4 @@ class Linear(Op):
         return weighted_bound(node, ranges, graph)
 
     def cost(self, node: Node, graph: Graph) -> Cost:
-        return weighted_cost(node, graph, graph.const(node, "codes").shape[0])
+        return weighted_cost(node, graph, result(node, graph).shape[-1])

@@ -13,7 +13,7 @@ from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.core.formats import FORMATS, ShiftFormat, get_format
 from bitshift.core.graph import Graph, GraphError, Node, Value
 from bitshift.core.ops.base import is_float, result, source
-from bitshift.core.roles import MAX_MULT, MAX_SHIFT, ROLE_DTYPES
+from bitshift.core.roles import DEFAULTS, MAX_MULT, MAX_SHIFT, ROLE_DTYPES
 from bitshift.core.windows import extent, output_length
 
 MAX_STEP = 65535
@@ -136,6 +136,15 @@ def weights_format(node: Node, graph: Graph) -> ShiftFormat:
     return found
 
 
+def check_weight(node: Node, graph: Graph, rank: int) -> np.ndarray:
+    """The constant ``weight`` of a layer kept float: float32, ``rank`` axes, none empty, finite."""
+    weight = graph.const(node, "weight")
+    if weight.dtype != np.float32 or weight.ndim != rank or not weight.size or not np.isfinite(weight).all():
+        found = f"{weight.dtype} of shape {list(weight.shape)}"
+        fail(node, "weight", found, f"finite float32 with {rank} axes, none of them empty")
+    return weight
+
+
 def check_codes(node: Node, graph: Graph, form: ShiftFormat, rank: int) -> np.ndarray:
     """The constant ``codes``: uint8, ``rank`` axes, none empty, every code in the format and not reserved."""
     codes = graph.const(node, "codes")
@@ -154,7 +163,7 @@ _LIMITS = {"mult": (1, MAX_MULT), "shift": (0, MAX_SHIFT), "res_shift": (0, MAX_
 def check_vectors(node: Node, graph: Graph, lengths: tuple[int, ...]) -> None:
     """Every constant with a default: one axis, one of ``lengths``, right dtype, values in the range of its role."""
     for role, dtype in ROLE_DTYPES.items():
-        if role not in node.consts or role == "codes":
+        if role not in node.consts or role not in DEFAULTS:
             continue
         array = graph.const(node, role)
         if array.dtype != dtype or array.ndim != 1 or array.size not in lengths:

@@ -32,6 +32,7 @@ FUNCTIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "sigmoid": _sigmoid,
     "tanh": lambda x, _: np.tanh(x),
     "gelu": _gelu,
+    "gelu_tanh": lambda x, _: 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))),
     "silu": lambda x, _: x * _sigmoid(x, 0.0),
     "hardswish": lambda x, _: x * _hardsigmoid(x, 0.0),
     "hardsigmoid": _hardsigmoid,
@@ -43,7 +44,7 @@ WITH_ALPHA = frozenset({"leaky_relu", "elu"})
 
 @register
 class Unary(Op):
-    """``fn(x)`` computed in float64 and rounded to float32 once; gelu is the exact one (erf)."""
+    """``fn(x)`` computed in float64 and rounded to float32 once; gelu is the exact one (erf), gelu_tanh its approximation."""
 
     name = "unary"
 

@@ -11,15 +11,43 @@ from bitshift.core.fixed import is_power_of_two
 from bitshift.core.formats import FORMATS
 from bitshift.core.graph import Graph, Node
 from bitshift.core.ops.base import Bound, Cost, Range, fixed, is_float, result, source
-from bitshift.core.ops.rules import check_fixed, check_kinds, check_parts, check_shape, check_vectors, clamp_of, clamp_pair, fail
+from bitshift.core.ops.rules import (
+    check_codes,
+    check_fixed,
+    check_kinds,
+    check_parts,
+    check_shape,
+    check_vectors,
+    check_weight,
+    clamp_of,
+    clamp_pair,
+    fail,
+    weights_format,
+)
 from bitshift.core.roles import DEFAULTS, ROLE_DTYPES, stored
 
 INT_CONSTS = ("codes", "offset", "mult", "shift", "res_shift")
 FLOAT_CONSTS = ("codes", "scale", "bias")
 
 
-def check_node_parts(node: Node, graph: Graph, attrs: tuple[str, ...]) -> None:
-    """Inputs, attributes and constants that a conv or linear may have in its mode, and the clamp."""
+def is_kept(node: Node) -> bool:
+    """Whether the layer was kept float: plain float32 weights, no codes."""
+    return "weight" in node.consts
+
+
+def check_weights(node: Node, graph: Graph, attrs: tuple[str, ...], rank: int) -> tuple[int, ...]:
+    """The shape (O, ...) of codes or weight, after inputs, attributes (``attrs`` and the format), constants and clamp."""
+    if is_kept(node):
+        check_parts(node, inputs=(1, 1), attrs=attrs, consts=("weight", "bias"))
+        check_kinds(node, graph)
+        if not is_float(node, graph):
+            fail(node, "the input's type", source(node, graph).type, "f32 for float weights")
+        return check_weight(node, graph, rank).shape
+    _check_coded_parts(node, graph, ("format", *attrs))
+    return check_codes(node, graph, weights_format(node, graph), rank).shape
+
+
+def _check_coded_parts(node: Node, graph: Graph, attrs: tuple[str, ...]) -> None:
     if not node.inputs:
         fail(node, "the number of inputs", 0, "1 or 2")
     if is_float(node, graph):
@@ -39,6 +67,11 @@ def check_result(node: Node, graph: Graph, shape: tuple[int, ...], channels: int
     if len(node.inputs) == 2 and source(node, graph, 1).shape != shape:
         fail(node, "the residual's shape", list(source(node, graph, 1).shape), list(shape))
     check_vectors(node, graph, (channels,))
+
+
+def float_weights(node: Node, graph: Graph) -> np.ndarray:
+    """Weights of an f32 node as float32: the levels, or the weights of a layer kept float."""
+    return graph.const(node, "weight") if is_kept(node) else levels_of(node, graph).astype(np.float32)
 
 
 def levels_of(node: Node, graph: Graph) -> np.ndarray:
@@ -136,25 +169,33 @@ def rule4_cost(node: Node, graph: Graph, per_channel: int, channels: int) -> Cos
 
 def memory(node: Node, graph: Graph) -> Cost:
     """Bytes of output and constants, bits of weights."""
-    bits = sum(graph.constants[n].size * FORMATS[node.attrs["format"]].bits for r, n in node.consts.items() if r == "codes")
-    constants = sum(stored(r, graph.constants[n]).nbytes for r, n in node.consts.items() if r != "codes")
+    bits = constants = 0
+    for role, name in node.consts.items():
+        array = graph.constants[name]
+        if role == "codes":
+            bits += array.size * FORMATS[node.attrs["format"]].bits
+        elif role == "weight":
+            bits += array.size * 32
+        else:
+            constants += stored(role, array).nbytes
     return Cost(weight_bits=bits, constant_bytes=constants, activation_bytes=result(node, graph).size_bytes)
 
 
 def weighted_cost(node: Node, graph: Graph, channels: int) -> Cost:
     """Products and sums of every output, then rule 4 (or scale and bias)."""
-    codes = graph.const(node, "codes")
     outputs = result(node, graph).size
+    if is_kept(node):
+        products = outputs * (graph.const(node, "weight").size // channels)
+        adds = products + outputs * ("bias" in node.consts)
+        return memory(node, graph) + Cost(float_multiplications=products, float_adds=adds)
+    codes = graph.const(node, "codes")
     products = outputs * (codes.size // channels)
     form = FORMATS[node.attrs["format"]]
     if is_float(node, graph):
-        terms = max(1, form.terms)
-        per_output = outputs * sum(role in node.consts for role in ("scale",))
-        float_mults = products if not form.terms else 0
         return memory(node, graph) + Cost(
             float_shifts=products * form.terms,
-            float_adds=products * terms + outputs * ("bias" in node.consts),
-            float_multiplications=float_mults + per_output,
+            float_adds=products * max(1, form.terms) + outputs * ("bias" in node.consts),
+            float_multiplications=(0 if form.terms else products) + outputs * ("scale" in node.consts),
         )
     bits = fixed(source(node, graph)).bits
     shifts = products * form.terms

@@ -1,0 +1,78 @@
+"""From the exported calls to the literal graph: one node or so per call, nothing merged, every rounding visible."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from bitshift.core.graph import Graph
+from bitshift.lower.capture import Captured, capture
+from bitshift.lower.context import Call, Context, Deferred, Item
+from bitshift.lower.errors import LoweringError
+from bitshift.lower.rules import RULES
+from bitshift.lower.rules.registry import unsupported
+
+_SILENT = (
+    "aten._assert",
+    "aten.sym_constrain",
+    "aten._local_scalar",
+    "aten.sym_size",
+    "aten.sym_numel",
+    "aten.sym_stride",
+)
+
+
+def literal_graph(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
+    """The literal graph of a frozen ``model``; values between roundings have the 64-bit type ``Wide``.
+
+    Raises:
+        LoweringError: an op without a rule, or one whose arguments the graph cannot express; names op, module and line.
+    """
+    return write(capture(model, inputs))
+
+
+def write(captured: Captured) -> Graph:
+    """The literal graph of an exported model."""
+    context = Context(captured)
+    for node in captured.calls:
+        context.items[node] = _item(context, node)
+    return context.graph()
+
+
+def _item(context: Context, node: fx.Node) -> Item:
+    if node.target is operator.getitem:
+        whole = context.resolve(node.args[0])
+        return whole[node.args[1]] if isinstance(whole, (tuple, list)) else whole
+    if not _is_tensor(node.meta.get("val")) or str(node.target).startswith(_SILENT):
+        return None  # arithmetic on sizes; shapes are taken from torch's own result
+    arguments = [context.items.get(n) for n in node.all_input_nodes]
+    if not any(isinstance(a, (str, Deferred, tuple)) for a in arguments):
+        return _constant(context, node)
+    if not isinstance(node.target, torch._ops.OpOverload):
+        raise LoweringError(f"{node.name}: calls {node.target!r}, which is no torch op")
+    call = Call(node, context)
+    rule = RULES.get(call.op)
+    if rule is None:
+        raise call.error(unsupported(call))
+    return rule(context, call)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(isinstance(v, Tensor) for v in value))
+
+
+def _constant(context: Context, node: fx.Node) -> Item:
+    """A call on constants alone is computed now."""
+    try:
+        with torch.no_grad():
+            result = node.target(*context.resolve(node.args), **{k: context.resolve(v) for k, v in node.kwargs.items()})  # type: ignore[operator]
+    except (TypeError, RuntimeError) as error:
+        raise LoweringError(
+            f"{node.target}: makes a tensor whose size or value depends on the batch ({error}); "
+            "make it in the constructor with register_buffer"
+        ) from error
+    return tuple(result) if isinstance(result, list) else result

@@ -1,0 +1,26 @@
+"""Graph -> Graph functions that never change an integer; :data:`PASSES` is their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bitshift.core.graph import Graph
+from bitshift.lower.passes.affine import fold_affine
+from bitshift.lower.passes.clamps import fold_clamps
+from bitshift.lower.passes.cleanup import cleanup
+from bitshift.lower.passes.fuse import fuse
+from bitshift.lower.passes.inputs import integer_inputs
+from bitshift.lower.passes.narrow import narrow
+
+PASSES: tuple[Callable[[Graph], Graph], ...] = (
+    cleanup,
+    integer_inputs,
+    fuse,
+    fold_clamps,
+    fold_affine,
+    narrow,
+    cleanup,
+)
+"""All passes in the order in which ``lower`` applies them."""
+
+__all__ = ["PASSES", "cleanup", "fold_affine", "fold_clamps", "fuse", "integer_inputs", "narrow"]

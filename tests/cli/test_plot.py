@@ -36,7 +36,16 @@ def test_ticks_refuse_an_infinite_range() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.05, "0.05"), (999, "999"), (1234, "1234"), (12345, "12.3k"), (1234567, "1.23M"), (-2e9, "-2G"), (1e-5, "1.0e-05")],
+    [
+        (0, "0"),
+        (0.05, "0.05"),
+        (999, "999"),
+        (1234, "1234"),
+        (12345, "12.3k"),
+        (1234567, "1.23M"),
+        (-2e9, "-2G"),
+        (1e-5, "1.0e-05"),
+    ],
 )
 def test_short_numbers_keep_three_digits(value: float, text: str) -> None:
     assert plot.short_number(value) == text
@@ -67,7 +76,9 @@ def test_a_chart_without_finite_points_says_so(y: list[float]) -> None:
 
 def test_one_point_and_equal_points_do_not_divide_by_zero() -> None:
     for y in ([0.5], [0.5, 0.5]):
-        ET.fromstring(plot.line_chart([plot.Series(name="a", x=range(len(y)), y=y)], label="l", x_label="x", y_label="y"))
+        ET.fromstring(
+            plot.line_chart([plot.Series(name="a", x=range(len(y)), y=y)], label="l", x_label="x", y_label="y")
+        )
 
 
 def test_series_of_unequal_lengths_are_refused() -> None:

@@ -71,11 +71,19 @@ def _parse(name: str, argv: list[str]) -> Verb:
     )
 
 
+class _LogLine(logging.Formatter):
+    """A log record as one line: information bare, the rest with its level in front."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
 def _execute(name: str, verb: Verb) -> int:
     """Run a parsed verb with the library's warnings on stderr, and turn any failure into a message and a code."""
     logger = logging.getLogger("bitshift")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_LogLine())
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -85,6 +93,8 @@ def _execute(name: str, verb: Verb) -> int:
     except BrokenPipeError:  # `bitshift inspect ... | head`: the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except SystemExit as stop:  # training stopped by SIGTERM, after its checkpoint
+        return stop.code if isinstance(stop.code, int) else FAILED
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the border: every failure becomes a message
         if verb.traceback or os.environ.get("BITSHIFT_DEBUG") == "1":
             traceback.print_exc()

@@ -38,7 +38,8 @@ def explain(error: BaseException) -> tuple[int, str]:
     """Exit code and message for an exception that left a verb.
 
     A ``ValueError`` (which includes ``GraphError`` and ``ModelFileError``) that bitshift itself raised is bad input and
-    already names place and remedy; one from inside another library is a failure of ours and says so.
+    already names place and remedy, as does our ``RuntimeError``; one from inside another library is a failure of ours
+    and says so.
     """
     if isinstance(error, CliError):
         return error.code, str(error)
@@ -60,6 +61,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         return FAILED, "out of memory; use a smaller batch (--batch-size)"
     if isinstance(error, (ValueError, NotImplementedError)) and _raised_here(error.__traceback__):
         return BAD_INPUT, str(error)
+    if isinstance(error, RuntimeError) and _raised_here(error.__traceback__):
+        return FAILED, str(error)
     first = (str(error).splitlines() or [""])[0][:300]
     where = _place(error.__traceback__)
     return FAILED, (

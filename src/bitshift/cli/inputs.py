@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,29 +12,39 @@ from bitshift.cli.errors import CliError
 from bitshift.core.fixed import FixedPoint, Float32, ValueType
 from bitshift.core.graph import Value
 
+if TYPE_CHECKING:
+    from bitshift.runtime import Model
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _PIXEL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_log = logging.getLogger("bitshift")
 
 
-def read_input(path: Path, value: Value, preprocess: Mapping[str, Any] | None, *, pixels: bool = False) -> np.ndarray:
-    """A batch ``(N, *value.shape)`` for the graph input ``value`` from a .npy file or a picture.
+def read_input(path: Path, model: Model, name: str, *, pixels: bool = False) -> np.ndarray:
+    """A batch (N, *shape) for the input ``name`` of ``model`` from a .npy file or a picture.
 
     An array of integers in the input's own type passes unchanged; float arrays are values; with ``pixels`` a uint8
-    array is raw pixels and goes through the file's ``preprocess`` as a picture does. CliError names the file and the
+    array is raw pixels and goes through the file's preprocess as a picture does. CliError names the file and the
     remedy.
     """
     if path.is_dir():
         raise CliError(f"{path} is a directory; give .npy, .png or .jpg files")
     if not path.exists():
         raise CliError(f"no such file: {path}")
+    value = model.graph.values[name]
     if path.suffix.lower() == ".npy":
-        return _read_array(path, value, preprocess, pixels)
+        return _read_array(path, value, model, pixels)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return _read_image(path, value, preprocess)
+        return _read_image(path, value, model)
     raise CliError(f"{path}: unknown kind of input {path.suffix!r}; allowed: .npy, {', '.join(IMAGE_SUFFIXES)}")
 
 
-def _read_array(path: Path, value: Value, preprocess: Mapping[str, Any] | None, pixels: bool) -> np.ndarray:
+def prepare(model: Model, pixels: np.ndarray) -> np.ndarray:
+    """The file's preprocess for a batch of pixels, uint8 (N, C, H, W), as float32 of the same shape."""
+    return np.concatenate([model.preprocess(image.transpose(1, 2, 0)) for image in pixels])
+
+
+def _read_array(path: Path, value: Value, model: Model, pixels: bool) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
@@ -53,11 +63,12 @@ def _read_array(path: Path, value: Value, preprocess: Mapping[str, Any] | None, 
     if pixels:
         if array.dtype != np.uint8:
             raise CliError(f"{path}: --pixels needs a uint8 array of pixels 0..255; this one is {array.dtype}")
-        return apply_preprocess(array, _needed(preprocess, path))
-    return _check_dtype(path, array, value.type, preprocess)
+        _needed(model, path)
+        return prepare(model, array)
+    return _check_dtype(path, array, value.type, pictures="preprocess" in model.graph.meta)
 
 
-def _check_dtype(path: Path, array: np.ndarray, kind: ValueType, preprocess: Mapping[str, Any] | None) -> np.ndarray:
+def _check_dtype(path: Path, array: np.ndarray, kind: ValueType, *, pictures: bool) -> np.ndarray:
     """Integers of exactly the input's dtype and range, or floats; anything else is refused by name."""
     if array.dtype in (np.float32, np.float64):
         if not np.isfinite(array).all():
@@ -71,7 +82,7 @@ def _check_dtype(path: Path, array: np.ndarray, kind: ValueType, preprocess: Map
                 raise CliError(f"{path}: integers {lo} to {hi}; the input's type {kind} holds {kind.lo} to {kind.hi}")
             return array
         allowed = f"{kind.dtype} (integers q of {kind}, each standing for q * 2**{-kind.frac}), {allowed}"
-    hint = "; if these are pixels 0..255, add --pixels" if array.dtype == np.uint8 and preprocess else ""
+    hint = "; if these are pixels 0..255, add --pixels" if array.dtype == np.uint8 and pictures else ""
     raise CliError(f"{path}: dtype {array.dtype}; allowed: {allowed}{hint}")
 
 
@@ -85,24 +96,22 @@ def _axes_hint(array: np.ndarray, value: Value) -> str:
     return ""
 
 
-def _needed(preprocess: Mapping[str, Any] | None, path: Path) -> Mapping[str, Any]:
-    if not preprocess:
+def _needed(model: Model, path: Path) -> dict[str, Any]:
+    if "preprocess" not in model.graph.meta:
         raise CliError(
             f"{path}: this model file does not say how pictures become its input (no meta 'preprocess'); "
             "give a .npy array, or export again with preprocess="
         )
-    return preprocess
+    return model.graph.meta["preprocess"]
 
 
-def _read_image(path: Path, value: Value, preprocess: Mapping[str, Any] | None) -> np.ndarray:
+def _read_image(path: Path, value: Value, model: Model) -> np.ndarray:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    preprocess = _needed(preprocess, path)
-    height, width = preprocess["size"]
-    if value.shape != (preprocess["channels"], height, width):
-        raise CliError(
-            f"{path}: the file's preprocess makes {(preprocess['channels'], height, width)}, its input is {value.shape}"
-        )
+    preprocess = _needed(model, path)
+    (height, width), channels = preprocess["size"], preprocess["channels"]
+    if value.shape != (channels, height, width):
+        raise CliError(f"{path}: the model's preprocess makes {(channels, height, width)}, its input is {value.shape}")
     try:
         with Image.open(path) as opened:
             if opened.mode not in _PIXEL_MODES:
@@ -115,33 +124,19 @@ def _read_image(path: Path, value: Value, preprocess: Mapping[str, Any] | None) 
         raise CliError(f"{path}: not a picture that Pillow can read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CliError(f"{path}: damaged picture ({error})") from None
-    image = _to_channels(path, image, preprocess["channels"])
+    image = _opaque(path, image)
+    if channels == 1 and image.mode == "RGB":
+        _log.info("%s: colour picture made grey, as the model takes one channel", path)
     if image.size != (width, height):
+        _log.info("%s: resized from %dx%d to %dx%d", path, *image.size, width, height)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    plane = np.asarray(image, dtype=np.uint8)
-    plane = plane[None] if plane.ndim == 2 else np.moveaxis(plane, -1, 0)
-    return apply_preprocess(plane[None], preprocess)
+    return model.preprocess(np.asarray(image, dtype=np.uint8))
 
 
-def _to_channels(path: Path, image: Any, channels: int) -> Any:
-    """The picture with 1 or 3 channels; only changes that lose nothing are made unasked."""
+def _opaque(path: Path, image: Any) -> Any:
+    """The picture as grey or RGB; transparency has no meaning for a network and is refused."""
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getextrema()[3][0] < 255:
             raise CliError(f"{path}: has transparent pixels; put it on an opaque background first")
-    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-    if channels == 3 or image.mode == "L":
-        return image.convert("RGB" if channels == 3 else "L")
-    planes = np.asarray(image)
-    if not (planes == planes[..., :1]).all():
-        raise CliError(
-            f"{path}: a colour picture (3 channels); the model takes {channels} channel; convert it to grey first"
-        )
-    return image.getchannel(0)
-
-
-def apply_preprocess(pixels: np.ndarray, preprocess: Mapping[str, Any]) -> np.ndarray:
-    """``(pixel - mean[c]) * scale[c]`` as float32 for uint8 ``pixels`` of shape (N, C, H, W)."""
-    mean = np.array(preprocess["mean"], dtype=np.float64)[:, None, None]
-    scale = np.array(preprocess["scale"], dtype=np.float64)[:, None, None]
-    return ((pixels.astype(np.float64) - mean) * scale).astype(np.float32)
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")

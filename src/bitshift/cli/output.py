@@ -42,6 +42,7 @@ class Output:
         """
         if self.as_json:
             return
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
@@ -57,7 +58,9 @@ class Output:
         )
         if width is not None:
             width = max(width, len(title) + 2)
-        table = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
+        table = Table(
+            title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", header_style="bold"
+        )
         for i, name in enumerate(columns):
             table.add_column(Text(name), justify="right" if i in right else "left", overflow="fold")
         for row in rows:

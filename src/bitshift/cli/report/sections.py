@@ -148,8 +148,8 @@ def levels(data: ReportData) -> str:
     ]
     rest = f" The {len(shown)} largest of {len(counted)} layers are drawn." if len(shown) < len(counted) else ""
     return (
-        '<p class="note">Share of the weights at each integer level of the layer\'s format; a weight is level x scale of '
-        f"its output channel. A level that no weight uses is a bit spent for nothing.{rest}</p>"
+        '<p class="note">Share of the weights at each integer level of the layer\'s format; a weight is level x scale '
+        f"of its output channel. A level that no weight uses is a bit spent for nothing.{rest}</p>"
         f'<div class="plots">{"".join(plots)}</div>'
     )
 

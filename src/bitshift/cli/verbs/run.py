@@ -80,18 +80,15 @@ examples:
         """(title, arrays by input name) for each run; several graph inputs are one joint run."""
         from bitshift.cli.inputs import read_input
 
-        graph, preprocess = model.graph, model.graph.meta.get("preprocess")
+        graph = model.graph
         if len(graph.inputs) == 1:
-            value = graph.values[graph.inputs[0]]
-            return [
-                (path, {value.name: read_input(Path(path), value, preprocess, pixels=self.pixels)})
-                for path in self.inputs
-            ]
+            (name,) = graph.inputs
+            return [(path, {name: read_input(Path(path), model, name, pixels=self.pixels)}) for path in self.inputs]
         given = dict(item.partition("=")[::2] for item in self.inputs)
         if set(given) != set(graph.inputs):
             need = " ".join(f"{n}=FILE" for n in graph.inputs)
             raise CliError(f"{self.model} has {len(graph.inputs)} inputs; give each by name: {need}")
-        arrays = {n: read_input(Path(given[n]), graph.values[n], preprocess, pixels=self.pixels) for n in graph.inputs}
+        arrays = {n: read_input(Path(given[n]), model, n, pixels=self.pixels) for n in graph.inputs}
         counts = {n: len(a) for n, a in arrays.items()}
         if len(set(counts.values())) > 1:
             raise CliError(f"the inputs hold different numbers of samples: {counts}")
@@ -122,12 +119,11 @@ examples:
 def _run_batched(model: Model, arrays: dict[str, np.ndarray], batch_size: int) -> dict[str, np.ndarray]:
     import numpy as np
 
-    from bitshift.cli.models import run_values
-
     count = len(next(iter(arrays.values())))
-    parts = [
-        run_values(model, {n: a[i : i + batch_size] for n, a in arrays.items()}) for i in range(0, count, batch_size)
-    ]
+    parts = []
+    for start in range(0, count, batch_size):
+        result = model.run({n: a[start : start + batch_size] for n, a in arrays.items()})
+        parts.append(result if isinstance(result, dict) else {model.graph.outputs[0]: result})
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 

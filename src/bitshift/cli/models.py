@@ -1,0 +1,58 @@
+"""Open an exported model for a verb, with messages about paths and names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitshift.cli.errors import CliError, near_miss
+
+if TYPE_CHECKING:
+    from bitshift.core.graph import Graph
+    from bitshift.runtime import Model
+
+NET = "net.safetensors"
+"""The exported file's name in a run directory."""
+
+
+def model_path(path: Path) -> Path:
+    """``path`` if it is a file; CliError says what stands there instead and where the model may be."""
+    if path.is_dir():
+        if (path / NET).exists():
+            raise CliError(f"{path} is a run directory; its model file is {path / NET}")
+        if (path / "config.json").exists():
+            raise CliError(f"{path} is a run that is not exported yet; run: bitshift export {path}")
+        raise CliError(f"{path} is a directory; give a model file written by `bitshift export`")
+    if not path.exists():
+        near = _neighbours(path)
+        raise CliError(f"no such file: {path}" + (f"; there is {near}" if near else ""))
+    return path
+
+
+def _neighbours(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    return ", ".join(str(p) for p in sorted(path.parent.glob("*.safetensors"))[:3])
+
+
+def check_backend(name: str) -> str:
+    """``name`` if it is a backend's name or ``auto``."""
+    from bitshift.backends import BACKENDS
+
+    if name not in ("auto", *BACKENDS):
+        raise CliError(near_miss(name, ("auto", *BACKENDS), "backend"))
+    return name
+
+
+def open_model(path: Path, *, backend: str = "auto") -> Model:
+    """The runnable model in ``path``; ModelFileError for a file that is no bitshift model."""
+    from bitshift import runtime
+
+    return runtime.load(model_path(path), backend=check_backend(backend))
+
+
+def open_graph(path: Path) -> Graph:
+    """The graph in ``path`` without choosing a backend."""
+    from bitshift.core import modelfile
+
+    return modelfile.load(model_path(path))

@@ -1,0 +1,179 @@
+"""Which network a run holds: a model by name or from the user's own code, and how it was converted.
+
+Imports torch; verbs import this file when they run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitshift.cli.errors import CliError
+from bitshift.nn.config import Rule, ShiftConfig
+from bitshift.nn.convert import ConversionReport, convert
+from bitshift.train.checkpoint import load_tensors
+from bitshift.train.models import build, strip_module_prefix
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """Enough to build a run's network again; ``as_dict`` stands in the run's config.json.
+
+    ``model`` is a name in ``train.models.MODELS`` or ``module:function`` of the user; ``input_shape`` is (C, ...) per
+    sample; ``shift`` None is the float network.
+    """
+
+    model: str
+    num_classes: int
+    input_shape: tuple[int, ...]
+    shift: ShiftConfig | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; :meth:`from_dict` reads them back."""
+        shift = None if self.shift is None else asdict(self.shift) | {"options": dict(self.shift.options)}
+        return {
+            "model": self.model,
+            "num_classes": self.num_classes,
+            "input_shape": list(self.input_shape),
+            "shift": shift,
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> NetworkSpec:
+        """The spec that :meth:`as_dict` wrote."""
+        shift = values["shift"]
+        if shift is not None:
+            shift = ShiftConfig(**{**shift, "rules": tuple(Rule(**r) for r in shift["rules"])})
+        return NetworkSpec(
+            model=values["model"],
+            num_classes=values["num_classes"],
+            input_shape=tuple(values["input_shape"]),
+            shift=shift,
+        )
+
+    def describe(self) -> str:
+        """One line for people."""
+        c = self.shift
+        if c is None:
+            return f"{self.model}, float32"
+        width = c.format or (f"{c.bits}-bit" if c.bits else "")
+        if not c.integer:
+            acts = f"{c.activations} fixed-point activations" if c.activations else "float activations"
+        else:
+            acts = f"{c.activations}-bit activations, " + (
+                "one multiplier a channel" if c.multiplier else "multiplication-free"
+            )
+        return ", ".join(filter(None, [self.model, f"{c.method} {width}".strip(), acts]))
+
+    def sample(self, count: int = 2) -> Tensor:
+        """Random inputs (count, *input_shape) that only show ``convert`` the order of the calls and the shapes."""
+        return torch.randn(count, *self.input_shape, generator=torch.Generator().manual_seed(0))
+
+    def build_float(self, weights: Path | None = None) -> nn.Module:
+        """The float model, filled from ``weights`` (a state dict) if given."""
+        if ":" in self.model:
+            model = call_user_function(self.model, num_classes=self.num_classes, in_channels=self.input_shape[0])
+        else:
+            model = build(self.model, num_classes=self.num_classes, in_channels=self.input_shape[0])
+        if weights is not None:
+            load_state_dict(model, weights)
+        return model
+
+    def build(
+        self, weights: Path | None = None, *, sample: Tensor | None = None
+    ) -> tuple[nn.Module, ConversionReport | None]:
+        """The converted network (the float one without ``shift``) and what ``convert`` reports.
+
+        ``weights`` fill the float model before it is converted. Seed torch's global generator for a reproducible start.
+        """
+        model = self.build_float(weights)
+        if self.shift is None:
+            return model, None
+        return convert(model, self.shift, sample=self.sample() if sample is None else sample)
+
+
+def call_user_function(name: str, **offered: int) -> nn.Module:
+    """The module that ``module:function`` returns; of ``offered`` it gets the keywords that its signature names.
+
+    Raises:
+        CliError: no such module or function, one that needs other arguments, or a result that is no nn.Module.
+    """
+    module_name, _, function_name = name.partition(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.startswith(error.name):
+            raise CliError(f"{name}: no module {error.name!r} in {folder} or among the installed packages") from None
+        raise CliError(f"{name}: importing {module_name!r} needs {error.name!r}, which is not installed") from error
+    except ValueError as error:  # an empty or relative name
+        raise CliError(f"{name}: {error}; write module:function") from None
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+        raise CliError(
+            f"{name}: module {module_name!r} has no function {function_name!r}; it has {', '.join(own) or 'none'}"
+        )
+    parameters = inspect.signature(function).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    given = {k: v for k, v in offered.items() if anything or k in parameters}
+    needed = [
+        p.name
+        for p in parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in given
+    ]
+    if needed:
+        raise CliError(f"{name}: needs the argument(s) {', '.join(needed)}; bitshift gives only {', '.join(offered)}")
+    model = function(**given)
+    if not isinstance(model, nn.Module):
+        raise CliError(f"{name}: returned {type(model).__name__}; a torch.nn.Module is needed")
+    return model
+
+
+def load_state_dict(model: nn.Module, path: Path) -> None:
+    """Fill a float ``model`` from a run directory, a .safetensors file, or a .pt/.pth/.th file (tensors only).
+
+    Raises:
+        CliError: no such file, not a state dict, or tensors that do not fit; names the first of each kind.
+    """
+    from bitshift.train.checkpoint import load_state
+
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.exists():
+        raise CliError(f"no such file: {path}")
+    if path.suffix == ".safetensors":
+        tensors = load_tensors(path)[0]
+    elif path.suffix in (".pt", ".pth", ".th", ".bin"):
+        tensors = _load_torch_file(path)
+    else:
+        raise CliError(
+            f"{path}: unknown kind of weights {path.suffix!r}; allowed: .safetensors, .pt, .pth, .th, a run directory"
+        )
+    load_state(model, strip_module_prefix(tensors), str(path))
+
+
+def _load_torch_file(path: Path) -> dict[str, Tensor]:
+    """A torch file through its tensors-only reader: no code in it can run."""
+    import pickle
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        first = str(error).partition("\n")[0]
+        raise CliError(f"{path}: not a file of plain tensors ({first}); save model.state_dict()") from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CliError(f"{path}: holds {type(content).__name__}, not a state dict of tensors; save model.state_dict()")
+    return dict(content)

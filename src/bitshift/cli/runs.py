@@ -1,0 +1,107 @@
+"""Run directories as the verbs see them: what was trained, on which data, and the trained network. Imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bitshift.cli.errors import CliError
+from bitshift.cli.network import NetworkSpec
+from bitshift.train.checkpoint import load_model
+from bitshift.train.data import ArrayData, Normalise, open_data
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """An opened run directory."""
+
+    path: Path
+    config: Mapping[str, Any]
+    spec: NetworkSpec
+    data: str
+    """Name or path of the data set; "" when the run has none."""
+
+    def network(self) -> nn.Module:
+        """The trained network, in eval mode."""
+        model, _ = self.spec.build()
+        load_model(self.path / WEIGHTS, model)
+        return model.eval()
+
+    def open_data(self, split: str, override: str | None = None) -> ArrayData:
+        """A split of the run's data set (or of ``override``) under the run's own normalisation."""
+        name = override or self.data
+        if not name:
+            raise CliError(f"{self.path} does not know its data set; give --data")
+        return with_recorded_normalise(open_data(name, split), self.config)
+
+
+def with_recorded_normalise(data: ArrayData, config: Mapping[str, Any]) -> ArrayData:
+    """``data`` under the normalisation that config.json records."""
+    recorded = config.get("data", {}).get("normalise")
+    if recorded is None:
+        return data
+    return data.with_normalise(Normalise(mean=tuple(recorded["mean"]), scale=tuple(recorded["scale"])))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json of a run directory; CliError when there is none or it is damaged."""
+    if not path.is_dir():
+        what = "a file, not a run directory" if path.exists() else "no such directory"
+        raise CliError(f"{path}: {what}; a run directory is what `bitshift train` and `bitshift convert` leave")
+    file = path / CONFIG
+    if not file.exists():
+        runs = ", ".join(str(p.parent) for p in sorted(path.glob(f"*/{CONFIG}"))[:4])
+        raise CliError(f"{path}: no run directory (it has no {CONFIG})" + (f"; inside it are {runs}" if runs else ""))
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CliError(f"{file}: damaged ({error})") from None
+    if not isinstance(config, dict):
+        raise CliError(f"{file}: expected an object")
+    return config
+
+
+def open_run(path: Path) -> Run:
+    """The run in ``path``.
+
+    Raises:
+        CliError: no run directory, one that a program other than the CLI made, or one that has no weights yet.
+    """
+    config = read_config(path)
+    about = config.get("about") or {}
+    if "network" not in about:
+        raise CliError(
+            f"{path / CONFIG} does not say which network it holds (about.network); only runs of `bitshift` do"
+        )
+    if not (path / WEIGHTS).exists():
+        raise CliError(
+            f"{path} has no {WEIGHTS} yet: training has not finished; "
+            "resume it with `bitshift train` and the same flags"
+        )
+    return Run(path=path, config=config, spec=NetworkSpec.from_dict(about["network"]), data=about.get("data") or "")
+
+
+def preprocess_of(data: ArrayData) -> dict[str, Any] | None:
+    """The model file's ``preprocess`` for pictures normalised as ``data`` is; None for data that are no pictures."""
+    if data.images.dtype.name != "uint8" or data.images.shape[1] not in (1, 3):
+        return None
+    channels, height, width = data.images.shape[1:]
+
+    def spread(values: tuple[float, ...]) -> list[float]:
+        return list(values) if len(values) == channels else [values[0]] * channels
+
+    return {
+        "kind": "image",
+        "channels": channels,
+        "size": [height, width],
+        "mean": spread(data.normalise.mean),
+        "scale": spread(data.normalise.scale),
+    }

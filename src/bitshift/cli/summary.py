@@ -1,0 +1,147 @@
+"""What is in a graph, as plain values for `inspect` and the report: layers, operations, bytes, multiplications."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitshift.core.cost import count, energy_pj
+from bitshift.core.fixed import FixedPoint, is_power_of_two
+from bitshift.core.formats import FORMATS
+from bitshift.core.graph import Graph, Node
+from bitshift.core.ops import Cost
+from bitshift.core.packing import packed_size
+from bitshift.core.roles import stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightLayer:
+    """One node with weights: its format, packed bytes and how often each level occurs."""
+
+    name: str
+    op: str
+    format: str
+    shape: tuple[int, ...]
+    packed_bytes: int
+    levels: tuple[int, ...]
+    counts: tuple[int, ...]
+    """Weights at each of ``levels``; both empty for plain float weights."""
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeOperations:
+    """The operations of one node for one sample; ``where`` names its multiplications."""
+
+    name: str
+    op: str
+    cost: Cost
+    where: str
+
+
+def node_name(node: Node) -> str:
+    """The module path, or the value's name when the node comes from no module."""
+    return node.source or node.output
+
+
+def weight_layers(graph: Graph) -> list[WeightLayer]:
+    """Every node that has weights, in execution order."""
+    layers = []
+    for node in graph.nodes:
+        if "codes" in node.consts:
+            fmt = FORMATS[node.attrs["format"]]
+            codes = graph.const(node, "codes")
+            by_code = np.bincount(codes.reshape(-1), minlength=len(fmt.levels))
+            pairs = sorted((level, int(by_code[c])) for c, level in enumerate(fmt.levels) if c not in fmt.reserved)
+            layers.append(
+                WeightLayer(
+                    name=node_name(node), op=node.op, format=fmt.name, shape=tuple(codes.shape),
+                    packed_bytes=packed_size(codes.shape, fmt.bits),
+                    levels=tuple(p[0] for p in pairs), counts=tuple(p[1] for p in pairs),
+                )
+            )  # fmt: skip
+        elif "weight" in node.consts:
+            weight = graph.const(node, "weight")
+            layers.append(
+                WeightLayer(
+                    name=node_name(node), op=node.op, format="float32", shape=tuple(weight.shape),
+                    packed_bytes=weight.nbytes, levels=(), counts=(),
+                )
+            )  # fmt: skip
+    return layers
+
+
+def node_operations(graph: Graph) -> list[NodeOperations]:
+    """Operations of every node for one sample, in execution order."""
+    return [
+        NodeOperations(name=row.place, op=row.node.op, cost=row.cost, where=_where(graph, row.node, row.cost))
+        for row in count(graph).rows
+    ]
+
+
+def _where(graph: Graph, node: Node, cost: Cost) -> str:
+    """What the multiplications of ``node`` are, and what would remove them; "" when there are none."""
+    if not cost.multiplications + cost.float_multiplications + cost.float_functions:
+        return ""
+    reasons = []
+    name = node.attrs.get("format")
+    if name is not None and not FORMATS[name].multiplication_free:
+        reasons.append(f"weights of {name}: integer products")
+    if "weight" in node.consts:
+        reasons.append("weights kept float")
+    if "mult" in node.consts:
+        mult = graph.const(node, "mult")
+        odd = int((~is_power_of_two(mult)).sum())
+        if odd:
+            reasons.append(
+                f"{odd} of {mult.size} output multipliers are no power of two (convert with multiplier=False)"
+            )
+    scalar = node.attrs.get("mult")
+    if isinstance(scalar, int) and not is_power_of_two(np.array(scalar)):
+        reasons.append(f"the mean's factor {scalar} is no power of two")
+    if cost.float_multiplications + cost.float_functions and "weight" not in node.consts:
+        reasons.append("float values (border, scale or float function)")
+    return "; ".join(reasons)
+
+
+def constant_bytes(graph: Graph) -> dict[str, int]:
+    """Stored bytes of the constants by role: packed codes, offsets, multipliers, ..."""
+    sizes: dict[str, int] = {}
+    seen: set[str] = set()
+    for node in graph.nodes:
+        for role, name in node.consts.items():
+            if name in seen:
+                continue
+            seen.add(name)
+            array = graph.constants[name]
+            if role == "codes":
+                size = packed_size(array.shape, FORMATS[node.attrs["format"]].bits)
+            else:
+                size = stored(role, array).nbytes
+            sizes[role] = sizes.get(role, 0) + size
+    return sizes
+
+
+def energy_by_kind(cost: Cost) -> dict[str, float]:
+    """``core.cost.energy_pj`` of one sample, told apart by what the operation is (pJ)."""
+    kinds = {
+        "multiplications": ("multiplications", "narrow_multiplications", "float_multiplications"),
+        "additions": ("adds", "float_adds"),
+        "shifts": ("shifts", "narrow_shifts", "float_shifts"),
+        "comparisons, tables, functions": ("comparisons", "lookups", "float_functions"),
+    }
+    return {kind: energy_pj(Cost(**{name: getattr(cost, name) for name in names})) for kind, names in kinds.items()}
+
+
+def value_kinds(graph: Graph) -> dict[str, int]:
+    """How many values of the graph are float, and how many are integers of each width."""
+    kinds: dict[str, int] = {}
+    for value in graph.values.values():
+        kind = f"{value.type.bits}-bit integer" if isinstance(value.type, FixedPoint) else "float32"
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return kinds

@@ -1,0 +1,91 @@
+"""One process or the processes of torchrun: who we are, and the few collectives that the loop needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among its peers."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """``value`` summed over the processes, in place; unchanged for one process."""
+        if self.size > 1:
+            moved = value.to(self.device)
+            dist.all_reduce(moved)
+            value.copy_(moved)
+        return value
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """``value`` of every process (same shape and dtype everywhere), by rank, on the CPU."""
+        if self.size == 1:
+            return [value]
+        moved = value.to(self.device)
+        out = [torch.empty_like(moved) for _ in range(self.size)]
+        dist.all_gather(out, moved)
+        return [t.cpu() for t in out]
+
+    def share_from_main(self, model: nn.Module) -> None:
+        """Copy parameters and buffers of rank 0 to every process (norm statistics differ between ranks otherwise)."""
+        if self.size > 1:
+            with torch.no_grad():
+                for tensor in model.state_dict().values():
+                    dist.broadcast(tensor, src=0)
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` as a device; ValueError when cuda is asked for and missing."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but torch finds no CUDA device; use device='cpu' or 'auto'")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def join_world(device: str = "auto") -> Iterator[World]:
+    """The world that torchrun's environment describes (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR), else one process.
+
+    Starts the process group when there is none (nccl for cuda, gloo for cpu) and ends what it started.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if dist.is_available() and dist.is_initialized():
+        target = pick_device(device, int(os.environ.get("LOCAL_RANK", dist.get_rank())))
+        yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=target)
+        return
+    if size == 1:
+        yield World(device=pick_device(device))
+        return
+    target = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if target.type == "cuda":
+        torch.cuda.set_device(target)
+    dist.init_process_group("nccl" if target.type == "cuda" else "gloo")
+    try:
+        yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=target)
+    finally:
+        dist.destroy_process_group()
+
+
+__all__ = ["World", "join_world", "pick_device"]

@@ -1,0 +1,42 @@
+"""Norm statistics of a network whose weights were changed without training."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from bitshift.train.data.arrays import ArrayData
+from bitshift.train.data.sampler import step_generator
+
+
+@torch.no_grad()
+def reestimate_norms(
+    model: nn.Module, data: ArrayData, *, rows: int = 2000, batch_size: int = 250, seed: int = 0
+) -> None:
+    """Replace the running mean and variance of every batch norm by the plain average over ``rows`` rows of ``data``.
+
+    The rows are drawn by ``seed``. Weights, modes and momenta stay as they were. Rounded weights shift the statistics,
+    and no label is needed to set them right.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [norm.momentum for norm in norms]
+    first = next(model.parameters(), None)
+    device = first.device if first is not None else torch.device("cpu")
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's cumulative average
+        norm.train()
+    order = torch.randperm(len(data), generator=step_generator(seed, 3))[:rows].numpy().astype(np.int64)
+    for start in range(0, len(order), batch_size):
+        images, _ = data.batch(order[start : start + batch_size], device)
+        model(data.normalise(images))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    for module, training in modes:
+        module.training = training
+
+
+__all__ = ["reestimate_norms"]

@@ -1,0 +1,60 @@
+"""Optimisers and parameter groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from bitshift.nn.method import Method
+from bitshift.train.config import TrainConfig
+
+
+def param_groups(model: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Every trainable parameter once, in a fixed order.
+
+    Latents go to the groups of their :class:`Method`. Of the rest, tensors with at least two axes decay;
+    norms, biases and scales (one axis or none) do not.
+    """
+    groups: list[dict[str, Any]] = []
+    taken: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, Method):
+            for group in module.param_groups(lr=lr, weight_decay=weight_decay):
+                params = [p for p in group["params"] if p.requires_grad and id(p) not in taken]
+                taken.update(id(p) for p in params)
+                if params:
+                    groups.append({**group, "params": params})
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+    decayed, exempt = [p for p in rest if p.dim() >= 2], [p for p in rest if p.dim() < 2]
+    for params, decay in ((decayed, weight_decay), (exempt, 0.0)):
+        if params:
+            groups.append({"params": params, "lr": lr, "weight_decay": decay})
+    if not groups:
+        raise ValueError("the model has no trainable parameter; was it frozen before training?")
+    return groups
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser of ``config`` over :func:`param_groups`; each group keeps its peak rate as ``initial_lr``."""
+    groups = param_groups(model, lr=config.lr, weight_decay=config.weight_decay)
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    match config.optimizer:
+        case "sgd":
+            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=config.lr)
+        case "radam":
+            return torch.optim.RAdam(groups, lr=config.lr, decoupled_weight_decay=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Set every group to ``factor`` of its peak; returns the first group's rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    return float(optimizer.param_groups[0]["lr"])
+
+
+__all__ = ["build_optimizer", "param_groups", "set_lr"]

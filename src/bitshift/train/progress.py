@@ -1,0 +1,140 @@
+"""What a run shows and writes while it goes on: metrics.jsonl, TensorBoard, a bar or plain lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+logger = logging.getLogger("bitshift")
+
+
+class MetricsFile:
+    """``metrics.jsonl``: one JSON object a line, key ``kind``; can be cut back to what a checkpoint knew."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._file = path.open("ab")
+        # a killed run may have written lines behind its last checkpoint; the resumed run writes them again
+        self._file.truncate(size)
+        self._file.seek(0, 2)
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Append one line."""
+        self._file.write((json.dumps({"kind": kind, **values}) + "\n").encode())
+        self._file.flush()
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def tensorboard_writer(folder: Path) -> Any:
+    """A TensorBoard writer; ValueError with the command to type when TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("tensorboard=True needs TensorBoard: pip install 'bitshift[tensorboard]'") from error
+    return SummaryWriter(str(folder))
+
+
+class Reporter:
+    """Sends what happens to metrics.jsonl, to TensorBoard if asked, and to the person (bar or log lines).
+
+    Holds open files; use it as a context manager. A reporter without a folder (ranks above 0) says nothing.
+    """
+
+    def __init__(
+        self, folder: Path | None, *, size: int, total_steps: int, start_step: int, tensorboard: bool, progress: str
+    ) -> None:
+        self._metrics = MetricsFile(folder / "metrics.jsonl", size) if folder is not None else None
+        self._board = tensorboard_writer(folder / "tensorboard") if folder is not None and tensorboard else None
+        self._lines = folder is not None and progress != "off"
+        self._total, self._start, self._begin = total_steps, start_step, time.perf_counter()
+        self._bar = _rich_bar(total_steps, start_step) if self._lines and sys.stderr.isatty() else None
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar[0].start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar[0].stop()
+        if self._board is not None:
+            self._board.close()
+        if self._metrics is not None:
+            self._metrics.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes of metrics.jsonl."""
+        return self._metrics.size if self._metrics is not None else 0
+
+    def step(self, step: int) -> None:
+        """Step ``step`` is done (moves the bar)."""
+        if self._bar is not None:
+            self._bar[0].update(self._bar[1], completed=step)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """One line of metrics; numbers also go to TensorBoard, and step and epoch lines to the person."""
+        if self._metrics is None:
+            return
+        self._metrics.write(kind, step=step, **values)
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, (int, float)) and name != "epoch":
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._lines and kind in ("step", "epoch"):
+            self._say(kind, step, values)
+
+    def _say(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        text = "  ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items() if v is not None
+        )
+        if self._bar is not None:
+            self._bar[0].update(self._bar[1], description=text if kind == "step" else f"[bold]{text}")
+            if kind == "epoch":
+                self._bar[0].console.print(text)
+        else:
+            done = step - self._start
+            left = (time.perf_counter() - self._begin) / done * (self._total - step) if done else 0.0
+            logger.info("%s %d/%d  %s  left %d:%02d", kind, step, self._total, text, *divmod(round(left), 60))
+
+
+def _rich_bar(total: int, start: int) -> tuple[Any, Any] | None:
+    """A rich progress bar on stderr with its task, None when rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+    except ImportError:
+        return None
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    bar = Progress(*columns, console=Console(stderr=True))
+    return bar, bar.add_task("", total=total, completed=start)
+
+
+__all__ = ["MetricsFile", "Reporter", "tensorboard_writer"]

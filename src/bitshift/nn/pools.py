@@ -1,0 +1,89 @@
+"""Which average a node of a traced model computes, and the :class:`AvgPool` that does it in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import fx, nn
+
+from bitshift.nn.layers.pool import AvgPool
+from bitshift.nn.trace import argument
+
+
+def pool_of(
+    node: fx.Node, module: nn.Module | None, shape: Sequence[int] | None, *, power_of_two: bool
+) -> tuple[AvgPool, bool] | str:
+    """The pool that replaces ``node``, and whether the spatial axes vanish; or the reason why it must stay in float.
+
+    ``shape`` is that of the input (with the batch) where a sample told it.
+    """
+    if isinstance(module, (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)):
+        axes = 1 if isinstance(module, nn.AdaptiveAvgPool1d) else 2
+        return _adaptive(module.output_size, axes, shape, power_of_two)
+    if isinstance(module, (nn.AvgPool1d, nn.AvgPool2d)):
+        axes = 1 if isinstance(module, nn.AvgPool1d) else 2
+        over = getattr(module, "divisor_override", None)
+        settings = (module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad, over)
+        return _windowed(axes, *settings, power_of_two)
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name.startswith("adaptive"):
+        return _adaptive(argument(node, 1, "output_size"), 1 if name.endswith("1d") else 2, shape, power_of_two)
+    if node.target is F.avg_pool2d or name.startswith("avg_pool"):
+        values = [
+            argument(node, i, key, default)
+            for i, (key, default) in enumerate(
+                [("kernel_size", None), ("stride", None), ("padding", 0), ("ceil_mode", False), ("count_include_pad", True)], 1
+            )
+        ]
+        return _windowed(1 if name.endswith("1d") else 2, *values, argument(node, 6, "divisor_override"), power_of_two)
+    return _mean(node, shape, power_of_two)
+
+
+def _pair(value: Any, axes: int) -> list[int]:
+    return [int(value)] * axes if isinstance(value, int) else [int(v) for v in value]
+
+
+def _windowed(
+    axes: int, kernel: Any, stride: Any, padding: Any, ceil_mode: Any, count_padding: Any, over: Any, power_of_two: bool
+) -> tuple[AvgPool, bool] | str:
+    if any(isinstance(v, fx.Node) for v in (kernel, stride, padding)):
+        return "its window is computed in forward"
+    pads = _pair(padding, axes)
+    if ceil_mode:
+        return "ceil_mode=True is not supported"
+    if over is not None:
+        return "divisor_override is not supported"
+    if any(pads) and not count_padding:
+        return "count_include_pad=False with padding has no single divisor"
+    window = _pair(kernel, axes)
+    steps = _pair(stride, axes) if stride not in (None, [], ()) else window
+    return AvgPool(window, stride=steps, padding=pads, power_of_two=power_of_two), False
+
+
+def _adaptive(size: Any, axes: int, shape: Sequence[int] | None, power_of_two: bool) -> tuple[AvgPool, bool] | str:
+    sizes = [size] * axes if not isinstance(size, (tuple, list)) else list(size)
+    if all(s == 1 for s in sizes):
+        return AvgPool(None, power_of_two=power_of_two), False
+    if shape is None:
+        return f"adaptive pool to {sizes}: give convert a sample, so that its window is known"
+    spatial = list(shape[-axes:])
+    out = [n if s is None else int(s) for n, s in zip(spatial, sizes, strict=True)]
+    if any(n % o for n, o in zip(spatial, out, strict=True)):
+        return f"adaptive pool from {spatial} to {out}: windows of different sizes are not supported"
+    return AvgPool([n // o for n, o in zip(spatial, out, strict=True)], power_of_two=power_of_two), False
+
+
+def _mean(node: fx.Node, shape: Sequence[int] | None, power_of_two: bool) -> tuple[AvgPool, bool] | str:
+    dims = argument(node, 1, "dim")
+    if dims is None or argument(node, 3, "dtype") is not None:
+        return "mean over everything (or in another dtype) is no pool"
+    listed = [dims] if isinstance(dims, int) else list(dims)
+    rank = len(shape) if shape is not None else 2 + len(listed)
+    if not all(isinstance(d, int) for d in listed) or {d % rank for d in listed} != set(range(2, rank)) or rank not in (3, 4):
+        return f"mean over axes {listed}: only all spatial axes of (N, C, L) or (N, C, H, W) are a pool"
+    return AvgPool(None, power_of_two=power_of_two), not argument(node, 2, "keepdim", False)
+
+
+__all__ = ["pool_of"]

@@ -1,0 +1,276 @@
+"""Trace a model with torch.fx and say of each node what it does to numbers on a grid."""
+
+from __future__ import annotations
+
+import linecache
+import operator
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from bitshift.nn.activations import ActQuant
+from bitshift.nn.layers import ShiftLayer
+from bitshift.nn.layers.pointwise import FUNCTIONS
+from bitshift.nn.observe import as_args
+from bitshift.nn.plan import CONVERTIBLE, ConvertError
+
+Kind = Literal[
+    "input", "output", "layer", "norm", "relu", "shape", "add", "cat", "avg_pool", "fn", "dropout", "quant", "number", "other"
+]
+"""What a node does: ``shape`` moves or picks numbers (max-pool too), ``relu`` clamps, ``fn`` is a non-linear function, ``number`` is no
+tensor, ``other`` computes in float."""
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+_RELU: set[Any] = {F.relu, F.relu_, torch.relu, torch.relu_, F.relu6, "relu", "relu_"}
+_CLAMP: set[Any] = {torch.clamp, torch.clamp_min, torch.clip, F.hardtanh, "clamp", "clamp_", "clamp_min", "clip"}
+_SHAPE: set[Any] = {
+    F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d,
+    torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.transpose, torch.permute, torch.chunk, torch.split,
+    torch.narrow, torch.swapaxes, torch.movedim, operator.getitem, F.pixel_shuffle, F.channel_shuffle, F.pad,
+    "flatten", "reshape", "view", "squeeze", "unsqueeze", "transpose", "permute", "contiguous", "chunk", "split", "narrow",
+    "clone", "view_as", "reshape_as", "t", "unflatten", "movedim", "swapaxes",
+}  # fmt: skip
+_ADD: set[Any] = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_CAT: set[Any] = {torch.cat, torch.concat, torch.concatenate}
+_MEAN: set[Any] = {
+    torch.mean, "mean", F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d,
+    torch.avg_pool1d, torch.adaptive_avg_pool1d,
+}  # fmt: skip
+_DROPOUT: set[Any] = {F.dropout, F.dropout2d, F.dropout1d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout}
+_FN: dict[Any, str] = {
+    **{getattr(F, name): name for name in FUNCTIONS if hasattr(F, name)},
+    torch.sigmoid: "sigmoid", torch.tanh: "tanh", "sigmoid": "sigmoid", "tanh": "tanh",
+    "sigmoid_": "sigmoid", "tanh_": "tanh", torch.celu: "celu", torch.selu: "selu",
+}  # fmt: skip
+_SHAPE_MODULES = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Unflatten, nn.Identity,
+    nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.ZeroPad1d, nn.ZeroPad2d, nn.ReflectionPad1d,
+    nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d,
+)  # fmt: skip
+_POOL_MODULES = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+_DROPOUT_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_FN_MODULES: dict[type[nn.Module], str] = {
+    nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.GELU: "gelu", nn.SiLU: "silu", nn.Hardswish: "hardswish",
+    nn.Hardsigmoid: "hardsigmoid", nn.LeakyReLU: "leaky_relu", nn.ELU: "elu", nn.SELU: "selu", nn.CELU: "celu",
+    nn.Softplus: "softplus", nn.Mish: "mish",
+}  # fmt: skip
+_FN_OPTIONS = ("negative_slope", "alpha", "approximate", "beta", "threshold")
+_NUMBER_METHODS = {"size", "dim", "numel", "ndimension", "get_device", "is_floating_point"}
+
+
+class _Tracer(fx.Tracer):
+    """Leaves: torch's own modules (not containers) and this package's."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return m.__module__.startswith("bitshift.nn") or super().is_leaf_module(m, module_qualified_name)
+
+
+def _user_line(error: BaseException) -> str:
+    """``file:line: text`` of the deepest frame outside torch and this package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = __file__.rsplit("/", 1)[0]
+    own = [f for f in frames if "/torch/" not in f.filename and not f.filename.startswith(here)]
+    if not own:
+        return "an unknown line"
+    last = own[-1]
+    text = last.line or linecache.getline(last.filename, last.lineno or 0).strip()
+    return f"{last.filename}:{last.lineno}: {text}"
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """``model`` as a GraphModule over the same submodules, traced in eval mode.
+
+    Raises:
+        ConvertError: torch.fx cannot follow it; names the line.
+    """
+    flags = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        tracer = _Tracer()
+        graph = tracer.trace(model)
+        traced = fx.GraphModule(model, graph, type(model).__name__)
+    except Exception as error:  # torch.fx runs the user's forward with stand-ins, so anything can come out of it
+        raise ConvertError(
+            f"cannot trace {type(model).__name__} for an integer network, at {_user_line(error)} ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}). Write that line without control flow on tensor values, move it "
+            "out of the model, or use activations=None, which swaps layers without tracing"
+        ) from error
+    finally:
+        for m, training in flags.items():
+            m.training = training
+    return traced
+
+
+def propagate_shapes(traced: fx.GraphModule, sample: Tensor | Sequence[Any] | None) -> None:
+    """Store each tensor's shape in ``node.meta["shape"]`` by running ``sample``; without one nothing is known."""
+    if sample is None:
+        return
+    flags = {m: m.training for m in traced.modules()}
+    try:
+        traced.eval()
+        with torch.no_grad():
+            ShapeProp(traced).propagate(*as_args(sample))
+    finally:
+        for m, training in flags.items():
+            m.training = training
+    for node in traced.graph.nodes:
+        meta = node.meta.get("tensor_meta")
+        if meta is not None and hasattr(meta, "shape"):
+            node.meta["shape"] = tuple(meta.shape)
+
+
+def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
+    """A call's argument by position or name."""
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
+
+
+def function_of(node: fx.Node, module: nn.Module | None) -> tuple[str, dict[str, Any]]:
+    """Name and options of an ``fn`` node."""
+    if module is not None:
+        return _FN_MODULES[type(module)], {k: getattr(module, k) for k in _FN_OPTIONS if hasattr(module, k)}
+    options = {k: v for k, v in node.kwargs.items() if k in _FN_OPTIONS}
+    name = _FN[node.target]
+    if len(node.args) > 1:
+        first = {"leaky_relu": "negative_slope", "elu": "alpha", "celu": "alpha", "softplus": "beta"}.get(name)
+        if first:
+            options[first] = node.args[1]
+    return name, options
+
+
+def _on_coarse_grid(limit: Any) -> bool:
+    """Whether a clamp's limit lies on every grid that a network has in practice, so that clamping stays exact."""
+    return isinstance(limit, (int, float)) and (limit * 256 == int(limit * 256) if abs(limit) < 2**40 else True)
+
+
+@dataclass
+class Flow:
+    """The kinds of a traced model's nodes. State: a cache, dropped by :meth:`forget` after the graph has changed."""
+
+    traced: fx.GraphModule
+    _kinds: dict[fx.Node, Kind] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Drop what is cached."""
+        self._kinds.clear()
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls."""
+        return self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def kind(self, node: fx.Node) -> Kind:
+        """What ``node`` does."""
+        if node not in self._kinds:
+            self._kinds[node] = self._find(node)
+        return self._kinds[node]
+
+    def _find(self, node: fx.Node) -> Kind:
+        if node.op == "placeholder":
+            return "input"
+        if node.op == "output":
+            return "output"
+        if node.op == "get_attr":
+            return "other"
+        if node.op == "call_module":
+            return self._module_kind(self.module(node))
+        target: Any = node.target
+        inputs = node.all_input_nodes
+        if node.op == "call_method" and target in _NUMBER_METHODS:
+            return "number"
+        if target is getattr and argument(node, 1, "") in ("shape", "ndim", "device", "dtype", "is_cuda"):
+            return "number"
+        if inputs and all(self.kind(n) == "number" for n in inputs):
+            return "number"
+        return self._call_kind(node, target)
+
+    def _call_kind(self, node: fx.Node, target: Callable[..., Any] | str) -> Kind:
+        if target in _RELU:
+            return "relu"
+        if target in _CLAMP:
+            limits = [*node.args[1:3], *(v for k, v in node.kwargs.items() if k in ("min", "max", "min_val", "max_val"))]
+            return "relu" if all(_on_coarse_grid(v) for v in limits if v is not None) else "other"
+        if target in _SHAPE:
+            constant_pad = target is F.pad and argument(node, 2, "mode", "constant") == "constant"
+            return "other" if constant_pad and argument(node, 3, "value", None) not in (None, 0, 0.0) else "shape"
+        if target in _ADD:
+            a, b = argument(node, 0, "input"), argument(node, 1, "other")
+            both = all(isinstance(v, fx.Node) and self.kind(v) != "number" for v in (a, b))
+            return "add" if both and argument(node, 2, "alpha", 1) == 1 else "other"
+        if target in _CAT:
+            return "cat"
+        if target in _MEAN:
+            return "avg_pool"
+        if target in _DROPOUT:
+            return "dropout"
+        return "fn" if target in _FN else "other"
+
+    @staticmethod
+    def _module_kind(module: nn.Module | None) -> Kind:
+        if isinstance(module, ShiftLayer) or type(module) in CONVERTIBLE:
+            return "layer"
+        if type(module) in BATCH_NORMS:
+            return "norm"
+        if isinstance(module, nn.Hardtanh):  # nn.ReLU6 is one
+            return "relu" if _on_coarse_grid(module.min_val) and _on_coarse_grid(module.max_val) else "other"
+        if isinstance(module, nn.ReLU):
+            return "relu"
+        if isinstance(module, ActQuant):
+            return "quant"
+        if isinstance(module, _DROPOUT_MODULES):
+            return "dropout"
+        if isinstance(module, _POOL_MODULES):
+            return "avg_pool"
+        if type(module) in _FN_MODULES:
+            return "fn"
+        plain = isinstance(module, _SHAPE_MODULES) and not getattr(module, "return_indices", False)
+        return "shape" if plain else "other"
+
+    def source(self, node: fx.Node) -> fx.Node:
+        """The tensor that a one-input node works on."""
+        return argument(node, 0, "input") if node.args or "input" in node.kwargs else node.all_input_nodes[0]
+
+    def origins(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes whose numbers ``node`` passes on: up through shapes, dropout and concatenation."""
+        kind = self.kind(node)
+        if kind in ("shape", "dropout"):
+            return self.origins(self.source(node))
+        if kind == "cat":
+            found = [o for part in argument(node, 0, "tensors") for o in self.origins(part)]
+            return list(dict.fromkeys(found))
+        return [node]
+
+    def never_negative(self, node: fx.Node) -> bool:
+        """Whether the values of ``node`` are surely >= 0."""
+        kind = self.kind(node)
+        if kind == "relu":
+            return self._clamps_at_zero(node)
+        if kind in ("shape", "dropout", "avg_pool"):
+            return self.never_negative(self.source(node))
+        if kind == "cat":
+            return all(self.never_negative(part) for part in argument(node, 0, "tensors"))
+        if kind == "add":
+            return all(self.never_negative(n) for n in node.all_input_nodes)
+        if kind == "fn":
+            return function_of(node, self.module(node))[0] in ("sigmoid", "hardsigmoid", "softplus")
+        if kind == "quant":
+            quant = self.module(node)
+            return isinstance(quant, ActQuant) and not quant.signed
+        return False
+
+    def _clamps_at_zero(self, node: fx.Node) -> bool:
+        module = self.module(node)
+        if isinstance(module, nn.Hardtanh):  # nn.ReLU6 is one
+            return module.min_val >= 0
+        if module is not None or node.target in _RELU:
+            return True
+        low = argument(node, 1, "min_val" if node.target is F.hardtanh else "min")
+        return isinstance(low, (int, float)) and low >= 0
+
+
+__all__ = ["BATCH_NORMS", "Flow", "Kind", "argument", "function_of", "propagate_shapes", "trace"]

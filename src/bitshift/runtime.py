@@ -25,9 +25,9 @@ Arrays = np.ndarray | Mapping[str, np.ndarray]
 class Model:
     """A graph and the backend that runs it.
 
-    Inputs are batches (N, *shape). A fixed-point input takes its own integer dtype unchanged, or float32/float64 values,
-    which are quantised by the rule of the op ``quantize``. One array stands for the only input or output of a graph;
-    where there are several, they are given and returned by name.
+    Inputs are batches (N, *shape). A fixed-point input takes its own integer dtype unchanged, or float32/float64
+    values, which are quantised by the rule of the op ``quantize``. One array stands for the only input or output of
+    a graph; where there are several, they are given and returned by name.
     """
 
     graph: Graph
@@ -60,14 +60,14 @@ class Model:
         return self._shaped({name: _value(array, self.graph.values[name]) for name, array in integers.items()})
 
     def run_int(self, x: Arrays) -> Any:
-        """Outputs as the integers that the graph computes (float32 where the graph ends in floats), like :meth:`run`."""
+        """Like :meth:`run`, but the integers that the graph computes (float32 where it ends in floats)."""
         return self._shaped(self._execute(x))
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """One picture, uint8 of shape (H, W) or (H, W, C), as the network's input: float32 of shape (1, C, H, W).
 
-        Computes ``(pixel - mean) * scale`` with the numbers of the file. Grey becomes RGB by repetition; RGB becomes grey
-        by the luma of ITU-R 601 (as Pillow's ``convert("L")``).
+        Computes ``(pixel - mean) * scale`` with the numbers of the file. Grey becomes RGB by repetition; RGB becomes
+        grey by the luma of ITU-R 601 (as Pillow's ``convert("L")``).
 
         Raises:
             ValueError: the file holds no preprocessing, or the picture has another dtype, size or number of channels.
@@ -146,7 +146,9 @@ def _choose(graph: Graph) -> str:
 @cache
 def _warn_slow(reason: str) -> None:
     """Once a process: the fall-back is exact, and far slower."""
-    _log.warning("running on the numpy reference, which is exact but slow, because the engine cannot be used: %s", reason)
+    _log.warning(
+        "running on the numpy reference, which is exact but slow, because the engine cannot be used: %s", reason
+    )
 
 
 def _border(array: Any, value: Value) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Rule 4 of the arithmetic contract, in the one spelling that every op uses: exact in int64, one shift, one saturation."""
+"""The rounding and saturation of the arithmetic contract, in the one spelling that every op uses: exact in int64."""
 
 from __future__ import annotations
 

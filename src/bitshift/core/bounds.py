@@ -35,14 +35,16 @@ def _refuse(node: Node, bound: Bound, graph: Graph, ranges: dict[str, Range]) ->
     where = f"layer {node.source or node.output!r}"
     if bound.acc > INT32_MAX:
         channel = f" for channel {bound.channel}" if "codes" in node.consts else ""
-        raise GraphError(f"{where}: accumulator bound {bound.acc:_}{channel} exceeds int32; {_advice(node, bound, graph, ranges)}")
+        raise GraphError(
+            f"{where}: accumulator bound {bound.acc:_}{channel} exceeds int32; {_advice(node, bound, ranges)}"
+        )
     type = graph.values[node.output].type
     if bound.raw is not None and isinstance(type, FixedPoint) and type.bits == 32:
         lo, hi = bound.raw
         if lo < type.lo or hi > type.hi:
             raise GraphError(
-                f"{where}: the wide value {node.output!r} can reach {lo if lo < type.lo else hi:_}, which exceeds int32; "
-                "use a coarser grid (a smaller frac) for it, or quantise its inputs to fewer bits"
+                f"{where}: the wide value {node.output!r} can reach {lo if lo < type.lo else hi:_}, "
+                "which exceeds int32; use a coarser grid (a smaller frac) for it, or quantise its inputs to fewer bits"
             )
     if bound.total > INT64_MAX:
         raise GraphError(
@@ -51,7 +53,7 @@ def _refuse(node: Node, bound: Bound, graph: Graph, ranges: dict[str, Range]) ->
         )
 
 
-def _advice(node: Node, bound: Bound, graph: Graph, ranges: dict[str, Range]) -> str:
+def _advice(node: Node, bound: Bound, ranges: dict[str, Range]) -> str:
     """The largest levels, or the fewest bits of activation, that would fit."""
     lo, hi = ranges[node.inputs[0]] or (0, 0)
     largest = max(abs(lo), abs(hi), 1)

@@ -1,4 +1,4 @@
-"""Everything a graph must satisfy before it is executed, besides its bounds: a graph that passes cannot make an engine read out of range."""
+"""What a graph must satisfy, besides its bounds, so that no engine can read or write out of range."""
 
 from __future__ import annotations
 
@@ -31,12 +31,17 @@ def check(graph: Graph) -> None:
         op.check(node, graph)
         for role, name in node.consts.items():
             if roles.setdefault(name, role) != role:
-                raise GraphError(f"{node}: constant {name!r} is {role} here and {roles[name]} elsewhere; allowed: one role")
+                raise GraphError(
+                    f"{node}: constant {name!r} is {role} here and {roles[name]} elsewhere; allowed: one role"
+                )
 
 
 def _check_value(value: Value) -> None:
     shape = value.shape
     if len(shape) > MAX_RANK or not all(type(n) is int and 1 <= n <= MAX_LENGTH for n in shape):
-        raise GraphError(f"value {value.name!r}: shape {list(shape)}; allowed: at most {MAX_RANK} axes, each an int of 1 to {MAX_LENGTH}")
+        raise GraphError(
+            f"value {value.name!r}: shape {list(shape)}; "
+            f"allowed: at most {MAX_RANK} axes, each an int of 1 to {MAX_LENGTH}"
+        )
     if math.prod(shape) > MAX_LENGTH:
         raise GraphError(f"value {value.name!r}: {math.prod(shape)} elements; allowed: at most {MAX_LENGTH}")

@@ -45,7 +45,8 @@ def read_container(data: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(MAX_HEADER, size - 8):
         raise ModelFileError(
-            f"header of {length} bytes in a file of {size}: allowed are 2 to {MAX_HEADER}, within the file; is this a model file?"
+            f"header of {length} bytes in a file of {size}: allowed are 2 to {MAX_HEADER}, within the file; "
+            "is this a model file?"
         )
     raw = data[8 : 8 + length]
     if raw[:1] != b"{" or raw.rstrip(b" ")[-1:] != b"}":
@@ -94,7 +95,9 @@ def _tensors(header: dict[str, Any], data: memoryview) -> dict[str, np.ndarray]:
     at = 0
     for begin, end, name in sorted(spans):
         if begin != at:
-            raise ModelFileError(f"tensor {name!r}: begins at {begin}, expected {at}: the data has a hole or an overlap")
+            raise ModelFileError(
+                f"tensor {name!r}: begins at {begin}, expected {at}: the data has a hole or an overlap"
+            )
         at = end
     if at != len(data):
         raise ModelFileError(f"the tensors cover {at} of {len(data)} bytes of data")
@@ -104,7 +107,9 @@ def _tensors(header: dict[str, Any], data: memoryview) -> dict[str, np.ndarray]:
 def int_list(found: Any, where: str, *, lo: int, hi: int, at_most: int) -> tuple[int, ...]:
     """``found`` as a tuple if it is a list of at most ``at_most`` integers from ``lo`` to ``hi``."""
     if not isinstance(found, list) or len(found) > at_most or not all(type(x) is int and lo <= x <= hi for x in found):
-        raise ModelFileError(f"{where} {str(found)[:80]}: allowed is a list of at most {at_most} integers from {lo} to {hi}")
+        raise ModelFileError(
+            f"{where} {str(found)[:80]}: allowed is a list of at most {at_most} integers from {lo} to {hi}"
+        )
     return tuple(found)
 
 

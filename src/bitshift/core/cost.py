@@ -140,7 +140,8 @@ def check_limits(graph: Graph, *, max_activation_bytes: int = MAX_ACTIVATION_BYT
     peak = peak_activation_bytes(graph)
     if peak > max_activation_bytes:
         raise GraphError(
-            f"the activations of one sample need {peak:_} bytes; allowed: {max_activation_bytes:_} (max_activation_bytes raises it)"
+            f"the activations of one sample need {peak:_} bytes; "
+            f"allowed: {max_activation_bytes:_} (max_activation_bytes raises it)"
         )
     operations = sum(get_op(node.op).cost(node, graph).operations for node in graph.nodes)
     if operations > MAX_OPERATIONS:

@@ -22,7 +22,9 @@ class FixedPoint:
     def __post_init__(self) -> None:
         top = 32 if self.signed else 31
         if not 2 <= self.bits <= top and not (self.bits == 1 and not self.signed):
-            raise ValueError(f"fixed point with {self.bits} bits: allowed are 2 to {top} ({'' if self.signed else 'un'}signed)")
+            raise ValueError(
+                f"fixed point with {self.bits} bits: allowed are 2 to {top} ({'' if self.signed else 'un'}signed)"
+            )
         if not -64 <= self.frac <= 64:
             raise ValueError(f"fixed point with frac {self.frac}: allowed are -64 to 64")
 

@@ -48,7 +48,7 @@ def _frozen(attr: Any) -> Any:
 
 @dataclass(frozen=True)
 class Node:
-    """One op: ``inputs`` and ``output`` name values, ``consts`` maps a role (``codes``, ``offset``...) to a constant."""
+    """One op: ``inputs`` and ``output`` name values, ``consts`` maps a role (``codes``, ``offset``) to a constant."""
 
     op: str
     inputs: tuple[str, ...]
@@ -135,5 +135,7 @@ class Graph:
             v = self.values[n.output]
             attrs = " ".join(f"{k}={val}" for k, val in n.attrs.items())
             source = f"  # {n.source}" if n.source else ""
-            lines.append(f"{v.name}: {list(v.shape)} {v.type} = {n.op}({', '.join(n.inputs)}) {attrs}".rstrip() + source)
+            lines.append(
+                f"{v.name}: {list(v.shape)} {v.type} = {n.op}({', '.join(n.inputs)}) {attrs}".rstrip() + source
+            )
         return "\n".join([*lines, f"output {', '.join(self.outputs)}"])

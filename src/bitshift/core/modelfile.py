@@ -75,10 +75,13 @@ def loads(data: bytes) -> Graph:
 
     metadata, tensors = read_container(bytes(data))
     if set(metadata) != {"format", "format_version", "producer", "graph"} or metadata["format"] != "bitshift":
-        raise ModelFileError("metadata needs exactly format (bitshift), format_version, producer and graph; is this a bitshift model?")
+        raise ModelFileError(
+            "metadata needs exactly format (bitshift), format_version, producer and graph; is this a bitshift model?"
+        )
     if metadata["format_version"] != FORMAT_VERSION:
         raise ModelFileError(
-            f"format version {metadata['format_version'][:20]!r}; this program reads version {FORMAT_VERSION}: use a matching bitshift"
+            f"format version {metadata['format_version'][:20]!r}; "
+            f"this program reads version {FORMAT_VERSION}: use a matching bitshift"
         )
     try:
         tree = parse_object(metadata["graph"])
@@ -98,11 +101,11 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> int:
     data = dumps(graph)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(partial, "xb") as file:
+        with partial.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, target)
+        partial.replace(target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -157,7 +160,11 @@ def _check_preprocess(found: Any) -> None:
     channels, size = found["channels"], found["size"]
     if type(channels) is not int or channels not in (1, 3):
         raise ModelFileError(f"preprocess: channels {str(channels)[:40]}: allowed are 1 and 3")
-    if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(s) is int and 1 <= s <= 65535 for s in size):
+    if (
+        not isinstance(size, list | tuple)
+        or len(size) != 2
+        or not all(type(s) is int and 1 <= s <= 65535 for s in size)
+    ):
         raise ModelFileError(f"preprocess: size {str(size)[:40]}: allowed is [height, width], each 1 to 65535")
     for key in ("mean", "scale"):
         floats = found[key]
@@ -209,10 +216,15 @@ def _plain(attr: Any) -> Any:
 
 def _decode_graph(tree: dict[str, Any], tensors: dict[str, np.ndarray]) -> Graph:
     if set(tree) != {"inputs", "outputs", "values", "nodes", "codes", "meta"}:
-        raise ModelFileError(f"graph: needs exactly inputs, outputs, values, nodes, codes and meta, found {sorted(tree)}")
+        raise ModelFileError(
+            f"graph: needs exactly inputs, outputs, values, nodes, codes and meta, found {sorted(tree)}"
+        )
     _expect(isinstance(tree["values"], dict), "values must be an object")
     _expect(isinstance(tree["codes"], dict), "codes must be an object")
-    _expect(isinstance(tree["nodes"], list) and len(tree["nodes"]) <= MAX_NODES, f"nodes must be a list of at most {MAX_NODES}")
+    _expect(
+        isinstance(tree["nodes"], list) and len(tree["nodes"]) <= MAX_NODES,
+        f"nodes must be a list of at most {MAX_NODES}",
+    )
     values = {name: _decode_value(name, found) for name, found in tree["values"].items()}
     nodes = tuple(_decode_node(i, found) for i, found in enumerate(tree["nodes"]))
     check_meta(tree["meta"])
@@ -234,14 +246,26 @@ def _decode_node(index: int, found: Any) -> Node:
     where = f"node {index}"
     keys = {"op", "inputs", "output", "attrs", "consts", "source"}
     _expect(isinstance(found, dict) and set(found) == keys, f"{where}: needs exactly {', '.join(sorted(keys))}")
-    _expect(isinstance(found["op"], str) and isinstance(found["source"], str), f"{where}: op and source must be strings")
+    _expect(
+        isinstance(found["op"], str) and isinstance(found["source"], str), f"{where}: op and source must be strings"
+    )
     _expect(is_name(found["output"]), f"{where}: output must be a name")
     _expect(isinstance(found["attrs"], dict), f"{where}: attrs must be an object")
     consts = found["consts"]
-    _expect(isinstance(consts, dict) and all(is_name(v) for v in consts.values()), f"{where}: consts must map roles to names")
+    _expect(
+        isinstance(consts, dict) and all(is_name(v) for v in consts.values()),
+        f"{where}: consts must map roles to names",
+    )
     unknown = sorted(set(consts) - set(ROLES))
     _expect(not unknown, f"{where}: unknown role {unknown}; roles are {', '.join(ROLES)}")
-    return Node(found["op"], _names(found["inputs"], f"{where}: inputs"), found["output"], found["attrs"], consts, found["source"])
+    return Node(
+        found["op"],
+        _names(found["inputs"], f"{where}: inputs"),
+        found["output"],
+        found["attrs"],
+        consts,
+        found["source"],
+    )
 
 
 def _names(found: Any, where: str) -> tuple[str, ...]:
@@ -258,20 +282,27 @@ def _decode_constants(
     for node in nodes:
         for role, name in node.consts.items():
             _expect(name in tensors, f"{node}: constant {name!r} ({role}) is not in the file")
-            _expect((role == "codes") == (name in codes), f"{node}: constant {name!r} ({role}): exactly the codes are listed in 'codes'")
+            _expect(
+                (role == "codes") == (name in codes),
+                f"{node}: constant {name!r} ({role}): exactly the codes are listed in 'codes'",
+            )
             if role == "codes":
                 roles[name] = role
                 form = codes[name]["format"]
-                _expect(node.attrs.get("format") == form, f"{node}: codes {name!r} are {form}, the node's format is another")
+                _expect(
+                    node.attrs.get("format") == form, f"{node}: codes {name!r} are {form}, the node's format is another"
+                )
                 continue
             out = values.get(node.output)
-            _expect(out is not None, f"{node}: its output has no description")
-            allowed = stored_dtypes(role, out.type)  # pyright: ignore[reportOptionalMemberAccess]
+            if out is None:
+                raise ModelFileError(f"{node}: its output has no description")
+            dtype, allowed = tensors[name].dtype, stored_dtypes(role, out.type)
+            wanted = " or ".join(map(str, allowed)) or "none"
+            _expect(dtype in allowed, f"{node}: constant {name!r} ({role}) is {dtype}: allowed is {wanted}")
             _expect(
-                tensors[name].dtype in allowed,
-                f"{node}: constant {name!r} ({role}) is {tensors[name].dtype}: allowed is {' or '.join(map(str, allowed)) or 'none'}",
+                roles.setdefault(name, role) == role,
+                f"{node}: constant {name!r} is used as {role} and as {roles[name]}",
             )
-            _expect(roles.setdefault(name, role) == role, f"{node}: constant {name!r} is used as {role} and as {roles[name]}")
             if name not in constants:
                 constants[name] = tensors[name].astype(ROLE_DTYPES.get(role, tensors[name].dtype))
     for name in tensors:
@@ -286,7 +317,10 @@ def _decode_codes(name: str, found: Any, tensors: dict[str, np.ndarray]) -> np.n
     if form is None:
         raise ModelFileError(f"{where}: unknown format {str(found['format'])[:40]!r}; known: {', '.join(FORMATS)}")
     shape = int_list(found["shape"], f"{where}: shape", lo=1, hi=MAX_LENGTH, at_most=8)
-    _expect(len(shape) >= 1 and math.prod(shape) <= MAX_LENGTH, f"{where}: shape {list(shape)}: 1 to 8 axes, at most {MAX_LENGTH} codes")
+    _expect(
+        len(shape) >= 1 and math.prod(shape) <= MAX_LENGTH,
+        f"{where}: shape {list(shape)}: 1 to 8 axes, at most {MAX_LENGTH} codes",
+    )
     tensor = tensors.get(name)
     if tensor is None:
         raise ModelFileError(f"{where}: no tensor of that name")

@@ -49,7 +49,7 @@ def unpack(packed: np.ndarray, bits: int, shape: Sequence[int]) -> np.ndarray:
         raise ValueError(f"packed codes of dtype {packed.dtype} with {packed.ndim} axes: uint8 with one axis is needed")
     if packed.size != packed_size(shape, bits):
         raise ValueError(
-            f"{packed.size} bytes of packed codes: shape {list(shape)} with {bits} bits needs {packed_size(shape, bits)}"
+            f"{packed.size} bytes of packed codes: shape {list(shape)} in {bits} bits needs {packed_size(shape, bits)}"
         )
     count = math.prod(shape[1:])
     bit_rows = np.unpackbits(packed.reshape(shape[0], row_bytes(count, bits)), axis=1, bitorder="little")

@@ -35,7 +35,9 @@ def run_checked(graph: Graph, inputs: Mapping[str, np.ndarray], *, keep: bool = 
         out = graph.values[node.output]
         array = get_op(node.op).reference(node, [values[name] for name in node.inputs], graph)
         if array.dtype != out.type.dtype or array.shape[1:] != out.shape:
-            raise GraphError(f"{node}: the reference gave {array.dtype} {array.shape}, declared are {out.type} {out.shape}")
+            raise GraphError(
+                f"{node}: the reference gave {array.dtype} {array.shape}, declared are {out.type} {out.shape}"
+            )
         values[node.output] = array
         if not keep:
             for name in {*node.inputs, node.output}:
@@ -55,7 +57,9 @@ def check_inputs(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np
             found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise ValueError(f"input {name!r} is {found}; {value.type} is stored as {value.type.dtype}")
         if array.shape[1:] != value.shape or array.ndim != len(value.shape) + 1:
-            raise ValueError(f"input {name!r} has shape {array.shape}; needed is {('N', *value.shape)} with a batch axis N")
+            raise ValueError(
+                f"input {name!r} has shape {array.shape}; needed is {('N', *value.shape)} with a batch axis N"
+            )
         _check_range(value, array)
         batches[name] = array.shape[0]
     if len(set(batches.values())) > 1:
@@ -72,4 +76,6 @@ def _check_range(value: Value, array: np.ndarray) -> None:
         return
     lo, hi = int(array.min()), int(array.max())
     if lo < value.type.lo or hi > value.type.hi:
-        raise ValueError(f"input {value.name!r} holds {lo} to {hi}; {value.type} goes from {value.type.lo} to {value.type.hi}")
+        raise ValueError(
+            f"input {value.name!r} holds {lo} to {hi}; {value.type} goes from {value.type.lo} to {value.type.hi}"
+        )

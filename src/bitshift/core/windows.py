@@ -22,7 +22,7 @@ def output_length(size: int, kernel: int, stride: int, padding: tuple[int, int],
     return (size + padding[0] + padding[1] - extent(kernel, dilation)) // stride + 1
 
 
-def pad_spatial(x: np.ndarray, padding: Padding, value: float | int) -> np.ndarray:
+def pad_spatial(x: np.ndarray, padding: Padding, value: float) -> np.ndarray:
     """``x`` (N, C, *spatial) with ``value`` around its spatial axes."""
     if not any(b or a for b, a in padding):
         return x
@@ -33,7 +33,12 @@ def windows(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], dilatio
     """View (N, C, *out, *kernel) of the already padded ``x`` (N, C, *spatial)."""
     axes = tuple(range(2, x.ndim))
     view = sliding_window_view(x, [extent(k, d) for k, d in zip(kernel, dilation, strict=True)], axis=axes)
-    steps = [slice(None), slice(None), *(slice(None, None, s) for s in stride), *(slice(None, None, d) for d in dilation)]
+    steps = [
+        slice(None),
+        slice(None),
+        *(slice(None, None, s) for s in stride),
+        *(slice(None, None, d) for d in dilation),
+    ]
     return view[tuple(steps)]
 
 
@@ -68,7 +73,7 @@ def exact_dtype(magnitude: int) -> type[np.number]:
 def convolve(
     x: np.ndarray, weight: np.ndarray, stride: Sequence[int], padding: Padding, dilation: Sequence[int], groups: int
 ) -> np.ndarray:
-    """Grouped cross-correlation (N, O, *out) of x (N, C, *spatial) and weight (O, C/groups, *kernel), both of one dtype.
+    """Grouped cross-correlation (N, O, *out) of x (N, C, *spatial) and weight (O, C/groups, *kernel), of one dtype.
 
     The windows are copied to columns (N, groups, C/groups * taps, positions) for one matrix product, a few samples at a
     time so that the columns stay near 32 MiB.

@@ -16,7 +16,7 @@ from bitshift.core.ops import (
     requantize,
     rescale,
     reshape,
-    slice,
+    slice,  # noqa: A004 - the op's name
     table,
     transpose,
     unary,

@@ -16,7 +16,7 @@ from bitshift.core.ops.weighted import memory
 
 @register
 class Add(Op):
-    """``F = max(fracs)``; ``s = (a << F-f(a)) + (b << F-f(b))``; ``(s + half(d)) >> d`` with ``d = F-f(out)``, saturated."""
+    """``(s + half(d)) >> d`` of ``s = (a << F-f(a)) + (b << F-f(b))``; ``F = max(fracs)``, ``d = F-f(out)``."""
 
     name = "add"
 

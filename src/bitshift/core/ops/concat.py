@@ -28,7 +28,9 @@ class Concat(Op):
         shapes = [graph.values[name].shape for name in node.inputs]
         axis = integer(node, "axis", 0, len(shapes[0]) - 1)
         for name, shape in zip(node.inputs, shapes, strict=True):
-            if len(shape) != len(shapes[0]) or any(s != t for i, (s, t) in enumerate(zip(shape, shapes[0], strict=True)) if i != axis):
+            if len(shape) != len(shapes[0]) or any(
+                s != t for i, (s, t) in enumerate(zip(shape, shapes[0], strict=True)) if i != axis
+            ):
                 fail(node, f"the shape of {name!r}", list(shape), f"{list(shapes[0])} except along axis {axis}")
         joined = list(shapes[0])
         joined[axis] = sum(shape[axis] for shape in shapes)

@@ -33,7 +33,12 @@ class MaxPool(Op):
         for axis, (size, k, n) in enumerate(zip(x.shape[1:], kernel, lengths, strict=True)):
             stride, (before, _), dilation = (node.attrs[key][axis] for key in ("stride", "padding", "dilation"))
             if _has_empty_window(size, k, n, stride, before, dilation):
-                fail(node, f"a window on spatial axis {axis}", "all padding", "windows with at least one element; use less padding")
+                fail(
+                    node,
+                    f"a window on spatial axis {axis}",
+                    "all padding",
+                    "windows with at least one element; use less padding",
+                )
         check_shape(node, graph, (x.shape[0], *lengths))
 
     def reference(self, node: Node, inputs: Sequence[np.ndarray], graph: Graph) -> np.ndarray:

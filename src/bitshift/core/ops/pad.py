@@ -9,7 +9,15 @@ import numpy as np
 from bitshift.core.fixed import FixedPoint
 from bitshift.core.graph import Graph, Node
 from bitshift.core.ops.base import Bound, Cost, Op, Range, register, source
-from bitshift.core.ops.rules import check_kinds, check_parts, check_same_type, check_shape, integer, number, padding_pairs
+from bitshift.core.ops.rules import (
+    check_kinds,
+    check_parts,
+    check_same_type,
+    check_shape,
+    integer,
+    number,
+    padding_pairs,
+)
 from bitshift.core.ops.weighted import memory
 
 
@@ -29,7 +37,9 @@ class Pad(Op):
             integer(node, "value", x.type.lo, x.type.hi)
         else:
             number(node, "value", node.attrs["value"])
-        check_shape(node, graph, [size + before + after for size, (before, after) in zip(x.shape, padding, strict=True)])
+        check_shape(
+            node, graph, [size + before + after for size, (before, after) in zip(x.shape, padding, strict=True)]
+        )
 
     def reference(self, node: Node, inputs: Sequence[np.ndarray], graph: Graph) -> np.ndarray:
         return np.pad(inputs[0], [(0, 0), *node.attrs["padding"]], constant_values=node.attrs["value"])

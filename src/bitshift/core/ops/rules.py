@@ -1,4 +1,4 @@
-"""The checks that ops share: attributes, constants, shapes and types, each refused with what was found and what is allowed."""
+"""The checks that ops share: attributes, constants, shapes, types; each refusal says what was found and allowed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ def fail(node: Node, what: str, found: Any, allowed: Any) -> NoReturn:
 
 
 def check_parts(
-    node: Node, *, inputs: tuple[int, int], attrs: Iterable[str] = (), optional: Iterable[str] = (), consts: Iterable[str] = ()
+    node: Node,
+    *,
+    inputs: tuple[int, int],
+    attrs: Iterable[str] = (),
+    optional: Iterable[str] = (),
+    consts: Iterable[str] = (),
 ) -> None:
     """Refuse a wrong number of inputs, and missing or unknown attributes and unknown constants."""
     if not inputs[0] <= len(node.inputs) <= inputs[1]:
@@ -50,7 +55,12 @@ def check_kinds(node: Node, graph: Graph) -> None:
     first = source(node, graph)
     for value in (*(graph.values[name] for name in node.inputs), result(node, graph)):
         if isinstance(value.type, Float32) != isinstance(first.type, Float32):
-            fail(node, f"the type of {value.name!r}", value.type, f"fixed point or f32 as {first.name!r} ({first.type}); use quantize or dequantize")
+            fail(
+                node,
+                f"the type of {value.name!r}",
+                value.type,
+                f"fixed point or f32 as {first.name!r} ({first.type}); use quantize or dequantize",
+            )
 
 
 def check_fixed(node: Node, value: Value, max_bits: int = 32) -> FixedPoint:
@@ -149,7 +159,9 @@ def check_codes(node: Node, graph: Graph, form: ShiftFormat, rank: int) -> np.nd
     """The constant ``codes``: uint8, ``rank`` axes, none empty, every code in the format and not reserved."""
     codes = graph.const(node, "codes")
     if codes.dtype != np.uint8 or codes.ndim != rank or not codes.size:
-        fail(node, "codes", f"{codes.dtype} of shape {list(codes.shape)}", f"uint8 with {rank} axes, none of them empty")
+        fail(
+            node, "codes", f"{codes.dtype} of shape {list(codes.shape)}", f"uint8 with {rank} axes, none of them empty"
+        )
     if int(codes.max()) >= len(form.levels):
         fail(node, "the largest code", int(codes.max()), f"codes of {form.name} go to {len(form.levels) - 1}")
     if form.reserved and np.isin(codes, form.reserved).any():
@@ -183,17 +195,25 @@ def check_alignment(node: Node, graph: Graph) -> None:
     fracs = tuple(check_fixed(node, graph.values[name]).frac for name in node.inputs)
     ups, down = alignment(fracs, check_fixed(node, result(node, graph)).frac)
     if max(*ups, down) > MAX_SHIFT:
-        fail(node, "a shift between the grids", max(*ups, down), f"at most {MAX_SHIFT}; bring the fracs of inputs and output closer")
+        fail(
+            node,
+            "a shift between the grids",
+            max(*ups, down),
+            f"at most {MAX_SHIFT}; bring the fracs of inputs and output closer",
+        )
 
 
-def window_shape(
-    node: Node, graph: Graph, kernel: Sequence[int], *, dilated: bool = True
-) -> tuple[int, ...]:
+def window_shape(node: Node, graph: Graph, kernel: Sequence[int], *, dilated: bool = True) -> tuple[int, ...]:
     """Output lengths of the spatial axes of x (C, *spatial) for ``kernel``; checks stride, padding and dilation."""
     x = source(node, graph)
     count = len(kernel)
     if count not in (1, 2) or len(x.shape) != count + 1:
-        fail(node, "the input's shape", list(x.shape), f"(channels, *spatial) with {count if count in (1, 2) else '1 or 2'} spatial axes")
+        fail(
+            node,
+            "the input's shape",
+            list(x.shape),
+            f"(channels, *spatial) with {count if count in (1, 2) else '1 or 2'} spatial axes",
+        )
     stride = integers(node, "stride", count, 1, MAX_STEP)
     dilation = integers(node, "dilation", count, 1, MAX_STEP) if dilated else (1,) * count
     padding = padding_pairs(node, count)
@@ -201,6 +221,11 @@ def window_shape(
     for axis, (size, k, s, p, d) in enumerate(zip(x.shape[1:], kernel, stride, padding, dilation, strict=True)):
         length = output_length(size, k, s, p, d)
         if length < 1:
-            fail(node, f"the kernel's extent on spatial axis {axis}", extent(k, d), f"at most {size + sum(p)}, the padded input")
+            fail(
+                node,
+                f"the kernel's extent on spatial axis {axis}",
+                extent(k, d),
+                f"at most {size + sum(p)}, the padded input",
+            )
         lengths.append(length)
     return tuple(lengths)

@@ -12,7 +12,7 @@ from bitshift.core.ops.base import Bound, Cost, Op, Range, is_float, register, r
 from bitshift.core.ops.rules import check_kinds, check_parts, check_shape, fail, number
 from bitshift.core.ops.weighted import memory
 
-_erf = np.frompyfunc(math.erf, 1, 1)
+_erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _sigmoid(x: np.ndarray, _: float) -> np.ndarray:
@@ -25,7 +25,7 @@ def _hardsigmoid(x: np.ndarray, _: float) -> np.ndarray:
 
 
 def _gelu(x: np.ndarray, _: float) -> np.ndarray:
-    return x * 0.5 * (1.0 + _erf(x * math.sqrt(0.5)).astype(np.float64))
+    return x * 0.5 * (1.0 + _erf(x * math.sqrt(0.5)))
 
 
 FUNCTIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
@@ -44,7 +44,7 @@ WITH_ALPHA = frozenset({"leaky_relu", "elu"})
 
 @register
 class Unary(Op):
-    """``fn(x)`` computed in float64 and rounded to float32 once; gelu is the exact one (erf), gelu_tanh its approximation."""
+    """``fn(x)`` in float64, rounded to float32 once; gelu is the exact one (erf), gelu_tanh its approximation."""
 
     name = "unary"
 
@@ -57,7 +57,12 @@ class Unary(Op):
         if not isinstance(fn, str) or fn not in FUNCTIONS:
             fail(node, "attribute 'fn'", fn, ", ".join(FUNCTIONS))
         if ("alpha" in node.attrs) != (fn in WITH_ALPHA):
-            fail(node, "attribute 'alpha'", node.attrs.get("alpha", "missing"), f"a number for {' and '.join(sorted(WITH_ALPHA))}, else none")
+            fail(
+                node,
+                "attribute 'alpha'",
+                node.attrs.get("alpha", "missing"),
+                f"a number for {' and '.join(sorted(WITH_ALPHA))}, else none",
+            )
         if "alpha" in node.attrs:
             number(node, "alpha", node.attrs["alpha"])
         check_shape(node, graph, source(node, graph).shape)

@@ -36,7 +36,7 @@ def is_kept(node: Node) -> bool:
 
 
 def check_weights(node: Node, graph: Graph, attrs: tuple[str, ...], rank: int) -> tuple[int, ...]:
-    """The shape (O, ...) of codes or weight, after inputs, attributes (``attrs`` and the format), constants and clamp."""
+    """The shape (O, ...) of codes or weight, once all but the shapes of ``node`` is checked."""
     if is_kept(node):
         check_parts(node, inputs=(1, 1), attrs=attrs, consts=("weight", "bias"))
         check_kinds(node, graph)
@@ -48,8 +48,6 @@ def check_weights(node: Node, graph: Graph, attrs: tuple[str, ...], rank: int) -
 
 
 def _check_coded_parts(node: Node, graph: Graph, attrs: tuple[str, ...]) -> None:
-    if not node.inputs:
-        fail(node, "the number of inputs", 0, "1 or 2")
     if is_float(node, graph):
         check_parts(node, inputs=(1, 1), attrs=attrs, consts=FLOAT_CONSTS)
         check_kinds(node, graph)
@@ -107,7 +105,7 @@ def finish_float(acc: np.ndarray, node: Node, graph: Graph, axis: int) -> np.nda
 
 
 def accumulator_range(levels: np.ndarray, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest value of any partial sum of ``sum(level * x)``, x in lo..hi, for each row of ``levels`` (O, ...).
+    """Smallest and largest value of any partial sum of ``level * x``, x in lo..hi, for each row of ``levels`` (O, ...).
 
     Zero is taken into the range: padding adds zeros, and a sum begins without most of its terms. Exact Python integers
     (arrays of dtype object), because a bound may exceed every machine integer.

@@ -108,4 +108,5 @@ class Nearest(Method):
 
     def threshold_distance(self) -> Tensor:
         """Distance of the latent to the nearest midpoint between two levels."""
-        return midpoint_distance(self._values(), self.format) * per_channel(self.scale(), len(self.shape))
+        scale = per_channel(self.scale(), len(self.shape)).double()  # float32 would overflow far outside the table
+        return (midpoint_distance(self.latent.detach() / scale, self.format) * scale).float()

@@ -37,7 +37,8 @@ class _LearnedStep(torch.autograd.Function):
         (values,) = ctx.saved_tensors
         grad = grad.float()
         inside = values.abs() <= ctx.top
-        slope = _round(values, ctx.top).sub_(values * inside)  # round(v) - v inside, +-top outside
+        # round(v) - v inside, +-top outside; where(), because v may be infinite outside
+        slope = _round(values, ctx.top).sub_(torch.where(inside, values, 0.0))
         d_step = (grad * slope).sum_to_size(ctx.step_shape).mul_(ctx.factor)
         return (grad * inside).to(ctx.dtype), d_step, None, None
 
@@ -143,7 +144,8 @@ class Uniform(Method):
 
     def threshold_distance(self) -> Tensor:
         """Distance of the latent to the nearest midpoint between two levels."""
-        return midpoint_distance(self._values(), self.format) * per_channel(self.scale(), len(self.shape))
+        scale = per_channel(self.scale(), len(self.shape)).double()  # float32 would overflow far outside the table
+        return (midpoint_distance(self.latent.detach() / scale, self.format) * scale).float()
 
     def param_groups(self, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         return [

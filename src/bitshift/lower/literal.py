@@ -46,7 +46,10 @@ def write(captured: Captured) -> Graph:
 def _item(context: Context, node: fx.Node) -> Item:
     if node.target is operator.getitem:
         whole = context.resolve(node.args[0])
-        return whole[node.args[1]] if isinstance(whole, (tuple, list)) else whole
+        at = node.args[1]
+        if isinstance(whole, list):
+            whole = tuple(whole)
+        return whole[at] if isinstance(whole, tuple) and isinstance(at, int) else whole
     if not _is_tensor(node.meta.get("val")) or str(node.target).startswith(_SILENT):
         return None  # arithmetic on sizes; shapes are taken from torch's own result
     arguments = [context.items.get(n) for n in node.all_input_nodes]

@@ -15,7 +15,7 @@ from bitshift.core.check import check
 from bitshift.core.graph import Graph
 from bitshift.lower.errors import LoweringError
 from bitshift.lower.literal import literal_graph
-from bitshift.lower.passes import PASSES
+from bitshift.lower.passes import optimise
 
 
 def lower(
@@ -39,9 +39,7 @@ def lower(
         LoweringError: an op without a rule, or a value the integer graph cannot hold; names op, module and remedy.
         GraphError: an accumulator bound over int32; names the layer.
     """
-    graph = literal_graph(frozen, _inputs(frozen, sample))
-    for change in PASSES:
-        graph = change(graph)
+    graph = optimise(literal_graph(frozen, _inputs(frozen, sample)))
     meta = _meta(graph, labels, preprocess, name)
     graph = Graph(graph.inputs, graph.outputs, graph.values, graph.nodes, graph.constants, meta)
     check(graph)
@@ -103,7 +101,7 @@ def _meta(
 
 
 def _preprocess(graph: Graph, found: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in found.items()}
+    plain: dict[str, Any] = {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in found.items()}
     plain = {
         k: [float(x) for x in v] if k in ("mean", "scale") and isinstance(v, list) else v for k, v in plain.items()
     }

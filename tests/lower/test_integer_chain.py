@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lower_models import Layer, Quantize, assert_equal, run, samples
 from torch import Tensor, nn
 
 from bitshift.core.bounds import check_bounds
@@ -17,6 +16,7 @@ from bitshift.lower import lower
 from bitshift.lower.literal import literal_graph
 from bitshift.lower.passes import optimise
 from bitshift.lower.wide import is_wide
+from lower_models import Layer, Quantize, assert_equal, run, samples
 
 
 class Straight(nn.Module):

@@ -185,13 +185,17 @@ class Context:
 
     def graph(self) -> Graph:
         """The finished literal graph."""
-        outputs = []
+        inputs = tuple(str(self.items[n]) for n in self.captured.inputs)
+        outputs: list[str] = []
         for node in self.captured.outputs:
             item = self.items[node]
             if isinstance(item, Deferred):
                 raise LoweringError(item.reason)
             if not isinstance(item, str):
                 raise LoweringError(f"output {node.name!r} does not depend on the input; return tensors that do")
+            if item in outputs or item in inputs:  # each output of a graph is the result of a node of its own
+                copy = self.add_value(f"{item}_copy", self.shape(item), self.type(item))
+                self.nodes.append(Node("reshape", (item,), copy, {"shape": self.shape(item)}))
+                item = copy
             outputs.append(item)
-        inputs = tuple(str(self.items[n]) for n in self.captured.inputs)
         return Graph(inputs, tuple(outputs), self.values, tuple(self.nodes), self.constants)

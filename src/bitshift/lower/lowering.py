@@ -15,6 +15,7 @@ from bitshift.core.check import check
 from bitshift.core.graph import Graph
 from bitshift.lower.errors import LoweringError
 from bitshift.lower.literal import literal_graph
+from bitshift.nn.freeze import FrozenModel
 from bitshift.lower.passes import optimise
 
 
@@ -39,7 +40,8 @@ def lower(
         LoweringError: an op without a rule, or a value the integer graph cannot hold; names op, module and remedy.
         GraphError: an accumulator bound over int32; names the layer.
     """
-    graph = optimise(literal_graph(frozen, _inputs(frozen, sample)))
+    model = frozen.model if isinstance(frozen, FrozenModel) else frozen  # so that paths are the user's own
+    graph = optimise(literal_graph(model, _inputs(frozen, sample)))
     meta = _meta(graph, labels, preprocess, name)
     graph = Graph(graph.inputs, graph.outputs, graph.values, graph.nodes, graph.constants, meta)
     check(graph)

@@ -30,12 +30,17 @@ def merge_equal(edit: Edit) -> bool:
             tuple(sorted(node.attrs.items())),
             tuple(sorted(_content(edit, node).items())),
         )
-        if key in seen:
+        if key in seen and _may_merge(edit, node.output, seen[key].output):
             edit.remove(node)
             edit.redirect(node.output, seen[key].output)
             return True
         seen[key] = node
     return False
+
+
+def _may_merge(edit: Edit, gone: str, kept: str) -> bool:
+    """Whether readers of ``gone`` may read ``kept``: the graph's outputs are different values, computed by nodes."""
+    return gone not in edit.outputs or (kept not in edit.outputs and kept not in edit.inputs)
 
 
 def _content(edit: Edit, node: Node) -> dict[str, object]:
@@ -63,7 +68,7 @@ def _share_constants(edit: Edit) -> None:
 
 def _drop_identity(edit: Edit) -> bool:
     for node in edit.nodes:
-        if _is_identity(edit, node):
+        if _is_identity(edit, node) and _may_merge(edit, node.output, node.inputs[0]):
             edit.remove(node)
             edit.redirect(node.output, node.inputs[0])
             return True

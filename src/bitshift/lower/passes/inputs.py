@@ -23,12 +23,9 @@ def integer_inputs(graph: Graph) -> Graph:
         pass
     for name in edit.inputs:
         users = edit.users(name)
-        if (
-            name in edit.outputs
-            or len(users) != 1
-            or users[0].op != "quantize"
-            or users[0].attrs["rounding"] != "half_up"
-        ):
+        if name in edit.outputs or len(users) != 1 or users[0].op != "quantize":
+            continue
+        if users[0].attrs["rounding"] != "half_up" or users[0].output in edit.outputs:
             continue
         kind = edit.type(users[0].output)
         assert isinstance(kind, FixedPoint)

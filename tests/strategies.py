@@ -119,14 +119,13 @@ class Builder:
             self.constants[names[role]] = array
         node = Node(op, tuple(inputs), name, attrs or {}, names, source)
         bound = get_op(op).bound(node, [self.ranges[n] for n in inputs], self._partial())
-        if bound.raw is not None and isinstance(type, FixedPoint) and type.bits == 32:
-            if not type.lo <= bound.raw[0] <= bound.raw[1] <= type.hi:
-                narrow = FixedPoint(31, type.frac)
-                self.values[name] = Value(name, tuple(shape), narrow)
-                if "clamp" in node.attrs:
-                    clamp = [min(max(v, narrow.lo), narrow.hi) for v in node.attrs["clamp"]]
-                    node = Node(op, tuple(inputs), name, {**node.attrs, "clamp": clamp}, names, source)
-                bound = get_op(op).bound(node, [self.ranges[n] for n in inputs], self._partial())
+        if type == FixedPoint(32, getattr(type, "frac", 0)) and not _fits(bound.raw, type):
+            narrow = FixedPoint(31, type.frac)
+            self.values[name] = Value(name, tuple(shape), narrow)
+            if "clamp" in node.attrs:
+                clamp = [min(max(v, narrow.lo), narrow.hi) for v in node.attrs["clamp"]]
+                node = Node(op, tuple(inputs), name, {**node.attrs, "clamp": clamp}, names, source)
+            bound = get_op(op).bound(node, [self.ranges[n] for n in inputs], self._partial())
         self.ranges[name] = bound.range
         self.nodes.append(node)
         return name
@@ -151,6 +150,10 @@ class Builder:
         object.__setattr__(view, "values", self.values)
         object.__setattr__(view, "constants", self.constants)
         return view
+
+
+def _fits(raw: Range, type: FixedPoint) -> bool:
+    return raw is None or type.lo <= raw[0] <= raw[1] <= type.hi
 
 
 def small_type(pick: Pick, most: int = 8) -> FixedPoint:
@@ -520,7 +523,7 @@ INEXACT = frozenset({"affine", "unary"})
 
 
 def _first_value(pick: Pick, b: Builder, op: str, *, floats: bool) -> str:
-    rank = pick.one([2, 3]) if op in ("conv", "max_pool", "avg_pool") else pick.int(0 if op != "argmax" else 1, 4)
+    rank = pick.one([2, 3]) if op in ("conv", "max_pool", "avg_pool") else pick.int(op in ("linear", "concat", "argmax"), 4)
     shape = tuple(pick.int(1, 6 if i else 4) for i in range(rank))
     if floats:
         return b.input(shape, F32)

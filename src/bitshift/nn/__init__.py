@@ -3,6 +3,7 @@
 from bitshift.nn.activations import ActQuant, FixedPointQuant, calibrate
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import ConversionReport, ConvertError, convert
+from bitshift.nn.freeze import FreezeError, FrozenModel, freeze
 from bitshift.nn.layers import ShiftConv1d, ShiftConv2d, ShiftLayer, ShiftLinear
 from bitshift.nn.norms import AffineNorm, ShiftNorm
 
@@ -12,6 +13,8 @@ __all__ = [
     "ConversionReport",
     "ConvertError",
     "FixedPointQuant",
+    "FreezeError",
+    "FrozenModel",
     "Rule",
     "ShiftConfig",
     "ShiftConv1d",
@@ -21,4 +24,5 @@ __all__ = [
     "ShiftNorm",
     "calibrate",
     "convert",
+    "freeze",
 ]

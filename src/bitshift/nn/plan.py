@@ -149,9 +149,9 @@ def plan(model: nn.Module, config: ShiftConfig, order: list[nn.Module] | None) -
 
 
 def make_method(
-    choice: Choice, weight: Tensor, *, norm_behind: bool, generator: torch.Generator | None
+    choice: Choice, weight: Tensor, *, norm_behind: bool, generator: torch.Generator | None, pot_step: bool = False
 ) -> tuple[Method, str]:
-    """The method of one layer for float ``weight``, and a note on its scale.
+    """The method of one layer for float ``weight``, and a note on its scale; ``pot_step`` is set for integer networks.
 
     A method that starts at unit scale (S3, DenseShift) has weights of size 1 to 8. Without a norm behind it that
     blows the signal up, so such a layer gets a power-of-two scale per tensor that makes the weights' size that of
@@ -160,6 +160,10 @@ def make_method(
     cls = choice.method
     assert cls is not None
     options = dict(choice.options or {})
+    if pot_step and cls.name == "uniform" and not norm_behind:
+        options.setdefault(
+            "step", "pot"
+        )  # without a norm the scale is the only factor: a shift then brings it to the grid
     if choice.pretrained:
         method, note = cls.from_float(weight.detach().float(), choice.format, generator=generator, **options), ""
     else:

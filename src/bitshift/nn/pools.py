@@ -34,7 +34,14 @@ def pool_of(
         values = [
             argument(node, i, key, default)
             for i, (key, default) in enumerate(
-                [("kernel_size", None), ("stride", None), ("padding", 0), ("ceil_mode", False), ("count_include_pad", True)], 1
+                [
+                    ("kernel_size", None),
+                    ("stride", None),
+                    ("padding", 0),
+                    ("ceil_mode", False),
+                    ("count_include_pad", True),
+                ],
+                1,
             )
         ]
         return _windowed(1 if name.endswith("1d") else 2, *values, argument(node, 6, "divisor_override"), power_of_two)
@@ -81,7 +88,11 @@ def _mean(node: fx.Node, shape: Sequence[int] | None, power_of_two: bool) -> tup
         return "mean over everything (or in another dtype) is no pool"
     listed = [dims] if isinstance(dims, int) else list(dims)
     rank = len(shape) if shape is not None else 2 + len(listed)
-    if not all(isinstance(d, int) for d in listed) or {d % rank for d in listed} != set(range(2, rank)) or rank not in (3, 4):
+    if (
+        not all(isinstance(d, int) for d in listed)
+        or {d % rank for d in listed} != set(range(2, rank))
+        or rank not in (3, 4)
+    ):
         return f"mean over axes {listed}: only all spatial axes of (N, C, L) or (N, C, H, W) are a pool"
     return AvgPool(None, power_of_two=power_of_two), not argument(node, 2, "keepdim", False)
 

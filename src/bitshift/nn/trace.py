@@ -21,10 +21,23 @@ from bitshift.nn.observe import as_args
 from bitshift.nn.plan import CONVERTIBLE, ConvertError
 
 Kind = Literal[
-    "input", "output", "layer", "norm", "relu", "shape", "add", "cat", "avg_pool", "fn", "dropout", "quant", "number", "other"
+    "input",
+    "output",
+    "layer",
+    "norm",
+    "relu",
+    "shape",
+    "add",
+    "cat",
+    "avg_pool",
+    "fn",
+    "dropout",
+    "quant",
+    "number",
+    "other",
 ]
-"""What a node does: ``shape`` moves or picks numbers (max-pool too), ``relu`` clamps, ``fn`` is a non-linear function, ``number`` is no
-tensor, ``other`` computes in float."""
+"""What a node does: ``shape`` moves or picks numbers (max-pool too), ``relu`` clamps, ``fn`` is a non-linear function,
+``number`` is no tensor, ``other`` computes in float."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -32,10 +45,10 @@ _RELU: set[Any] = {F.relu, F.relu_, torch.relu, torch.relu_, F.relu6, "relu", "r
 _CLAMP: set[Any] = {torch.clamp, torch.clamp_min, torch.clip, F.hardtanh, "clamp", "clamp_", "clamp_min", "clip"}
 _SHAPE: set[Any] = {
     F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d,
-    torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.transpose, torch.permute, torch.chunk, torch.split,
-    torch.narrow, torch.swapaxes, torch.movedim, operator.getitem, F.pixel_shuffle, F.channel_shuffle, F.pad,
-    "flatten", "reshape", "view", "squeeze", "unsqueeze", "transpose", "permute", "contiguous", "chunk", "split", "narrow",
-    "clone", "view_as", "reshape_as", "t", "unflatten", "movedim", "swapaxes",
+    torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.transpose, torch.permute, torch.chunk,
+    torch.split, torch.narrow, torch.swapaxes, torch.movedim, operator.getitem, F.pixel_shuffle, F.channel_shuffle,
+    F.pad, "flatten", "reshape", "view", "squeeze", "unsqueeze", "transpose", "permute", "contiguous", "chunk",
+    "split", "narrow", "clone", "view_as", "reshape_as", "t", "unflatten", "movedim", "swapaxes",
 }  # fmt: skip
 _ADD: set[Any] = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _CAT: set[Any] = {torch.cat, torch.concat, torch.concatenate}
@@ -97,10 +110,11 @@ def trace(model: nn.Module) -> fx.GraphModule:
         graph = tracer.trace(model)
         traced = fx.GraphModule(model, graph, type(model).__name__)
     except Exception as error:  # torch.fx runs the user's forward with stand-ins, so anything can come out of it
+        first = str(error).splitlines()[0] if str(error) else ""
         raise ConvertError(
-            f"cannot trace {type(model).__name__} for an integer network, at {_user_line(error)} ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}). Write that line without control flow on tensor values, move it "
-            "out of the model, or use activations=None, which swaps layers without tracing"
+            f"cannot trace {type(model).__name__} for an integer network, at {_user_line(error)} "
+            f"({type(error).__name__}: {first}). Write that line without control flow on tensor values, move it out of "
+            "the model, or use activations=None, which swaps layers without tracing"
         ) from error
     finally:
         for m, training in flags.items():
@@ -193,7 +207,10 @@ class Flow:
         if target in _RELU:
             return "relu"
         if target in _CLAMP:
-            limits = [*node.args[1:3], *(v for k, v in node.kwargs.items() if k in ("min", "max", "min_val", "max_val"))]
+            limits = [
+                *node.args[1:3],
+                *(v for k, v in node.kwargs.items() if k in ("min", "max", "min_val", "max_val")),
+            ]
             return "relu" if all(_on_coarse_grid(v) for v in limits if v is not None) else "other"
         if target in _SHAPE:
             constant_pad = target is F.pad and argument(node, 2, "mode", "constant") == "constant"

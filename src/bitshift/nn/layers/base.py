@@ -35,7 +35,7 @@ class _Replace(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class IntegerForm:
-    """``(acc * mult + offset) * 2**-frac``, ``acc`` the sum of ``levels(codes) * q`` for inputs ``q`` of type ``input``.
+    """``(acc * mult + offset) * 2**-frac``; ``acc`` is the sum of ``levels(codes) * q`` for ``q`` of type ``input``.
 
     ``codes`` uint8 of the weight's shape; ``mult`` int32, ``offset`` int64, ``frac`` int32 (all equal), each ``(O)``;
     ``acc_bound`` float64 ``(O)``, the largest ``|acc|`` that the codes and the input's range allow.
@@ -56,7 +56,9 @@ def flip_table(format: ShiftFormat) -> list[int]:
     return [code if code in format.reserved else code_of[-level] for code, level in enumerate(format.levels)]
 
 
-def integer_form(codes: Tensor, gain: Tensor, shift: Tensor, format: ShiftFormat, input: FixedPoint) -> IntegerForm:
+def integer_form(
+    codes: Tensor, gain: Tensor, shift: Tensor, format: ShiftFormat, input: FixedPoint, *, fit_int32: bool = False
+) -> IntegerForm:
     """Integers for ``y = acc * 2**-input.frac * gain + shift`` with one grid for all channels.
 
     If every ``|gain|`` is a power of two so is every ``mult``, and the sum is exact up to the rounding of ``shift``
@@ -70,6 +72,7 @@ def integer_form(codes: Tensor, gain: Tensor, shift: Tensor, format: ShiftFormat
         shift: float64 ``(O)``.
         format: of the codes.
         input: type of the layer's input.
+        fit_int32: narrow the multipliers so that the sum fits an accumulator.
 
     Raises:
         IntegerError: a gain or shift that is not finite, or too large for the grid.
@@ -81,20 +84,21 @@ def integer_form(codes: Tensor, gain: Tensor, shift: Tensor, format: ShiftFormat
     levels = torch.tensor(format.levels, dtype=torch.float64, device=codes.device)
     reach = float(max(-input.lo, input.hi))
     acc_bound = levels.abs()[codes.long()].flatten(1).sum(1) * reach
+    # The widest multiplier that keeps acc * mult in 30 bits, so that the sum still fits int32 when nothing is fused.
+    room = 30 - int(acc_bound.max().clamp_min(1).log2().ceil()) if acc_bound.numel() else 16
     mantissa, exponent = torch.frexp(gain.abs().clamp_min(2.0**-1000))
     exponent = exponent.long()
     if bool((mantissa == 0.5).all()):
         power = exponent - 1
-        # The widest spread that keeps acc * mult in 30 bits, so that the sum still fits int32 when nothing is fused.
-        room = 30 - int(acc_bound.max().clamp_min(1).log2().ceil())
         floor = power.max() - min(15, max(8, room))
         power = torch.maximum(power, floor.clamp_min(input.frac - 60))
         least = power.min()
         mult, frac = torch.ones_like(power) << (power - least), input.frac - int(least)
     else:
         top = max(int(exponent.max()), input.frac - 44)
-        mult = torch.floor(torch.ldexp(gain.abs(), torch.tensor(16 - top, device=gain.device)) + 0.5)
-        mult, frac = mult.clamp(1, 65535).long(), input.frac + 16 - top
+        bits = min(16, max(8, room)) if fit_int32 else 16
+        mult = torch.floor(gain.abs() * 2.0 ** (bits - top) + 0.5)
+        mult, frac = mult.clamp(1, (1 << bits) - 1).long(), input.frac + bits - top
     if not -64 <= frac <= 64:
         raise IntegerError(f"the output grid 2**-{frac} is outside 2**-64..2**64; is a scale or a norm degenerate?")
     offset = torch.floor(shift * 2.0**frac + 0.5)
@@ -209,7 +213,9 @@ class ShiftLayer(nn.Module, ABC):
             if self.norm is not None:
                 norm_gain, norm_shift = self.norm.gain_shift()
                 gain, shift = gain * norm_gain, shift * norm_gain + norm_shift
-            return integer_form(self.method.codes(), gain, shift, self.method.format, self._input[0].type)
+            alone = self.norm is None  # such a layer may be the network's output, which is an int32 accumulator
+            kind = self._input[0].type
+            return integer_form(self.method.codes(), gain, shift, self.method.format, kind, fit_int32=alone)
 
     def _float(self, x: Tensor) -> Tensor:
         """The differentiable float evaluation; the norm follows its own training flag."""

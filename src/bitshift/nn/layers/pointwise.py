@@ -30,7 +30,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 class Pointwise(nn.Module):
-    """``fn(x)`` of a quantised ``x``, in float64 in ``eval``; an :class:`ActQuant` follows. Both together are one table."""
+    """``fn(x)`` of a quantised ``x``, in float64 in ``eval``; with the :class:`ActQuant` behind it, one table."""
 
     def __init__(self, fn: str, **options: Any) -> None:
         super().__init__()

@@ -14,7 +14,8 @@ from bitshift.nn.ops import exact_avg_pool
 def divisor(area: int, *, power_of_two: bool) -> tuple[int, int]:
     """``(mult, shift)`` with ``mult * 2**-shift`` near ``1 / area``.
 
-    With ``power_of_two`` the divisor is the power of two nearest to ``area`` in ratio and ``mult`` is 1; otherwise ``mult`` has 16 bits.
+    With ``power_of_two`` the divisor is the power of two nearest to ``area`` in ratio and ``mult`` is 1; otherwise
+    ``mult`` has 16 bits.
     """
     exponent = floor(log2(area))
     if area == 1 << exponent:
@@ -28,8 +29,9 @@ def divisor(area: int, *, power_of_two: bool) -> tuple[int, int]:
 class AvgPool(nn.Module):
     """``sum over the window / divisor`` over 1 or 2 spatial axes, zeros of the padding counted.
 
-    The divisor is the window's area, or in a multiplication-free network the power of two nearest to it: training sees the same
-    factor, so the layer behind adapts. ``kernel=None`` pools everything (global). ``eval`` is exact, in float64.
+    The divisor is the window's area, or in a multiplication-free network the power of two nearest to it: training
+    sees the same factor, so the layer behind adapts. ``kernel=None`` pools everything (global). ``eval`` is exact, in
+    float64.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class AvgPool(nn.Module):
 
     def extra_repr(self) -> str:
         """The window."""
-        kind = "global" if self.kernel is None else f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
+        kind = (
+            "global" if self.kernel is None else f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
+        )
         return f"{kind}, divisor {'a power of two' if self.power_of_two else '16-bit'}"
 
 

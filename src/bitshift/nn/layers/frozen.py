@@ -1,0 +1,178 @@
+"""Frozen layers: integers in buffers and one custom op each. ``lower`` turns them into graph nodes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bitshift.core.fixed import FixedPoint
+from bitshift.nn.activations import ActQuant, FixedPointQuant
+from bitshift.nn.layers.base import IntegerForm, ShiftLayer
+from bitshift.nn.layers.conv import ShiftConv1d, ShiftConv2d
+from bitshift.nn.layers.pointwise import Pointwise
+from bitshift.nn.layers.pool import AvgPool, divisor
+
+OPS = torch.ops.bitshift
+
+
+class _Window(nn.Module):
+    """Stride, padding, dilation and groups of a convolution, as the ops take them."""
+
+    def __init__(self, layer: ShiftLayer) -> None:
+        super().__init__()
+        self.is_conv = isinstance(layer, (ShiftConv1d, ShiftConv2d))
+        self.axes = len(layer.method.shape) - 2
+        if isinstance(layer, (ShiftConv1d, ShiftConv2d)):
+            self.window = (list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups)
+
+    def _batched(self, x: Tensor) -> tuple[Tensor, bool]:
+        single = self.is_conv and x.dim() == self.axes + 1
+        return (x.unsqueeze(0), True) if single else (x, False)
+
+
+class FrozenLayer(_Window):
+    """An integer linear layer or convolution: ``(acc * mult + offset) * 2**-frac``, exact, float64.
+
+    Buffers ``codes`` uint8, ``mult`` int32, ``offset`` int64, ``frac`` int32. ``input`` is the type of the integers
+    it reads; ``acc_bound`` (a tuple of numbers per channel) the largest ``|acc|`` that it and the codes allow.
+    """
+
+    codes: Tensor
+    mult: Tensor
+    offset: Tensor
+    frac: Tensor
+
+    def __init__(self, layer: ShiftLayer, form: IntegerForm) -> None:
+        super().__init__(layer)
+        self.format, self.input = form.format, form.input
+        for name in ("codes", "mult", "offset", "frac"):
+            self.register_buffer(name, getattr(form, name).detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, I, ...)`` on the grid of ``input``."""
+        integers = (self.codes, self.mult, self.offset, self.frac, self.format, self.input.frac)
+        if not self.is_conv:
+            return OPS.linear(x, *integers, True)
+        x, single = self._batched(x)
+        y = OPS.conv(x, *integers, *self.window, True)
+        return y.squeeze(0) if single else y
+
+    def extra_repr(self) -> str:
+        """Format, shape and input."""
+        return f"{self.format}, shape={list(self.codes.shape)}, input={self.input}"
+
+
+class FrozenFloatLayer(_Window):
+    """A linear layer or convolution of float activations: ``(sum x * level) * scale + bias`` in float32.
+
+    Buffers ``codes`` uint8, ``scale`` and ``bias`` float32 ``(O)``.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: ShiftLayer) -> None:
+        super().__init__(layer)
+        self.format = layer.method.format.name
+        self.input_quant = FrozenFixedPoint(layer.input_quant) if layer.input_quant is not None else None
+        for name, value in (
+            ("codes", layer.method.codes()),
+            ("scale", layer.method.scale()),
+            ("bias", layer.float_bias()),
+        ):
+            self.register_buffer(name, value.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, I, ...)``."""
+        if self.input_quant is not None:
+            x = self.input_quant(x)
+        weights = (self.codes, self.scale, self.bias, self.format)
+        if not self.is_conv:
+            return OPS.linear_float(x, *weights)
+        x, single = self._batched(x)
+        y = OPS.conv_float(x, *weights, *self.window)
+        return y.squeeze(0) if single else y
+
+    def extra_repr(self) -> str:
+        """Format and shape."""
+        return f"{self.format}, shape={list(self.codes.shape)}, float activations"
+
+
+class FrozenQuant(nn.Module):
+    """Rounding to the integers of ``type``, carried as float32."""
+
+    def __init__(self, quant: ActQuant) -> None:
+        super().__init__()
+        self.type: FixedPoint = quant.type
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return OPS.quantize(x, self.type.bits, self.type.frac, self.type.signed, "half_up")
+
+    def extra_repr(self) -> str:
+        """The type."""
+        return str(self.type)
+
+
+class FrozenFixedPoint(nn.Module):
+    """The papers' fixed point."""
+
+    def __init__(self, quant: FixedPointQuant) -> None:
+        super().__init__()
+        self.bits, self.frac, self.top, self.upper = quant.bits, quant.fraction_bits, quant.top, quant.upper
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        y = OPS.quantize(x, self.bits, self.frac, True, "floor")
+        return y.clamp(max=self.top) if self.upper == "deepshift" else y
+
+    def extra_repr(self) -> str:
+        """The type."""
+        return f"s{self.bits}.{self.frac} floor, upper={self.upper}"
+
+
+class FrozenAvgPool(nn.Module):
+    """``sum * mult * 2**-shift``, exact, float64."""
+
+    def __init__(self, pool: AvgPool) -> None:
+        super().__init__()
+        self.kernel = None if pool.kernel is None else list(pool.kernel)
+        self.stride = list(pool.stride or [])
+        self.padding = [p for p in pool.padding for _ in (0, 1)]
+        self.power_of_two = pool.power_of_two
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, *spatial)``."""
+        kernel = self.kernel if self.kernel is not None else [int(n) for n in x.shape[2:]]
+        stride = self.stride or kernel
+        padding = self.padding or [0] * (2 * len(kernel))
+        area = 1
+        for k in kernel:
+            area *= k
+        mult, shift = divisor(area, power_of_two=self.power_of_two)
+        return OPS.avg_pool(x, kernel, stride, padding, mult, shift, True)
+
+
+class FrozenTable(nn.Module):
+    """A function and its output quantiser as a table. Buffer ``table`` int32 ``(2**bits)``."""
+
+    table: Tensor
+
+    def __init__(self, function: Pointwise, quant: ActQuant, device: torch.device) -> None:
+        super().__init__()
+        kind = function.input_type
+        assert kind is not None
+        self.fn, self.input, self.type = function.fn, kind, quant.type
+        self.register_buffer("table", function.table(quant).to(device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return OPS.table(x, self.table, self.input.frac, self.input.signed, self.type.frac)
+
+    def extra_repr(self) -> str:
+        """Function and types."""
+        return f"{self.fn}: {self.input} -> {self.type}"
+
+
+__all__ = ["FrozenAvgPool", "FrozenFixedPoint", "FrozenFloatLayer", "FrozenLayer", "FrozenQuant", "FrozenTable"]

@@ -15,8 +15,8 @@ from bitshift.core.check import check
 from bitshift.core.graph import Graph
 from bitshift.lower.errors import LoweringError
 from bitshift.lower.literal import literal_graph
-from bitshift.nn.freeze import FrozenModel
 from bitshift.lower.passes import optimise
+from bitshift.nn.freeze import FrozenModel
 
 
 def lower(
@@ -71,7 +71,7 @@ def export(
 
 
 def _inputs(frozen: nn.Module, sample: Tensor | Sequence[Tensor] | None) -> tuple[Tensor, ...]:
-    found = getattr(frozen, "example", None) if sample is None else sample
+    found = frozen.example if sample is None and isinstance(frozen, FrozenModel) else sample
     if isinstance(found, Tensor):
         return (found,)
     if found is None or not all(isinstance(x, Tensor) for x in found):

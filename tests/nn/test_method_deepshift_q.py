@@ -56,14 +56,14 @@ def test_values_beyond_the_ends_are_projected_at_construction_and_after_a_step()
     assert method.latent.flatten().tolist() == pytest.approx([1.0, -1.0, 0.125, -0.125, 1.0])
 
 
-def test_an_exactly_zero_latent_counts_as_plus_the_smallest_level() -> None:
+def test_an_exactly_zero_latent_counts_as_the_smallest_level_of_its_sign_bit() -> None:
     method = DeepShiftQ(torch.ones(1, 2), "pot5d")
     with torch.no_grad():
         method.latent.copy_(torch.tensor([[0.0, -0.0]]))
-    assert method.weight().flatten().tolist() == [2.0**-15, 2.0**-15]
-    assert method.levels().flatten().tolist() == [1, 1]
+    assert method.weight().flatten().tolist() == [2.0**-15, -(2.0**-15)]
+    assert method.levels().flatten().tolist() == [1, -1]
     method.after_step()
-    assert method.latent.flatten().tolist() == [2.0**-15, 2.0**-15]
+    assert method.latent.flatten().tolist() == [2.0**-15, -(2.0**-15)]
 
 
 def test_gradient_is_the_identity_without_a_mask() -> None:

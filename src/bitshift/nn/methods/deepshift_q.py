@@ -31,14 +31,13 @@ def round_to_power(magnitude: Tensor) -> Tensor:
 
 def quantise(latent: Tensor, low: Tensor, high: Tensor, noise: Tensor | None) -> Tensor:
     """``sign * 2^round(log2 |latent|)`` within ``low .. high`` (powers of two); stochastic by ``noise`` in [0, 1)."""
-    magnitude = latent.abs().float()
-    magnitude = torch.minimum(torch.maximum(magnitude, low), high)
+    magnitude = latent.abs().float().clamp_(low, high)
     if noise is None:
         magnitude = round_to_power(magnitude)
     else:
         exponent = torch.log2(magnitude.double())
         magnitude = torch.exp2(torch.floor(exponent + noise)).float().clamp_(low, high)
-    return torch.where(latent < 0, -magnitude, magnitude)
+    return magnitude.copysign_(latent)
 
 
 class _PowerOfTwo(torch.autograd.Function):
@@ -72,10 +71,10 @@ class DeepShiftQ(Method):
     Initialisation: the layer's default, U(+-1/sqrt(fan_in)); ``from_float`` keeps the weight.
 
     Where we differ: the paper projects inside the forward, we after the optimiser's step; there a latent that is
-    exactly zero stays zero and gives a zero weight, which no code of the set can hold: ours counts as +2^pmin, in the
-    forward and in the code, and is projected there. ``scale`` (a power of two per channel) moves the set for layers
-    without a norm; the latent keeps the unit of the weight. Known weakness: signs freeze, because a latent must cross
-    +-2^pmin.
+    exactly zero stays zero and gives a zero weight, which no code of the set can hold: ours counts as +2^pmin (-0.0
+    as -2^pmin), in the forward and in the code, and is projected there. ``scale`` (a power of two per channel) moves
+    the set for layers without a norm; the latent keeps the unit of the weight. Known weakness: signs freeze, because
+    a latent must cross +-2^pmin.
     """
 
     name = "deepshift_q"
@@ -151,8 +150,7 @@ class DeepShiftQ(Method):
     @torch.no_grad()
     def _project(self) -> None:
         low, high = self._range()
-        magnitude = torch.minimum(torch.maximum(self.latent.abs(), low), high)
-        self.latent.copy_(torch.where(self.latent < 0, -magnitude, magnitude))
+        self.latent.copy_(self.latent.abs().clamp_(low, high).copysign_(self.latent))
 
     def weight(self) -> Tensor:
         low, high = self._range()

@@ -1,0 +1,85 @@
+/* bitshift engine: run a model file from C or C++.
+ *
+ *   bs_model *model;
+ *   if (bs_model_load("net.safetensors", NULL, &model) != BS_OK) { puts(bs_last_error()); return 1; }
+ *   bs_run(model, 1, inputs, input_bytes, outputs, output_bytes);
+ *   bs_free(model);
+ *
+ * A model may be used by several threads at once. cpp/examples/run.c is a whole program.
+ */
+#ifndef BITSHIFT_BITSHIFT_H
+#define BITSHIFT_BITSHIFT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define BS_API
+#elif defined(__GNUC__)
+#define BS_API __attribute__((visibility("default")))
+#else
+#define BS_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct bs_model bs_model;
+
+typedef enum {
+  BS_OK = 0,
+  BS_BAD_FILE = 1,  /* the file breaks docs/model-file.md, or its accumulators could overflow */
+  BS_BAD_CALL = 2,  /* wrong sizes or indices, null pointers, integers outside of an input's type, a limit exceeded */
+  BS_IO = 3,        /* the file cannot be read */
+  BS_NO_MEMORY = 4,
+  BS_INTERNAL = 5
+} bs_status;
+
+/* How a value lies in memory: little-endian, row-major, channels first. */
+typedef enum { BS_U8 = 0, BS_I8 = 1, BS_I16 = 2, BS_I32 = 3, BS_F32 = 4 } bs_dtype;
+
+/* An input or output. An integer q stands for q * 2^-frac and lies in the range of its `bits` bits, which may be narrower
+ * than dtype; for BS_F32 bits, frac and is_signed are 0. name and shape live as long as the model. */
+typedef struct {
+  const char *name;
+  bs_dtype dtype;
+  int32_t bits, frac, is_signed;
+  int32_t axes;
+  const int64_t *shape; /* of one sample, without the batch */
+  size_t sample_bytes;
+} bs_value_info;
+
+/* What a file may make this process do for one sample. Fields that are 0 mean the default. */
+typedef struct {
+  uint64_t memory_limit; /* bytes of activations and scratch memory; default 2 GiB */
+  uint64_t op_limit;     /* operations; default 2^50 */
+} bs_options;
+
+/* Loads and checks a model. options may be NULL. On failure *model is NULL and bs_last_error() says why. */
+BS_API bs_status bs_model_load(const char *path, const bs_options *options, bs_model **model);
+/* The same from memory, which is not needed afterwards. */
+BS_API bs_status bs_model_load_memory(const void *data, size_t size, const bs_options *options, bs_model **model);
+
+BS_API size_t bs_input_count(const bs_model *model);
+BS_API size_t bs_output_count(const bs_model *model);
+BS_API bs_status bs_input_info(const bs_model *model, size_t index, bs_value_info *info);
+BS_API bs_status bs_output_info(const bs_model *model, size_t index, bs_value_info *info);
+/* Bytes of activations and scratch memory that one thread needs to run the model. */
+BS_API size_t bs_arena_bytes(const bs_model *model);
+
+/* Runs batch samples, which lie one behind the other in each buffer. The arrays have one entry an input and one an
+ * output; *_bytes are the sizes of the buffers and must be batch * sample_bytes. Inputs and outputs must not overlap. */
+BS_API bs_status bs_run(const bs_model *model, size_t batch, const void *const *inputs, const size_t *input_bytes,
+                        void *const *outputs, const size_t *output_bytes);
+
+/* What went wrong in this thread's last call that failed; valid until the thread's next failing call. */
+BS_API const char *bs_last_error(void);
+BS_API const char *bs_version(void);
+/* NULL is fine. */
+BS_API void bs_free(bs_model *model);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -99,7 +99,7 @@ class ActQuant(nn.Module):
         self._seen: list[Tensor] | None = None
 
     @property
-    def type(self) -> FixedPoint:
+    def grid(self) -> FixedPoint:
         """The grid; RuntimeError if no data has set it."""
         if not self._is_ready():
             raise RuntimeError(
@@ -140,7 +140,7 @@ class ActQuant(nn.Module):
             self._seen.append(_sample(x, _SAMPLES).cpu())
             return x
         if not self.training:
-            kind = self.type
+            kind = self.grid
             if torch.is_grad_enabled() and x.requires_grad:
                 return _GridSTE.apply(x.double(), self.log2_step, kind.lo, kind.hi).float()  # type: ignore[no-any-return]
             return exact_quantize(x, kind.bits, kind.frac, kind.signed, "half_up")
@@ -151,7 +151,7 @@ class ActQuant(nn.Module):
 
     def describe(self) -> str:
         """``s8.4`` or, before the first data, ``s8.?``."""
-        return str(self.type) if self._is_ready() else f"{'s' if self.signed else 'u'}{self.bits}.?"
+        return str(self.grid) if self._is_ready() else f"{'s' if self.signed else 'u'}{self.bits}.?"
 
     def extra_repr(self) -> str:
         """The grid."""

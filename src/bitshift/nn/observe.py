@@ -33,7 +33,7 @@ def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrde
     """
     if sample is None:
         leaves = [m for m in model.modules() if not any(True for _ in m.children())]
-        layers = [m for m in leaves if isinstance(m, CONVERTIBLE)]
+        layers: list[nn.Module] = [m for m in leaves if isinstance(m, CONVERTIBLE)]
         normed = {a for a, b in pairwise(leaves) if isinstance(a, CONVERTIBLE) and isinstance(b, NORMS)}
         return CallOrder(layers, normed)
     calls: list[nn.Module] = []

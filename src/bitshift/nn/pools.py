@@ -31,20 +31,10 @@ def pool_of(
     if name.startswith("adaptive"):
         return _adaptive(argument(node, 1, "output_size"), 1 if name.endswith("1d") else 2, shape, power_of_two)
     if node.target is F.avg_pool2d or name.startswith("avg_pool"):
-        values = [
-            argument(node, i, key, default)
-            for i, (key, default) in enumerate(
-                [
-                    ("kernel_size", None),
-                    ("stride", None),
-                    ("padding", 0),
-                    ("ceil_mode", False),
-                    ("count_include_pad", True),
-                ],
-                1,
-            )
-        ]
-        return _windowed(1 if name.endswith("1d") else 2, *values, argument(node, 6, "divisor_override"), power_of_two)
+        window = (argument(node, 1, "kernel_size"), argument(node, 2, "stride"), argument(node, 3, "padding", 0))
+        flags = (argument(node, 4, "ceil_mode", False), argument(node, 5, "count_include_pad", True))
+        axes = 1 if name.endswith("1d") else 2
+        return _windowed(axes, *window, *flags, argument(node, 6, "divisor_override"), power_of_two)
     return _mean(node, shape, power_of_two)
 
 

@@ -57,7 +57,7 @@ class ConversionReport:
 
     def __str__(self) -> str:
         header = ("module", "was", "became", "weights", "scale", "norm", "note")
-        table = [header]
+        table: list[tuple[str, ...]] = [header]
         for r in self.rows:
             became = r.became or "(stays)"
             if r.format:

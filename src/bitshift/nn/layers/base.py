@@ -133,6 +133,9 @@ class ShiftLayer(nn.Module, ABC):
     the papers' fixed-point rounding of input and bias, which makes a float layer.
     """
 
+    method: Method
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         method: Method,
@@ -179,7 +182,7 @@ class ShiftLayer(nn.Module, ABC):
     @property
     def input_type(self) -> FixedPoint | None:
         """Type of the integers that arrive, or None for a layer with float activations."""
-        return self._input[0].type if self._input else None
+        return self._input[0].grid if self._input else None
 
     @property
     def is_integer(self) -> bool:
@@ -214,7 +217,7 @@ class ShiftLayer(nn.Module, ABC):
                 norm_gain, norm_shift = self.norm.gain_shift()
                 gain, shift = gain * norm_gain, shift * norm_gain + norm_shift
             alone = self.norm is None  # such a layer may be the network's output, which is an int32 accumulator
-            kind = self._input[0].type
+            kind = self._input[0].grid
             return integer_form(self.method.codes(), gain, shift, self.method.format, kind, fit_int32=alone)
 
     def _float(self, x: Tensor) -> Tensor:

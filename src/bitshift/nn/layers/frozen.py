@@ -100,19 +100,19 @@ class FrozenFloatLayer(_Window):
 
 
 class FrozenQuant(nn.Module):
-    """Rounding to the integers of ``type``, carried as float32."""
+    """Rounding to the integers of ``grid``, carried as float32."""
 
     def __init__(self, quant: ActQuant) -> None:
         super().__init__()
-        self.type: FixedPoint = quant.type
+        self.grid: FixedPoint = quant.grid
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        return OPS.quantize(x, self.type.bits, self.type.frac, self.type.signed, "half_up")
+        return OPS.quantize(x, self.grid.bits, self.grid.frac, self.grid.signed, "half_up")
 
     def extra_repr(self) -> str:
         """The type."""
-        return str(self.type)
+        return str(self.grid)
 
 
 class FrozenFixedPoint(nn.Module):
@@ -163,16 +163,16 @@ class FrozenTable(nn.Module):
         super().__init__()
         kind = function.input_type
         assert kind is not None
-        self.fn, self.input, self.type = function.fn, kind, quant.type
+        self.fn, self.input, self.grid = function.fn, kind, quant.grid
         self.register_buffer("table", function.table(quant).to(device))
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        return OPS.table(x, self.table, self.input.frac, self.input.signed, self.type.frac)
+        return OPS.table(x, self.table, self.input.frac, self.input.signed, self.grid.frac)
 
     def extra_repr(self) -> str:
         """Function and types."""
-        return f"{self.fn}: {self.input} -> {self.type}"
+        return f"{self.fn}: {self.input} -> {self.grid}"
 
 
 __all__ = ["FrozenAvgPool", "FrozenFixedPoint", "FrozenFloatLayer", "FrozenLayer", "FrozenQuant", "FrozenTable"]

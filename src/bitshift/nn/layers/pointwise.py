@@ -46,13 +46,13 @@ class Pointwise(nn.Module):
     @property
     def input_type(self) -> FixedPoint | None:
         """Type of the integers that arrive."""
-        return self._input[0].type if self._input else None
+        return self._input[0].grid if self._input else None
 
     def table(self, output: ActQuant) -> Tensor:
         """The integers of ``output`` for every input integer from the lowest to the highest, int32 ``(2**bits)``."""
         if not self._input:
             raise RuntimeError(f"{self.fn} has no quantised input")
-        kind, out = self._input[0].type, output.type
+        kind, out = self._input[0].grid, output.grid
         q = torch.arange(kind.lo, kind.hi + 1, dtype=torch.float64)
         y = FUNCTIONS[self.fn](q * 2.0**-kind.frac, **self.options)
         return torch.floor(y * 2.0**out.frac + 0.5).clamp(out.lo, out.hi).int()

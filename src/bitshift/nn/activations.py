@@ -138,7 +138,7 @@ class ActQuant(nn.Module):
         """Any shape; ``train`` keeps the dtype, ``eval`` gives float32."""
         if self._seen is not None:
             self._seen.append(_sample(x, _SAMPLES).cpu())
-            return x
+            return x.float()  # an exact average pool in front gives float64
         if not self.training:
             kind = self.grid
             if torch.is_grad_enabled() and x.requires_grad:

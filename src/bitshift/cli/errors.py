@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import dis
 import traceback
 from collections.abc import Iterable
 from types import TracebackType
@@ -16,6 +17,7 @@ _EXTRAS = {
     "safetensors": INSTALL_TORCH,
     "PIL": "reading images needs Pillow: pip install pillow",
 }
+_RAISE = {dis.opmap[name] for name in ("RAISE_VARARGS", "RERAISE")}
 
 
 class CliError(Exception):
@@ -72,8 +74,13 @@ def explain(error: BaseException) -> tuple[int, str]:
 
 
 def _raised_here(trace: TracebackType | None) -> bool:
-    frames = [frame for frame, _ in traceback.walk_tb(trace)]
-    return bool(frames) and str(frames[-1].f_globals.get("__name__", "")).startswith("bitshift")
+    """Whether a ``raise`` of ours raised it, not a C function (of numpy, of torch) that one of our lines called."""
+    last = trace
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or not str(last.tb_frame.f_globals.get("__name__", "")).startswith("bitshift"):
+        return False
+    return last.tb_frame.f_code.co_code[last.tb_lasti] in _RAISE
 
 
 def _place(trace: TracebackType | None) -> str:

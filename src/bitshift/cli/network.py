@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.cli.errors import CliError
+from bitshift.cli.rundir import describe_network
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import ConversionReport, convert
 from bitshift.train.checkpoint import load_tensors
@@ -61,17 +62,7 @@ class NetworkSpec:
 
     def describe(self) -> str:
         """One line for people."""
-        c = self.shift
-        if c is None:
-            return f"{self.model}, float32"
-        width = c.format or (f"{c.bits}-bit" if c.bits else "")
-        if not c.integer:
-            acts = f"{c.activations} fixed-point activations" if c.activations else "float activations"
-        else:
-            acts = f"{c.activations}-bit activations, " + (
-                "one multiplier a channel" if c.multiplier else "multiplication-free"
-            )
-        return ", ".join(filter(None, [self.model, f"{c.method} {width}".strip(), acts]))
+        return describe_network(self.as_dict())
 
     def sample(self, count: int = 2) -> Tensor:
         """Random inputs (count, *input_shape) that only show ``convert`` the order of the calls and the shapes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from torch import nn
 
 from bitshift.cli.errors import CliError
 from bitshift.cli.network import NetworkSpec
+from bitshift.cli.rundir import CONFIG, read_config
 from bitshift.train.checkpoint import load_model
 from bitshift.train.data import ArrayData, Normalise, open_data
 
-CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
 
@@ -49,24 +48,6 @@ def with_recorded_normalise(data: ArrayData, config: Mapping[str, Any]) -> Array
     if recorded is None:
         return data
     return data.with_normalise(Normalise(mean=tuple(recorded["mean"]), scale=tuple(recorded["scale"])))
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The config.json of a run directory; CliError when there is none or it is damaged."""
-    if not path.is_dir():
-        what = "a file, not a run directory" if path.exists() else "no such directory"
-        raise CliError(f"{path}: {what}; a run directory is what `bitshift train` and `bitshift convert` leave")
-    file = path / CONFIG
-    if not file.exists():
-        runs = ", ".join(str(p.parent) for p in sorted(path.glob(f"*/{CONFIG}"))[:4])
-        raise CliError(f"{path}: no run directory (it has no {CONFIG})" + (f"; inside it are {runs}" if runs else ""))
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CliError(f"{file}: damaged ({error})") from None
-    if not isinstance(config, dict):
-        raise CliError(f"{file}: expected an object")
-    return config
 
 
 def open_run(path: Path) -> Run:

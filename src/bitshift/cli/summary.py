@@ -127,6 +127,11 @@ def constant_bytes(graph: Graph) -> dict[str, int]:
     return sizes
 
 
+def multiplications(cost: Cost) -> int:
+    """Multiplications of integers and of floats."""
+    return cost.multiplications + cost.float_multiplications
+
+
 def energy_by_kind(cost: Cost) -> dict[str, float]:
     """``core.cost.energy_pj`` of one sample, told apart by what the operation is (pJ)."""
     kinds = {

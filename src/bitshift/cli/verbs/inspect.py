@@ -80,7 +80,7 @@ examples:
                 "layers": [asdict(x) | {"weights": x.weights} for x in layers],
                 "nodes": [{"name": o.name, "op": o.op, "where": o.where, **asdict(o.cost)} for o in operations],
                 "shifts": total.shifts if total else 0, "adds": total.adds if total else 0,
-                "multiplications": _multiplications(total) if total else 0,
+                "multiplications": summary.multiplications(total) if total else 0,
                 "operations": asdict(total) if total else {},
                 "graph": graph.pretty().splitlines() if self.graph else None,
             }
@@ -107,6 +107,8 @@ examples:
         out.line()
 
     def _print_operations(self, out: Output, operations: list[NodeOperations], graph: Graph) -> None:
+        from bitshift.cli.summary import multiplications
+
         rows = []
         for node, o in zip(graph.nodes, operations, strict=True):
             value = graph.values[node.output]
@@ -117,7 +119,7 @@ examples:
             rows.append(("one sample", "", "", *_counts(total)))
         columns = ("node", "op", "output", "shifts", "adds", "multiplications")
         out.table("operations of one sample", columns, rows, right=(3, 4, 5))
-        places = [f"  {o.name} [{o.op}]: {_multiplications(o.cost):,}: {o.where}" for o in operations if o.where]
+        places = [f"  {o.name} [{o.op}]: {multiplications(o.cost):,}: {o.where}" for o in operations if o.where]
         if places:
             out.line("multiplications are left here:")
             out.line("\n".join(places))
@@ -125,16 +127,14 @@ examples:
             out.line("multiplication-free: every product is a shift")
 
 
-def _multiplications(cost: Any) -> int:
-    return cost.multiplications + cost.float_multiplications
-
-
 def _counts(cost: Any) -> tuple[str, str, str]:
     """Shifts, additions, multiplications; float ones are counted with the integer ones, as no value is both."""
+    from bitshift.cli.summary import multiplications
+
     return (
         f"{cost.shifts + cost.float_shifts:,}",
         f"{cost.adds + cost.float_adds:,}",
-        f"{_multiplications(cost):,}",
+        f"{multiplications(cost):,}",
     )
 
 

@@ -1,0 +1,195 @@
+"""Measure the rows that stand beside a run in its report: float, int8 post-training, uniform at the same bits, ours.
+
+Imports torch. Every row is a network that is evaluated on the whole test set; the integer ones are exported, and their
+bytes and operations are those of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bitshift.cli import summary
+from bitshift.cli.errors import CliError
+from bitshift.cli.exporting import export_network
+from bitshift.cli.models import NET, open_graph
+from bitshift.cli.report import comparison
+from bitshift.cli.report.comparison import Kind, Measured
+from bitshift.cli.runs import WEIGHTS, Run
+from bitshift.cli.training import FLOAT, make_augment
+from bitshift.core.cost import count, float_twin
+from bitshift.core.formats import get_format
+from bitshift.nn.activations import calibrate
+from bitshift.nn.config import ShiftConfig
+from bitshift.nn.convert import convert
+from bitshift.train.config import TrainConfig
+from bitshift.train.data import ArrayData
+from bitshift.train.evaluate import evaluate
+from bitshift.train.loop import fit
+
+INT8_FILE = "int8.safetensors"
+
+
+def weight_bits(shift: ShiftConfig) -> int:
+    """Width of the weights that ``shift`` gives."""
+    if shift.format is not None:
+        return get_format(shift.format).bits
+    return shift.bits or 3
+
+
+def measure_ours(run: Run, test: ArrayData, accuracy: float) -> None:
+    """The row of the run itself, from its exported file."""
+    _add_file(
+        run.path,
+        "ours",
+        f"ours: {run.spec.shift.method if run.spec.shift else 'float'}",
+        run.path / NET,
+        accuracy,
+        test,
+    )
+
+
+def measure_float(run_dir: Path, test: ArrayData, accuracy: float, reference: Path, note: str) -> None:
+    """The float twin's row: bytes of its weights, operations of the same sums of products in float32."""
+    graph = open_graph(reference)
+    weights = sum(x.weights for x in summary.weight_layers(graph))
+    row = Measured(
+        kind="float", name="float32", accuracy=accuracy, samples=len(test), weight_bits="float32",
+        weight_bytes=4 * weights, cost=float_twin(count(graph).total), note=note,
+    )  # fmt: skip
+    comparison.add(run_dir, row)
+
+
+def measure_int8(run: Run, twin: nn.Module, data: tuple[ArrayData, ArrayData], *, rows: int = 512) -> float:
+    """Round the float twin to int8 (nearest, searched scale a channel), calibrate, export, evaluate."""
+    shift = ShiftConfig(
+        method="nearest", format="int8", activations=_activations(run), init="pretrained", options={"scale": "free"},
+        multiplier=_integer(run),
+    )  # fmt: skip
+    model, _ = convert(twin, shift, sample=run.spec.sample())
+    if shift.integer:
+        images = data[0].normalise(torch.from_numpy(data[0].images[:rows]))
+        calibrate(model.eval(), images.split(128))
+    accuracy = evaluate(model, data[1]).accuracy
+    path = run.path / INT8_FILE
+    export_network(model, data[0], path, name="int8, post-training")
+    note = "post-training, one multiplier a channel" if shift.integer else "post-training, weights only"
+    _add_file(run.path, "int8", "int8", path, accuracy, data[1], note=note)
+    return accuracy
+
+
+def measure_uniform(
+    run: Run, twin: nn.Module | None, data: tuple[ArrayData, ArrayData], config: TrainConfig, augment: str | None
+) -> float:
+    """Train learned-step uniform weights of the same width with the budget of the run, export, evaluate."""
+    assert run.spec.shift is not None
+    bits = max(weight_bits(run.spec.shift), 2)
+    shift = replace(
+        run.spec.shift,
+        method="uniform",
+        format=None,
+        bits=bits,
+        options={},
+        multiplier=_integer(run),
+        init="pretrained",
+    )
+    folder = run.path / f"uniform{bits}"
+    spec = replace(run.spec, shift=shift)
+    torch.manual_seed(config.seed)
+    start = twin if twin is not None else spec.build_float()
+    model, _ = convert(start, shift, sample=spec.sample())
+    result = fit(
+        model.train(), config, *data, run_dir=folder, augment=make_augment(augment),
+        teacher=twin if twin is not None and config.distill_weight > 0 else None,
+        about={"network": spec.as_dict(), "data": run.data, "augment": augment},
+    )  # fmt: skip
+    export_network(model, data[0], folder / NET, name=f"uniform int{bits}")
+    note = "learned step, same budget" + (", one multiplier a channel" if shift.integer else "")
+    _add_file(run.path, "uniform", f"uniform {bits}-bit", folder / NET, result.accuracy, data[1], note=note)
+    return result.accuracy
+
+
+def measure_all(run: Run, *, note: Callable[[str], None]) -> None:
+    """Measure every row that comparison.json lacks: export, float twin, int8, uniform.
+
+    The float twin is the run's own (RUN/float), the weights it started from, or is trained now with the run's budget.
+    Trainings are resumed when they were stopped. ``note`` is told what is going on.
+    """
+    if run.spec.shift is None:
+        raise CliError(f"{run.path} is a float network; the comparison is for shift networks")
+    data = run.open_data("train"), run.open_data("test")
+    have = {row.kind for row in comparison.read(run.path)}
+    config = TrainConfig(**run.config["train"]) if "train" in run.config else None
+    augment = run.config["about"].get("augment")
+    if "ours" not in have:
+        model = run.network()
+        if not (run.path / NET).exists():
+            note(f"exporting {run.path / NET}")
+            export_network(model, data[0], run.path / NET, name=run.spec.describe())
+        measure_ours(run, data[1], evaluate(model, data[1]).accuracy)
+    if have >= {"float", "int8", "uniform"}:
+        return
+    twin, where = _find_twin(run, data, config, augment, note)
+    if "float" not in have:
+        measure_float(run.path, data[1], evaluate(twin, data[1]).accuracy, run.path / NET, where)
+    if "int8" not in have:
+        note("rounding the float twin to int8")
+        measure_int8(run, twin, data)
+    if "uniform" not in have:
+        if config is None:
+            note("uniform at the same bits: not measured, this run was converted, not trained")
+            return
+        note(f"training uniform weights of {weight_bits(run.spec.shift)} bits with the same budget")
+        measure_uniform(run, twin, data, config, augment)
+
+
+def _find_twin(
+    run: Run,
+    data: tuple[ArrayData, ArrayData],
+    config: TrainConfig | None,
+    augment: str | None,
+    note: Callable[[str], None],
+) -> tuple[nn.Module, str]:
+    """The float network that belongs to a run, and a word on where it comes from."""
+    spec = replace(run.spec, shift=None)
+    if (run.path / FLOAT / WEIGHTS).exists():
+        return spec.build_float(run.path / FLOAT), "float twin of the run"
+    if start := run.config["about"].get("pretrained"):
+        return spec.build_float(Path(start)), f"weights of {Path(start).name}"
+    if config is None:
+        raise CliError(f"{run.path} has no float twin to compare with, and no budget to train one")
+    note(f"training the float twin, {config.epochs} epochs")
+    torch.manual_seed(config.seed)
+    model = spec.build_float()
+    fit(
+        model, config, *data, run_dir=run.path / FLOAT, augment=make_augment(augment),
+        about={"network": spec.as_dict(), "data": run.data, "augment": augment},
+    )  # fmt: skip
+    return model, "trained with the same budget"
+
+
+def _integer(run: Run) -> bool:
+    return run.spec.shift is not None and run.spec.shift.integer
+
+
+def _activations(run: Run) -> int | str | None:
+    """int8 means 8-bit activations where the run's are integers, else the run's own."""
+    return 8 if _integer(run) else run.spec.shift.activations if run.spec.shift else None
+
+
+def _add_file(
+    run_dir: Path, kind: Kind, name: str, path: Path, accuracy: float, test: ArrayData, *, note: str = ""
+) -> None:
+    graph = open_graph(path)
+    layers = summary.weight_layers(graph)
+    row = Measured(
+        kind=kind, name=name, accuracy=accuracy, samples=len(test),
+        weight_bits=", ".join(dict.fromkeys(x.format for x in layers)),
+        weight_bytes=sum(x.packed_bytes for x in layers), file_bytes=path.stat().st_size,
+        cost=count(graph).total, note=note,
+    )  # fmt: skip
+    comparison.add(run_dir, row)

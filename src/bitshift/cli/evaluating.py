@@ -1,0 +1,68 @@
+"""Accuracy of a model file on a data set, by the runtime. Imports torch only for the data readers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bitshift.cli.errors import CliError
+from bitshift.cli.output import to_json
+from bitshift.cli.report.collect import EVALUATION
+from bitshift.runtime import Model
+from bitshift.train.data import ArrayData
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileResult:
+    """A model file on a whole data set."""
+
+    accuracy: float
+    confusion: np.ndarray
+    seconds: float
+
+
+def check_fits(model: Model, data: ArrayData, where: str) -> None:
+    """Refuse a data set whose shape, normalisation or classes are not those of the model."""
+    (name,) = model.graph.inputs
+    shape = tuple(data.images.shape[1:])
+    if model.graph.values[name].shape != shape:
+        raise CliError(f"{where}: the data are {shape} a sample, the model takes {model.graph.values[name].shape}")
+    if model.labels is not None and tuple(model.labels) != data.class_names:
+        raise CliError(
+            f"{where}: the data's classes {list(data.class_names[:5])}... "
+            f"are not the model's {list(model.labels[:5])}..."
+        )
+
+
+def evaluate_file(model: Model, data: ArrayData, *, batch_size: int = 250) -> FileResult:
+    """Run every sample from the file; the file's own preprocess wins over the data's normalisation."""
+    from bitshift.cli.inputs import prepare
+
+    pictures = "preprocess" in model.graph.meta and data.images.dtype == np.uint8
+    predicted, begin = [], time.perf_counter()
+    for start in range(0, len(data), batch_size):
+        images, _ = data.batch(slice_rows(start, batch_size, len(data)))
+        x = prepare(model, images.numpy()) if pictures else data.normalise(images).numpy()
+        y = np.asarray(model.run(x))
+        predicted.append(y.astype(np.int64) if y.ndim == 1 else y.argmax(axis=1))
+    seconds = time.perf_counter() - begin
+    classes = len(data.class_names)
+    guesses = np.concatenate(predicted)
+    counts = np.bincount(data.labels * classes + guesses, minlength=classes * classes)
+    return FileResult(
+        accuracy=float((guesses == data.labels).mean()), confusion=counts.reshape(classes, classes), seconds=seconds
+    )
+
+
+def slice_rows(start: int, count: int, end: int) -> np.ndarray:
+    """Row numbers ``start`` to ``start + count``, cut at ``end``."""
+    return np.arange(start, min(start + count, end))
+
+
+def store(run_dir: Path, title: str, labels: tuple[str, ...], confusion: np.ndarray) -> None:
+    """Write evaluation.json, which the report draws."""
+    content = {"title": title, "labels": labels, "confusion": confusion}
+    (run_dir / EVALUATION).write_text(to_json(content, indent=None) + "\n", encoding="utf-8")

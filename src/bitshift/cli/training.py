@@ -1,0 +1,138 @@
+"""A whole training as `train` and `demo` run it: float twin, shift network, one run directory. Imports torch."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bitshift.cli.errors import CliError, near_miss
+from bitshift.cli.network import NetworkSpec
+from bitshift.cli.runs import WEIGHTS
+from bitshift.nn.config import ShiftConfig
+from bitshift.nn.convert import convert
+from bitshift.nn.report import ConversionReport
+from bitshift.train.config import TrainConfig
+from bitshift.train.data import AUGMENTS, ArrayData, Augment, open_data, same_classes
+from bitshift.train.loop import FitResult, fit
+
+FLOAT = "float"
+"""The float twin's run directory inside the run's."""
+_log = logging.getLogger("bitshift")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to train.
+
+    ``shift`` None trains the float network alone. ``float_train`` trains the float twin first, ``pretrained`` takes its
+    weights from a file or run instead; either twin is the teacher (``train.distill_weight``) and, with
+    ``shift.init="pretrained"``, the start.
+    """
+
+    name: str
+    model: str
+    data: str
+    shift: ShiftConfig | None
+    train: TrainConfig
+    float_train: TrainConfig | None = None
+    pretrained: Path | None = None
+    augment: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What :func:`train` leaves beside the run directory."""
+
+    result: FitResult
+    twin: FitResult | None
+    conversion: ConversionReport | None
+
+
+def open_splits(name: str) -> tuple[ArrayData, ArrayData]:
+    """Training and test rows of a data set, with one list of classes."""
+    return same_classes(open_data(name, "train"), open_data(name, "test"))
+
+
+def make_augment(name: str | None) -> Augment | None:
+    """The augmentation called ``name``; None and "none" are none."""
+    if name in (None, "none"):
+        return None
+    if name not in AUGMENTS:
+        raise CliError(near_miss(name, (*AUGMENTS, "none"), "augmentation"))
+    found = AUGMENTS[name]
+    return found if isinstance(found, Augment) else found()
+
+
+def spec_for(model: str, data: ArrayData, shift: ShiftConfig | None) -> NetworkSpec:
+    """The network ``model`` for the shape and classes of ``data``."""
+    return NetworkSpec(
+        model=model, num_classes=len(data.class_names), input_shape=tuple(data.images.shape[1:]), shift=shift
+    )
+
+
+def train(plan: Plan, data: tuple[ArrayData, ArrayData], run_dir: Path, *, resume: bool = True) -> Trained:
+    """Train what ``plan`` says into ``run_dir``; started again with the same plan it continues where it stopped.
+
+    Everything is seeded by the plan, so two runs on one machine and thread count are equal.
+    """
+    augment = make_augment(plan.augment)
+    float_spec = spec_for(plan.model, data[0], None)
+    torch.manual_seed(plan.train.seed)
+    twin, twin_result = _twin(plan, float_spec, data, run_dir, resume, augment)
+    spec = spec_for(plan.model, data[0], plan.shift)
+    torch.manual_seed(plan.train.seed)
+    model = twin if twin is not None else float_spec.build_float()
+    report = None
+    if plan.shift is not None:
+        generator = torch.Generator().manual_seed(plan.train.seed)
+        model, report = convert(model, plan.shift, sample=spec.sample(), generator=generator)
+    distill = twin is not None and plan.shift is not None and plan.train.distill_weight > 0
+    about = {
+        "network": spec.as_dict(),
+        "data": plan.data,
+        "recipe": plan.name,
+        "augment": plan.augment,
+        "pretrained": str(plan.pretrained or ""),
+    }
+    _log.info("%s: %s, %d epochs", run_dir, spec.describe(), plan.train.epochs)
+    result = fit(
+        model.train(),
+        plan.train,
+        *data,
+        run_dir=run_dir,
+        teacher=twin if distill else None,
+        resume=resume,
+        augment=augment,
+        about=about,
+    )
+    return Trained(result=result, twin=twin_result, conversion=report)
+
+
+def _twin(
+    plan: Plan,
+    spec: NetworkSpec,
+    data: tuple[ArrayData, ArrayData],
+    run_dir: Path,
+    resume: bool,
+    augment: Augment | None,
+) -> tuple[nn.Module | None, FitResult | None]:
+    """The float twin, trained in ``run_dir/float`` or loaded; None where the plan has none."""
+    if plan.pretrained is not None:
+        return spec.build_float(plan.pretrained), None
+    if plan.float_train is None or plan.shift is None:
+        return None, None
+    model = spec.build_float()
+    folder = run_dir / FLOAT
+    about = {"network": spec.as_dict(), "data": plan.data, "recipe": plan.name, "augment": plan.augment}
+    _log.info("%s: float twin, %d epochs", folder, plan.float_train.epochs)
+    result = fit(model, plan.float_train, *data, run_dir=folder, resume=resume, augment=augment, about=about)
+    return model, result
+
+
+def finished(run_dir: Path) -> bool:
+    """Whether training of ``run_dir`` has come to its end."""
+    return (run_dir / WEIGHTS).exists()

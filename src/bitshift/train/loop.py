@@ -382,4 +382,4 @@ class _Run:
             )
 
 
-__all__ = ["FitResult", "TrainingDiverged", "TrainingStopped", "fit", "use_bf16"]
+__all__ = ["EvalResult", "FitResult", "TrainingDiverged", "TrainingStopped", "evaluate", "fit", "use_bf16"]

@@ -31,7 +31,7 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "lenet_bn": ModelEntry(partial(LeNet, norm=True), "lenet with a batch norm behind each hidden layer", (28, 28)),
     "resnet8": ModelEntry(
-        ResNet8, "MLPerf Tiny's CIFAR-10 net: three stacks of 16, 32, 64 channels, 77k weights", (32, 32)
+        ResNet8, "MLPerf Tiny's CIFAR-10 net: three stacks of 16, 32, 64 channels, 78k weights", (32, 32)
     ),
     "resnet20": ModelEntry(partial(CifarResNet, 3), "He et al. for CIFAR, 20 layers, 0.27 M weights", (32, 32)),
     "resnet32": ModelEntry(partial(CifarResNet, 5), "He et al. for CIFAR, 32 layers, 0.46 M weights", (32, 32)),

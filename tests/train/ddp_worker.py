@@ -1,0 +1,108 @@
+"""Three steps of every method in one process and in two, with the state after every step; for test_distributed.
+
+    python ddp_worker.py FOLDER
+
+Writes FOLDER/METHOD-WORLD-RANK.npz. The processes are forks of this one, joined by gloo over the loopback.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from bitshift.nn import ShiftConfig, convert
+from bitshift.nn.method import METHODS, get_method
+from bitshift.train import loop
+from bitshift.train.config import TrainConfig
+from bitshift.train.data import ArrayData, Shift
+
+STEPS, BATCH = 3, 16
+
+
+def build(method: str) -> nn.Module:
+    """A net without norms: its gradient over a joint batch is the mean of the gradients over the parts."""
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 4))
+    if method == "float":
+        return net
+    widths = get_method(method).bits
+    config = ShiftConfig(method=method, bits=3 if 3 in widths else widths[-1])
+    return convert(net, config, generator=torch.Generator().manual_seed(2))[0]
+
+
+def train(method: str, folder: Path, world: int, rank: int) -> None:
+    rng = np.random.default_rng(0)
+    rows = STEPS * BATCH
+    images = rng.integers(0, 256, (rows, 1, 6, 6)).astype(np.uint8)
+    data = ArrayData(images=images, labels=rng.integers(0, 4, rows), class_names=tuple("abcd"))
+    config = TrainConfig(epochs=1, batch_size=BATCH, lr=0.05, schedule="constant", weight_decay=1e-3, progress="off")
+    states: dict[str, np.ndarray] = {}
+    step = loop._Run._step
+
+    def remember(self, name: str) -> None:
+        # straight after the step, before anything is copied from rank 0
+        states.update({f"{name}/{k}": v.detach().clone().numpy() for k, v in self.model.state_dict().items()})
+        for path, module in self.model.named_modules():
+            if hasattr(module, "codes"):
+                states[f"{name}/codes/{path}"] = module.codes().numpy()
+
+    def recorded(self, images, labels):
+        if self.step == 0:
+            remember(self, "0")
+        step(self, images, labels)
+        remember(self, str(self.step + 1))
+
+    loop._Run._step = recorded
+    try:
+        loop.fit(build(method), config, data, data, run_dir=folder / f"run-{method}-{world}", augment=Shift(pixels=1))
+    finally:
+        loop._Run._step = step
+    np.savez(folder / f"{method}-{world}-{rank}.npz", **states)
+
+
+def one_rank(folder: Path, world: int, rank: int, port: int) -> None:
+    if world > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
+        }  # fmt: skip
+    torch.set_num_threads(1)
+    from bitshift.train.distributed import join_world
+
+    get_method("denseshift")  # fills the registry
+    with join_world("cpu"):
+        for method in ["float", *sorted(METHODS)]:
+            train(method, folder, world, rank)
+
+
+def main(folder: Path) -> None:
+    warnings.simplefilter("ignore", DeprecationWarning)  # fork in a threaded process; ours has one thread
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for world in (1, 2):
+        children = []
+        for rank in range(world):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    one_rank(folder, world, rank, port)
+                    os._exit(0)
+                except BaseException:  # noqa: BLE001 - a fork must not return into main
+                    traceback.print_exc()
+                    os._exit(1)
+            children.append(pid)
+        if any(os.waitpid(pid, 0)[1] for pid in children):
+            raise SystemExit(f"a process of world {world} failed")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

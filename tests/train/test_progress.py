@@ -1,0 +1,92 @@
+"""What a run writes and shows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import pytest
+
+from bitshift.train.progress import MetricsFile, Reporter, tensorboard_writer
+
+
+def test_metrics_are_cut_back_to_the_size_of_a_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path, 0)
+    file.write("step", step=1)
+    size = file.size
+    file.write("step", step=2)
+    file.close()
+    file = MetricsFile(path, size)
+    file.write("step", step=3)
+    file.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3]
+
+
+def reporter(folder, **changes) -> Reporter:
+    return Reporter(
+        folder, **({"size": 0, "total_steps": 10, "start_step": 0, "tensorboard": False, "progress": "auto"} | changes)
+    )
+
+
+def test_away_from_a_terminal_there_are_plain_lines_with_the_time_left(tmp_path, caplog, capsys):
+    with caplog.at_level(logging.INFO, logger="bitshift"), reporter(tmp_path) as report:
+        report.step(5)
+        report.write("step", 5, loss=0.25)
+        report.write("flips", 5, mean={})
+    assert len(caplog.messages) == 1
+    assert "5/10" in caplog.messages[0]
+    assert "loss 0.25" in caplog.messages[0]
+    assert "left" in caplog.messages[0]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_there_is_a_bar(tmp_path, caplog, monkeypatch, capsys):
+    pytest.importorskip("rich")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with caplog.at_level(logging.INFO, logger="bitshift"), reporter(tmp_path) as report:
+        report.step(5)
+        report.write("epoch", 5, valid_accuracy=0.5)
+    assert not caplog.messages
+    shown = capsys.readouterr()
+    assert "5/10" in shown.err
+    assert "valid_accuracy 0.5" in shown.err
+    assert shown.out == ""
+
+
+def test_off_is_silent_but_still_writes(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="bitshift"), reporter(tmp_path, progress="off") as report:
+        report.write("step", 1, loss=1.0)
+    assert not caplog.messages
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"kind": "step", "step": 1, "loss": 1.0}
+
+
+def test_ranks_above_zero_write_nothing(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="bitshift"), reporter(None) as report:
+        report.write("step", 1, loss=1.0)
+        assert report.size == 0
+    assert not caplog.messages
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_tensorboard_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"pip install 'bitshift\[tensorboard\]'"):
+        tensorboard_writer(tmp_path)
+
+
+def test_numbers_go_to_tensorboard(tmp_path, monkeypatch):
+    seen = []
+
+    class Writer:
+        def add_scalar(self, name, value, step):
+            seen.append((name, value, step))
+
+        def close(self):
+            seen.append("closed")
+
+    monkeypatch.setattr("bitshift.train.progress.tensorboard_writer", lambda folder: Writer())
+    with reporter(tmp_path, tensorboard=True, progress="off") as report:
+        report.write("step", 3, epoch=0, loss=0.5, note="x")
+    assert seen == [("step/loss", 0.5, 3), "closed"]

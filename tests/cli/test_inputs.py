@@ -169,7 +169,7 @@ def test_integers_outside_a_narrow_type_are_refused(tmp_path: Path) -> None:
 
 def test_an_array_of_objects_is_refused_unread(tmp_path: Path) -> None:
     np.save(tmp_path / "o.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(CliError, match="not a readable .npy array"):
+    with pytest.raises(CliError, match=r"not a readable \.npy array"):
         read_input(tmp_path / "o.npy", PLAIN_MODEL, "x")
 
 

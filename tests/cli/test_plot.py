@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ def test_ticks_lie_inside_the_range_at_equal_distances(lo: float, span: float, c
     ticks = plot.nice_ticks(lo, hi, count)
     slack = (hi - lo) * 1e-6 + 1e-9
     assert all(lo - slack <= t <= hi + slack for t in ticks)
-    steps = [b - a for a, b in zip(ticks, ticks[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(ticks)]
     assert all(math.isclose(s, steps[0], rel_tol=1e-6, abs_tol=slack) for s in steps)
     assert len(ticks) <= count + 1
 

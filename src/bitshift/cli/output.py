@@ -47,25 +47,20 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
-        width = (
-            None
-            if sys.stdout.isatty()
-            else 4
-            + sum(
-                3 + max([len(line) for cell in (name, *(row[i] for row in rows)) for line in cell.split("\n")])
-                for i, name in enumerate(columns)
-            )
-        )
-        if width is not None:
-            width = max(width, len(title) + 2)
-        table = Table(
-            title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", header_style="bold"
-        )
+        width = None
+        if not sys.stdout.isatty():
+            cells = zip(columns, *rows, strict=True)
+            width = 4 + sum(3 + max(len(line) for cell in column for line in cell.split("\n")) for column in cells)
+        table = Table(box=SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False)
         for i, name in enumerate(columns):
             table.add_column(Text(name), justify="right" if i in right else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        Console(file=sys.stdout, width=width, highlight=False, soft_wrap=False).print(table)
+        console = Console(file=sys.stdout, width=width, highlight=False)
+        if title:
+            console.print(Text(title, style="bold"), no_wrap=True, soft_wrap=True)
+        console.print(table)
+        console.print()
 
     def result(self, value: Mapping[str, Any]) -> None:
         """The verb's answer for machines: printed only when JSON was asked for."""

@@ -248,7 +248,8 @@ def heat_map(
     name_width = min(max([len(_clip(r, 34)) for r in rows] + [len(row_title)]) * 6.3 + 14, 240)
     cw, ch = cell
     left, top = name_width + 4, 40
-    width, height = left + cw * len(columns) + 10, top + ch * len(rows) + 8
+    width = max(left + cw * len(columns), left + 6 * len(column_title)) + 10
+    height = top + ch * len(rows) + 8
     every = max(1, math.ceil(max((len(c) for c in columns), default=1) * 6.8 / cw))
     out = [_open(width, height, label), _text(left, 12, column_title, "ax"), _text(4, top - 8, row_title, "ax")]
     for j, column in enumerate(columns):

@@ -120,7 +120,13 @@ def curves(data: ReportData) -> str:
                 step, label="training loss by step", x_label="step", y_label="training loss", from_zero=True
             )
         )
-    return f'<div class="plots">{"".join(charts)}</div>' if charts else ""
+    if not charts:
+        return ""
+    note = (
+        '<p class="note">The training loss of a network that learns from its float twin is the distillation loss; '
+        "it does not compare with the cross-entropy of the twin.</p>"
+    )
+    return f'<div class="plots">{"".join(charts)}</div>{note if len(data.histories) > 1 else ""}'
 
 
 def _line(name: str, points: Sequence[tuple[float, float]], colour: int, *, dashed: bool = False) -> plot.Series:

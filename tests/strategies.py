@@ -523,7 +523,11 @@ INEXACT = frozenset({"affine", "unary"})
 
 
 def _first_value(pick: Pick, b: Builder, op: str, *, floats: bool) -> str:
-    rank = pick.one([2, 3]) if op in ("conv", "max_pool", "avg_pool") else pick.int(op in ("linear", "concat", "argmax"), 4)
+    rank = (
+        pick.one([2, 3])
+        if op in ("conv", "max_pool", "avg_pool")
+        else pick.int(op in ("linear", "concat", "argmax"), 4)
+    )
     shape = tuple(pick.int(1, 6 if i else 4) for i in range(rank))
     if floats:
         return b.input(shape, F32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def test_nearest_of_a_level_is_its_code(form: ShiftFormat) -> None:
 @every_format
 def test_nearest_minimises_the_distance_and_ties_go_up(form: ShiftFormat) -> None:
     levels = sorted(form.valid_levels)
-    midpoints = [(a + b) / 2 for a, b in zip(levels, levels[1:], strict=False)]
+    midpoints = [(a + b) / 2 for a, b in pairwise(levels)]
     around = [np.nextafter(m, direction) for m in midpoints for direction in (-np.inf, np.inf)]
     values = np.array([*midpoints, *around, -1e12, 1e12, 0.0, -0.0, 0.3])
     for value, found in zip(values, form.decode(form.nearest(values)), strict=True):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from strategies import FLOAT_ONLY, INT_ONLY, Case, graph_cases, node_cases
 
+import naive
 from bitshift.core.bounds import check_bounds
 from bitshift.core.cost import count
 from bitshift.core.fixed import FixedPoint
@@ -15,6 +14,7 @@ from bitshift.core.formats import FORMATS
 from bitshift.core.graph import Graph, Node
 from bitshift.core.ops import OPS
 from bitshift.core.reference import execute
+from strategies import FLOAT_ONLY, INT_ONLY, Case, graph_cases, node_cases
 
 INT_OPS = sorted(set(OPS) - FLOAT_ONLY)
 FLOAT_OPS = sorted(set(OPS) - INT_ONLY)
@@ -68,7 +68,9 @@ def float_tolerance(node: Node, graph: Graph, inputs: list[np.ndarray]) -> float
     Ops that copy or select are exact; of the rest, a sum of n products and its scale and bias round n + 3 times.
     """
     largest = max((float(np.abs(x).max()) for x in inputs if x.size), default=0.0)
-    vectors = {role: float(np.abs(graph.constants[name]).max()) for role, name in node.consts.items() if role != "codes"}
+    vectors = {
+        role: float(np.abs(graph.constants[name]).max()) for role, name in node.consts.items() if role != "codes"
+    }
     scale, bias = vectors.get("scale", 1.0), vectors.get("bias", 0.0)
     if node.op in ("conv", "linear"):
         if "weight" in node.consts:

@@ -142,7 +142,8 @@ def parse_type(text: Any, where: str) -> ValueType:
 def check_meta(meta: Any) -> None:
     """Refuse a ``meta`` that section 3 or 5 does not allow (ModelFileError)."""
     if not isinstance(meta, Mapping) or set(meta) - {"labels", "preprocess", "name"}:
-        raise ModelFileError(f"meta: allowed keys are labels, preprocess and name, found {sorted(meta)}")
+        found = sorted(meta) if isinstance(meta, Mapping) else str(meta)[:80]
+        raise ModelFileError(f"meta: allowed is an object with the keys labels, preprocess and name, found {found}")
     labels = meta.get("labels", [])
     if not isinstance(labels, list | tuple) or not all(isinstance(x, str) for x in labels):
         raise ModelFileError("meta: labels must be a list of strings")

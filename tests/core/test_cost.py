@@ -1,0 +1,138 @@
+"""Operation counts by hand, memory, energy, limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bitshift.core.cost import ENERGY_PJ, check_limits, count, energy_pj, float_twin, peak_activation_bytes
+from bitshift.core.fixed import FixedPoint, Float32
+from bitshift.core.graph import GraphError
+from bitshift.core.ops import Cost
+from strategies import Builder
+
+S8, S32, F32 = FixedPoint(8, 7), FixedPoint(32, 7), Float32()
+CONV = {"stride": [1], "padding": [[0, 0]], "dilation": [1], "groups": 1}
+
+
+def conv_cost(format: str, type: FixedPoint = S8, **consts: np.ndarray) -> Cost:
+    """Cost of a 1-d convolution: 2 outputs channels at 4 positions, 3 inputs channels, 2 taps: 48 products."""
+    b = Builder()
+    x = b.input((3, 5), type)
+    codes = np.zeros((2, 3, 2), np.uint8)
+    y = b.node("conv", [x], (2, 4), S8, {**CONV, "format": format}, {"codes": codes, **consts})
+    return count(b.graph([y])).rows[0].cost
+
+
+def test_one_power_of_two_a_weight_is_one_shift_and_one_addition() -> None:
+    cost = conv_cost("pot3d")
+    assert (cost.shifts, cost.adds, cost.multiplications, cost.comparisons) == (48, 48, 0, 16)
+    assert cost.narrow_shifts == 48
+    assert cost.weight_bits == 12 * 3
+    assert cost.activation_bytes == 8
+
+
+def test_two_terms_are_two_shifts_and_two_additions() -> None:
+    cost = conv_cost("pot4x2")
+    assert (cost.shifts, cost.adds, cost.multiplications) == (96, 96, 0)
+
+
+def test_uniform_weights_multiply() -> None:
+    cost = conv_cost("int4")
+    assert (cost.shifts, cost.adds, cost.multiplications, cost.narrow_multiplications) == (0, 48, 48, 48)
+    assert conv_cost("int4", FixedPoint(9, 0)).narrow_multiplications == 0
+
+
+def test_shifts_of_wide_operands_are_not_narrow() -> None:
+    assert conv_cost("pot5d", FixedPoint(8, 0)).narrow_shifts == 0
+
+
+def test_rule_4_counts_what_is_not_trivial() -> None:
+    """Channel 0: mult 1, shift 0; channel 1: mult 4 (a shift), offset, shift. Four positions each."""
+    cost = conv_cost(
+        "pot3d",
+        mult=np.array([1, 4], np.int32),
+        offset=np.array([0, 8]),
+        shift=np.array([0, 4], np.uint8),
+    )
+    assert (cost.shifts - 48, cost.adds - 48, cost.multiplications) == (8, 4, 0)
+    assert cost.constant_bytes == 2 * (1 + 4 + 1)
+    assert conv_cost("pot3d", mult=np.array([3, 4], np.int32)).multiplications == 4
+
+
+def test_the_table_names_every_multiplication_left() -> None:
+    b = Builder()
+    x = b.input((2, 4), S8)
+    attrs = {"kernel": [3], "stride": [1], "padding": [[0, 0]], "mult": 21845, "offset": 0, "shift": 16}
+    y = b.node("avg_pool", [x], (2, 2), S8, attrs, source="pool")
+    z = b.node("clamp", [y], (2, 2), S8, {"lo": 0, "hi": None}, source="relu")
+    table = count(b.graph([z]))
+    assert [row.place for row in table.multiplications()] == ["pool"]
+    assert not table.multiplication_free
+    assert table.total.multiplications == 4
+    assert table.total.comparisons == 8 + 4
+
+
+def test_shared_weights_are_counted_once() -> None:
+    b = Builder()
+    x = b.input((2,), S8)
+    codes = np.zeros((2, 2), np.uint8)
+    y = b.node("linear", [x], (2,), S8, {"format": "pot3d"}, {"codes": codes})
+    z = b.node("linear", [y], (2,), S8, {"format": "pot3d"}, {"codes": codes})
+    second = b.nodes[-1]
+    object.__setattr__(second, "consts", b.nodes[0].consts)
+    table = count(b.graph([z]))
+    assert [row.cost.weight_bits for row in table.rows] == [12, 0]
+    assert [row.cost.shifts for row in table.rows] == [4, 4]
+
+
+def test_float_nodes_count_floats_only() -> None:
+    b = Builder()
+    x = b.input((2,), F32)
+    codes = {"codes": np.zeros((3, 2), np.uint8), "bias": np.ones(3, np.float32), "scale": np.full(3, 2, np.float32)}
+    y = b.node("linear", [x], (3,), F32, {"format": "pot3d"}, codes)
+    z = b.node("linear", [y], (1,), F32, {}, {"weight": np.ones((1, 3), np.float32)})
+    first, second = (row.cost for row in count(b.graph([z])).rows)
+    assert (first.float_shifts, first.float_adds, first.float_multiplications) == (6, 9, 3)
+    assert (second.float_shifts, second.float_adds, second.float_multiplications) == (0, 3, 3)
+    assert second.weight_bits == 96
+
+
+def test_energy_is_the_sum_of_the_constants() -> None:
+    cost = Cost(shifts=3, narrow_shifts=1, adds=5, multiplications=4, narrow_multiplications=3, float_adds=2)
+    e = ENERGY_PJ
+    expected = 2 * e["shift_int32"] + e["shift_int16"] + 5 * e["add_int32"]
+    expected += e["mult_int32"] + 3 * e["mult_int8"] + 2 * e["add_fp32"]
+    assert energy_pj(cost) == pytest.approx(expected)
+
+
+def test_the_float_twin_multiplies_where_we_shift() -> None:
+    cost = conv_cost("pot3d")
+    twin = float_twin(cost)
+    assert (twin.float_multiplications, twin.float_adds, twin.shifts) == (48, 48, 0)
+    assert energy_pj(cost) < energy_pj(twin) / 10
+
+
+def test_peak_memory_is_of_values_alive_together() -> None:
+    """X (8 bytes) feeds a and b; all three live while b is computed, then only b and its sum with a."""
+    b = Builder()
+    x = b.input((8,), S8)
+    one = b.node("clamp", [x], (8,), S8, {"lo": 0, "hi": None})
+    two = b.node("clamp", [x], (8,), S8, {"lo": None, "hi": 0})
+    total = b.node("add", [one, two], (8,), FixedPoint(16, 7))
+    assert peak_activation_bytes(b.graph([total])) == 8 + 8 + 16
+
+
+def test_limits_refuse_memory_and_operations() -> None:
+    b = Builder()
+    x = b.input((1000,), S8)
+    y = b.node("clamp", [x], (1000,), S8, {"lo": 0, "hi": None})
+    check_limits(b.graph([y]), max_activation_bytes=2000)
+    with pytest.raises(GraphError, match="2_000 bytes; allowed: 1_999"):
+        check_limits(b.graph([y]), max_activation_bytes=1999)
+    b = Builder()
+    x = b.input((1, 2**30), S8)
+    attrs = {"kernel": [2**29], "stride": [1], "padding": [[0, 0]], "dilation": [1]}
+    y = b.node("max_pool", [x], (1, 2**29 + 1), S8, attrs)
+    with pytest.raises(GraphError, match=r"operations; allowed: 2\*\*50"):
+        check_limits(b.graph([y]), max_activation_bytes=2**40)

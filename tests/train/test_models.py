@@ -11,7 +11,7 @@ import torch
 from bitshift.train.models import MODELS, build, strip_module_prefix
 from bitshift.train.models.resnet_cifar import PadShortcut
 
-# trainable, 10 classes, 3 channels (1 for lenet); MLPerf Tiny counts 78,666 for resnet8 with 480 running statistics
+# trainable, 10 classes, 3 channels (lenet 1); MLPerf Tiny has 78,666 with 480 running statistics
 WEIGHTS = {
     "lenet": 431_080, "lenet_bn": 431_650, "resnet8": 78_186, "resnet20": 269_722, "resnet32": 464_154, "resnet44": 658_586,
     "resnet56": 853_018, "resnet18": 11_181_642, "resnet34": 21_289_802, "resnet50": 23_528_522,
@@ -52,7 +52,7 @@ def test_torchvision_counts_with_a_thousand_classes():
     [
         ("resnet18", ["conv1.weight", "layer2.0.downsample.0.weight", "layer2.0.downsample.1.running_var", "fc.bias"]),
         ("resnet50", ["layer1.0.downsample.0.weight", "layer4.2.conv3.weight", "layer4.2.bn3.num_batches_tracked"]),
-        ("resnet20", ["conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "layer3.2.bn2.weight", "linear.bias"]),
+        ("resnet20", ["conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "linear.bias"]),
     ],
 )  # fmt: skip
 def test_parameters_have_the_names_of_published_checkpoints(name, expected):

@@ -90,7 +90,7 @@ def test_conv_refuses_attributes_and_constants() -> None:
     conv("needs the constant 'codes'|needs exactly|codes", consts={"codes": np.zeros((2, 3, 2), np.uint8)})
     conv("uint8", consts={"codes": CODES.astype(np.int8)})
     conv("none of them empty", consts={"codes": np.zeros((2, 3, 0, 2), np.uint8)})
-    conv("largest code is 8", consts={"codes": np.full_like(CODES, 8)})
+    conv("code 8 does not fit 3 bits", consts={"codes": np.full_like(CODES, 8)})
     conv("reserved code 4", format="pot3", consts={"codes": np.full_like(CODES, 4)})
     conv("levels up to 2\\*\\*15", format="pot6d")
     conv("set of constants", consts={"scale": np.ones(2, np.float32)})

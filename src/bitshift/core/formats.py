@@ -108,12 +108,18 @@ class ShiftFormat:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Levels (int64) of ``codes``; ValueError for a code outside the table or a reserved one."""
         codes = np.asarray(codes)
+        self.check(codes)
+        return self.table[codes]
+
+    def check(self, codes: np.ndarray) -> None:
+        """Refuse (ValueError) a code outside the table or a reserved one."""
         if codes.size and int(codes.max()) >= len(self.levels):
             raise ValueError(f"format {self.name!r}: code {int(codes.max())} does not fit {self.bits} bits")
-        if self.reserved and np.isin(codes, self.reserved).any():
-            at = tuple(int(i) for i in np.argwhere(np.isin(codes, self.reserved))[0])
-            raise ValueError(f"format {self.name!r}: reserved code {int(codes[at])} at index {at}")
-        return self.table[codes]
+        for code in self.reserved:
+            found = codes == code
+            if found.any():
+                at = tuple(int(i) for i in np.unravel_index(int(found.argmax()), codes.shape))
+                raise ValueError(f"format {self.name!r}: reserved code {code} at index {at}")
 
 
 def _signed(name: str, bits: int, magnitudes: list[int], used_by: str) -> ShiftFormat:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bitshift import __version__
 from bitshift.core.container import (
     MAX_LENGTH,
     ModelFileError,
@@ -61,7 +61,12 @@ def dumps(graph: Graph) -> bytes:
         "meta": dict(graph.meta),
     }
     check_meta(graph.meta)
-    metadata = {"format": "bitshift", "format_version": FORMAT_VERSION, "producer": _producer(), "graph": dump(tree)}
+    metadata = {
+        "format": "bitshift",
+        "format_version": FORMAT_VERSION,
+        "producer": f"bitshift {__version__}",
+        "graph": dump(tree),
+    }
     return write_container(metadata, tensors)
 
 
@@ -177,13 +182,6 @@ def _check_preprocess(found: Any) -> None:
             raise ModelFileError(f"preprocess: {key} must be a list of {channels} finite numbers")
     if any(x == 0 for x in found["scale"]):
         raise ModelFileError("preprocess: a scale is 0")
-
-
-def _producer() -> str:
-    try:
-        return f"bitshift {importlib.metadata.version('bitshift')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "bitshift"
 
 
 def _encode_node(graph: Graph, node: Node, tensors: dict[str, np.ndarray], codes: dict[str, Any]) -> dict[str, Any]:
@@ -332,7 +330,7 @@ def _decode_codes(name: str, found: Any, tensors: dict[str, np.ndarray]) -> np.n
         )
     try:
         unpacked = unpack(tensor, form.bits, shape)
-        form.decode(unpacked)
+        form.check(unpacked)
     except ValueError as error:
         raise ModelFileError(f"{where}: {error}") from None
     return unpacked

@@ -162,10 +162,10 @@ def check_codes(node: Node, graph: Graph, form: ShiftFormat, rank: int) -> np.nd
         fail(
             node, "codes", f"{codes.dtype} of shape {list(codes.shape)}", f"uint8 with {rank} axes, none of them empty"
         )
-    if int(codes.max()) >= len(form.levels):
-        fail(node, "the largest code", int(codes.max()), f"codes of {form.name} go to {len(form.levels) - 1}")
-    if form.reserved and np.isin(codes, form.reserved).any():
-        fail(node, "codes", f"holding the reserved code {form.reserved[0]}", f"levels of {form.name}")
+    try:
+        form.check(codes)
+    except ValueError as error:
+        raise GraphError(f"{node}: {error}") from None
     return codes
 
 

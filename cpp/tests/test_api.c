@@ -1,0 +1,98 @@
+/* The C API from plain C: what it gives, what it refuses, and that nothing leaks (run under the address sanitizer). */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bitshift/bitshift.h"
+
+#define CHECK(condition)                                                                        \
+  do {                                                                                          \
+    if (!(condition)) {                                                                         \
+      fprintf(stderr, "%s:%d: %s (last error: %s)\n", __FILE__, __LINE__, #condition, bs_last_error()); \
+      exit(1);                                                                                  \
+    }                                                                                           \
+  } while (0)
+
+static void refuses_what_is_no_model(void) {
+  bs_model *model = (bs_model *)1;
+  CHECK(bs_model_load_memory("nonsense", 8, NULL, &model) == BS_BAD_FILE);
+  CHECK(model == NULL);
+  CHECK(strstr(bs_last_error(), "header") != NULL);
+  CHECK(bs_model_load("/nowhere/model", NULL, &model) == BS_IO);
+  CHECK(strstr(bs_last_error(), "/nowhere/model") != NULL);
+  CHECK(bs_model_load(NULL, NULL, &model) == BS_BAD_CALL);
+  CHECK(bs_model_load_memory(NULL, 5, NULL, &model) == BS_BAD_CALL);
+}
+
+static void names_the_path_of_a_bad_file(const char *self) {
+  bs_model *model;
+  CHECK(bs_model_load(self, NULL, &model) == BS_BAD_FILE); /* this program is no model */
+  CHECK(strncmp(bs_last_error(), self, strlen(self)) == 0);
+}
+
+static void holds_limits(const char *path) {
+  bs_options options = {0, 0};
+  bs_model *model;
+  options.memory_limit = 1;
+  CHECK(bs_model_load(path, &options, &model) == BS_BAD_CALL);
+  CHECK(strstr(bs_last_error(), "limit") != NULL);
+  options.memory_limit = 0;
+  options.op_limit = 1;
+  CHECK(bs_model_load(path, &options, &model) == BS_BAD_CALL);
+  CHECK(strstr(bs_last_error(), "operations") != NULL);
+}
+
+static void runs_batches(const char *path) {
+  enum { BATCH = 5 };
+  bs_model *model;
+  bs_value_info in, out;
+  size_t i, in_bytes, out_bytes, one_in, one_out;
+  uint8_t *x, *y, *single;
+  const void *inputs[1];
+  void *outputs[1];
+  CHECK(bs_model_load(path, NULL, &model) == BS_OK);
+  CHECK(bs_input_count(model) == 1 && bs_output_count(model) == 1);
+  CHECK(bs_input_info(model, 0, &in) == BS_OK && bs_output_info(model, 0, &out) == BS_OK);
+  CHECK(bs_input_info(model, 1, &in) == BS_BAD_CALL);
+  CHECK(in.dtype == BS_I8 && in.bits == 8 && in.is_signed && in.axes == 3);
+  CHECK(bs_arena_bytes(model) > 0);
+  one_in = in.sample_bytes;
+  one_out = out.sample_bytes;
+  in_bytes = BATCH * one_in;
+  out_bytes = BATCH * one_out;
+  x = malloc(in_bytes + 1);
+  y = malloc(out_bytes);
+  single = malloc(one_out);
+  CHECK(x && y && single);
+  for (i = 0; i < in_bytes; i++) x[i] = (uint8_t)(i * 37 + i / 11);
+  inputs[0] = x;
+  outputs[0] = y;
+  CHECK(bs_run(model, BATCH, inputs, &in_bytes, outputs, &out_bytes) == BS_OK);
+  for (i = 0; i < BATCH; i++) {
+    inputs[0] = x + i * one_in;
+    outputs[0] = single;
+    CHECK(bs_run(model, 1, inputs, &one_in, outputs, &one_out) == BS_OK);
+    CHECK(memcmp(single, y + i * one_out, one_out) == 0);
+  }
+  CHECK(bs_run(model, BATCH, inputs, &one_in, outputs, &one_out) == BS_BAD_CALL); /* too small for the batch */
+  CHECK(bs_run(model, 1, NULL, &one_in, outputs, &one_out) == BS_BAD_CALL);
+  CHECK(bs_run(NULL, 1, inputs, &one_in, outputs, &one_out) == BS_BAD_CALL);
+  in_bytes = out_bytes = 0;
+  CHECK(bs_run(model, 0, inputs, &in_bytes, outputs, &out_bytes) == BS_OK);
+  free(x);
+  free(y);
+  free(single);
+  bs_free(model);
+}
+
+int main(int argc, char **argv) {
+  CHECK(argc == 2);
+  CHECK(strlen(bs_version()) > 0);
+  refuses_what_is_no_model();
+  names_the_path_of_a_bad_file(argv[0]);
+  holds_limits(argv[1]);
+  runs_batches(argv[1]);
+  bs_free(NULL);
+  printf("api: ok\n");
+  return 0;
+}

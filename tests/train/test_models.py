@@ -11,10 +11,10 @@ import torch
 from bitshift.train.models import MODELS, build, strip_module_prefix
 from bitshift.train.models.resnet_cifar import PadShortcut
 
-# trainable, 10 classes, 3 channels (lenet 1); MLPerf Tiny has 78,666 with 480 running statistics
+# trainable, 10 classes, 3 channels (lenet 1); MLPerf Tiny adds 480 running statistics to resnet8: 78,666
 WEIGHTS = {
-    "lenet": 431_080, "lenet_bn": 431_650, "resnet8": 78_186, "resnet20": 269_722, "resnet32": 464_154, "resnet44": 658_586,
-    "resnet56": 853_018, "resnet18": 11_181_642, "resnet34": 21_289_802, "resnet50": 23_528_522,
+    "lenet": 431_080, "lenet_bn": 431_650, "resnet8": 78_186, "resnet20": 269_722, "resnet32": 464_154,
+    "resnet44": 658_586, "resnet56": 853_018, "resnet18": 11_181_642, "resnet34": 21_289_802, "resnet50": 23_528_522,
 }  # fmt: skip
 
 

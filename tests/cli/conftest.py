@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,12 @@ def linear_graph(*, format: str = "pot3d", mult: np.ndarray | None = None, meta:
     )
     about = {"labels": ["cat", "dog", "owl"], "preprocess": GREY, "name": "three animals"} if meta else {}
     return Graph(("x",), ("y",), {v.name: v for v in values}, nodes, constants, about)
+
+
+@pytest.fixture
+def small_graph() -> Callable[..., Graph]:
+    """Maker of small graphs: :func:`linear_graph`."""
+    return linear_graph
 
 
 @pytest.fixture

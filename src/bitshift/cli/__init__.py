@@ -90,6 +90,7 @@ def _execute(name: str, verb: Verb) -> int:
     out = Output(as_json=verb.json)
     try:
         verb.run(out)
+        sys.stdout.flush()
     except BrokenPipeError:  # `bitshift inspect ... | head`: the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK

@@ -115,7 +115,10 @@ def call_user_function(name: str, **offered: int) -> nn.Module:
         raise CliError(
             f"{name}: module {module_name!r} has no function {function_name!r}; it has {', '.join(own) or 'none'}"
         )
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:
+        raise CliError(f"{name}: has no readable signature; give a Python function that returns the module") from None
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     given = {k: v for k, v in offered.items() if anything or k in parameters}
     needed = [

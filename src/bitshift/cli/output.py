@@ -57,10 +57,12 @@ class Output:
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         console = Console(file=sys.stdout, width=width, highlight=False)
-        if title:
-            console.print(Text(title, style="bold"), no_wrap=True, soft_wrap=True)
-        console.print(table)
-        console.print()
+        with console.capture() as capture:  # so that a closed pipe raises here and not inside rich, which would exit
+            if title:
+                console.print(Text(title, style="bold"), no_wrap=True, soft_wrap=True)
+            console.print(table)
+            console.print()
+        print(capture.get(), end="", flush=True)
 
     def result(self, value: Mapping[str, Any]) -> None:
         """The verb's answer for machines: printed only when JSON was asked for."""

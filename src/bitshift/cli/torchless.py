@@ -20,7 +20,7 @@ from types import ModuleType
 BATCH = 250
 
 
-class TorchBlockedError(ImportError):
+class TorchBlockedError(ModuleNotFoundError):
     """An import of torch was attempted."""
 
 
@@ -35,7 +35,7 @@ class TorchBlocker(importlib.abc.MetaPathFinder):
     ) -> ModuleSpec | None:
         """None for every other module: the next finder looks."""
         if fullname == "torch" or fullname.startswith("torch."):
-            raise TorchBlockedError(f"import of {fullname!r} is blocked in this process")
+            raise TorchBlockedError(f"import of {fullname!r} is blocked in this process", name=fullname)
         return None
 
 

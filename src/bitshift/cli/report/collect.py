@@ -67,13 +67,10 @@ def from_run(run_dir: Path) -> ReportData:
     graph = open_graph(net) if net.exists() else None
     parts = _file_parts(net, graph) if graph is not None else {}
     rows = comparison.read(run_dir)
-    missing = (
-        {}
-        if graph is not None
-        else dict.fromkeys(
-            ("levels", "sizes", "operations", "graph"), f"bitshift export {run_dir} writes the model file"
-        )
-    )
+    missing: dict[str, str] = {}
+    if graph is None:
+        for key in ("levels", "sizes", "operations", "graph"):
+            missing[key] = f"bitshift export {run_dir} writes the model file"
     missing["flips"] = "float networks have no levels to flip, and one epoch nothing to compare with"
     missing["curves"] = f"{run_dir} holds no metrics.jsonl: the network was not trained there"
     missing["confusion"] = f"bitshift eval {run_dir} evaluates the run"

@@ -45,10 +45,10 @@ def read_history(name: str, path: Path) -> History:
                 # An epoch's record is made at its end; the first one has nothing to compare with.
                 epoch = line.get("epoch", line.get("label", 0)) + 1
                 for layer in line["layers"]:
-                    path = layer["name"].removesuffix(".method").removesuffix(".weight")
+                    module = layer["name"].removesuffix(".method").removesuffix(".weight")
                     for kind, by_layer in flips.items():
                         if layer.get(f"{kind}_rate") is not None:
-                            by_layer.setdefault(path, []).append((epoch, float(layer[f"{kind}_rate"])))
+                            by_layer.setdefault(module, []).append((epoch, float(layer[f"{kind}_rate"])))
     return History(
         name=name,
         step_loss=thin(step_loss),

@@ -254,7 +254,7 @@ def operations(data: ReportData) -> str:
         "the last column names them.</p>"
     )
     rows = [(o.name, o.op, f"{o.shifts:,}", f"{o.adds:,}", f"{o.multiplications:,}", o.where) for o in data.operations]
-    rows.append(("one sample", "", *(f"{t:,}" for t in total), ""))
+    rows.append(("one sample", "", f"{total[0]:,}", f"{total[1]:,}", f"{total[2]:,}", ""))
     out = [verdict]
     if data.energy:
         bars = [
@@ -280,6 +280,7 @@ def confusion(data: ReportData) -> str:
         return ""
     totals = [max(sum(row), 1) for row in ev.confusion]
     small = len(ev.labels) <= 25
+    side = max(5.0, 900 / max(len(ev.labels), 1))
     mistakes = sorted(
         ((n, i, j) for i, row in enumerate(ev.confusion) for j, n in enumerate(row) if i != j and n), reverse=True
     )[:5]
@@ -297,7 +298,7 @@ def confusion(data: ReportData) -> str:
             for i, row in enumerate(ev.confusion)
         ],
         top_value=1.0,
-        cell=(44.0, 26.0) if small else (max(5.0, 900 / len(ev.labels)),) * 2,
+        cell=(44.0, 26.0) if small else (side, side),
     )
     return (
         f"<p>{escape(ev.title)}: {percent(ev.accuracy)} of {ev.samples:,} right."

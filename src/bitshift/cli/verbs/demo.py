@@ -66,8 +66,10 @@ examples:
             if self.epochs < 1:
                 raise CliError(f"--epochs {self.epochs}: must be at least 1")
             plan = _shorter(plan, self.epochs)
+        old = self._earlier_demo()
         data = training.open_splits(plan.data)
-        self._make_room()
+        if old and not self.resume:
+            shutil.rmtree(self.run_dir)
         trained = training.train(plan, data, self.run_dir)
         assert trained.twin is not None
         seconds = {"float_training": trained.twin.seconds, "shift_training": trained.result.seconds}
@@ -107,17 +109,17 @@ examples:
                 code=FAILED,
             )
 
-    def _make_room(self) -> None:
-        """Remove an earlier demo; refuse to remove anything else."""
-        if not self.run_dir.exists() or self.resume:
-            return
+    def _earlier_demo(self) -> bool:
+        """Whether the run directory holds a demo; CliError if it holds anything else."""
+        if not self.run_dir.exists():
+            return False
         if not self.run_dir.is_dir():
             raise CliError(f"--run-dir {self.run_dir} is a file")
         if not any(self.run_dir.iterdir()):
-            return
+            return False
         if not (self.run_dir / "config.json").exists() and not (self.run_dir / "float" / "config.json").exists():
             raise CliError(f"--run-dir {self.run_dir} is not empty and no earlier demo; choose another directory")
-        shutil.rmtree(self.run_dir)
+        return True
 
     def _export_and_run(self, run: Run, data: tuple[ArrayData, ArrayData], path: Path) -> dict[str, Any]:
         """Export, run the test set from the file without torch, and compare every integer with the simulation."""

@@ -84,7 +84,7 @@ examples:
         if len(graph.inputs) == 1:
             (name,) = graph.inputs
             return [(path, {name: read_input(Path(path), model, name, pixels=self.pixels)}) for path in self.inputs]
-        given = dict(item.partition("=")[::2] for item in self.inputs)
+        given = {name: file for name, _, file in (item.partition("=") for item in self.inputs)}
         if set(given) != set(graph.inputs):
             need = " ".join(f"{n}=FILE" for n in graph.inputs)
             raise CliError(f"{self.model} has {len(graph.inputs)} inputs; give each by name: {need}")

@@ -15,6 +15,7 @@ from bitshift.lower.context import Call, Context, Deferred, Item
 from bitshift.lower.errors import LoweringError
 from bitshift.lower.rules import RULES
 from bitshift.lower.rules.registry import unsupported
+from bitshift.lower.tables import POINTWISE
 
 _SILENT = (
     "aten._assert",
@@ -57,6 +58,9 @@ def _item(context: Context, node: fx.Node) -> Item:
         return _constant(context, node)
     if not isinstance(node.target, torch._ops.OpOverload):
         raise LoweringError(f"{node.name}: calls {node.target!r}, which is no torch op")
+    late = next((a for a in arguments if isinstance(a, Deferred)), None)
+    if late is not None and str(node.target) in POINTWISE:
+        return late  # all of the expression is in a table, or none of it
     call = Call(node, context)
     rule = RULES.get(call.op)
     if rule is None:

@@ -15,64 +15,25 @@ from bitshift.lower.wide import is_wide
 MAX_BITS = 8
 _ROWS = 1024
 
-POINTWISE = frozenset(
-    f"aten.{name}"
-    for name in [
-        "relu.default",
-        "hardtanh.default",
-        "relu6.default",
-        "clamp.default",
-        "clamp_min.default",
-        "clamp_max.default",
-        "sigmoid.default",
-        "tanh.default",
-        "gelu.default",
-        "silu.default",
-        "hardswish.default",
-        "hardsigmoid.default",
-        "leaky_relu.default",
-        "elu.default",
-        "selu.default",
-        "celu.default",
-        "softplus.default",
-        "mish.default",
-        "softsign.default",
-        "log_sigmoid.default",
-        "logit.default",
-        "exp.default",
-        "expm1.default",
-        "log1p.default",
-        "sqrt.default",
-        "abs.default",
-        "neg.default",
-        "square.default",
-        "pow.Tensor_Scalar",
-        "sin.default",
-        "cos.default",
-        "erf.default",
-        "sign.default",
-        "floor.default",
-        "ceil.default",
-        "round.default",
-        "add.Tensor",
-        "add.Scalar",
-        "sub.Tensor",
-        "sub.Scalar",
-        "rsub.Scalar",
-        "mul.Tensor",
-        "mul.Scalar",
-        "div.Tensor",
-        "div.Scalar",
-        "minimum.default",
-        "maximum.default",
-        "clone.default",
-        "detach.default",
-        "alias.default",
-        "contiguous.default",
-        "dropout.default",
-        "threshold.default",
-    ]
-)
+TABLE_ONLY = (
+    "aten.selu.default", "aten.celu.default", "aten.softplus.default", "aten.mish.default", "aten.softsign.default",
+    "aten.log_sigmoid.default", "aten.logit.default", "aten.exp.default", "aten.expm1.default",
+    "aten.log1p.default", "aten.sqrt.default", "aten.abs.default", "aten.square.default", "aten.sin.default",
+    "aten.cos.default", "aten.erf.default", "aten.sign.default", "aten.floor.default", "aten.ceil.default",
+    "aten.round.default", "aten.minimum.default", "aten.maximum.default", "aten.threshold.default",
+    "aten.pow.Tensor_Scalar",
+)  # fmt: skip
+"""Functions of single elements for which the graph has no op."""
+
+_OTHERS = (
+    "relu.default", "hardtanh.default", "relu6.default", "clamp.default", "clamp_min.default", "clamp_max.default",
+    "sigmoid.default", "tanh.default", "gelu.default", "silu.default", "hardswish.default", "hardsigmoid.default",
+    "leaky_relu.default", "elu.default", "neg.default", "clone.default", "detach.default", "alias.default",
+    "contiguous.default", "dropout.default", "clamp.Tensor", "add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar",
+    "rsub.Tensor", "rsub.Scalar", "mul.Tensor", "mul.Scalar", "div.Tensor", "div.Scalar",
+)  # fmt: skip
+
+POINTWISE = frozenset((*TABLE_ONLY, *(f"aten.{name}" for name in _OTHERS)))
 """Ops that compute every element of the result from the same element of their inputs."""
 
 

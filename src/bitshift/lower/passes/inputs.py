@@ -25,13 +25,17 @@ def integer_inputs(graph: Graph) -> Graph:
         users = edit.users(name)
         if name in edit.outputs or len(users) != 1 or users[0].op != "quantize":
             continue
-        if users[0].attrs["rounding"] != "half_up" or users[0].output in edit.outputs:
+        if users[0].attrs["rounding"] != "half_up":
             continue
         kind = edit.type(users[0].output)
         assert isinstance(kind, FixedPoint)
-        edit.remove(users[0])
         edit.set_type(name, kind)
-        edit.redirect(users[0].output, name)
+        if users[0].output in edit.outputs:  # an output is the result of a node, never the input itself
+            shape = edit.values[name].shape
+            edit.replace(users[0], replace(users[0], op="reshape", attrs={"shape": shape}))
+        else:
+            edit.remove(users[0])
+            edit.redirect(users[0].output, name)
     return edit.finish()
 
 

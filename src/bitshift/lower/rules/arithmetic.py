@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bitshift.core.fixed import Float32
-from bitshift.lower.context import Call, Context, Deferred, Item
+from bitshift.lower.context import Call, Context, Item
 from bitshift.lower.rules.pointwise import as_number, deferred
 from bitshift.lower.rules.registry import rule
 from bitshift.lower.wide import Wide, dyadic, is_wide
@@ -27,8 +27,6 @@ def add(context: Context, call: Call) -> Item:
         if alpha != 1.0:
             raise call.error(f"alpha is {alpha}; only 1 exists in the graph")
         return add_values(context, call, a, b)
-    if isinstance(a, Deferred) or isinstance(b, Deferred):
-        return deferred(call)
     if isinstance(b, str):
         constant, x = vector(a, b, call, context), b
         scale = np.full_like(constant, alpha)
@@ -58,11 +56,11 @@ def add_values(context: Context, call: Call, a: str, b: str) -> str:
 def sub(context: Context, call: Call) -> Item:
     """A value minus a constant, or a constant minus a value."""
     a, b = call["self"], call["other"]
-    if isinstance(a, (str, Deferred)) and isinstance(b, (str, Deferred)):
+    if isinstance(a, str) and isinstance(b, str):
         return deferred(call)
     if as_number(call["alpha"], call) != 1.0:
         raise call.error(f"alpha is {call['alpha']}; only 1 exists in the graph")
-    if isinstance(b, (str, Deferred)):
+    if isinstance(b, str):
         return _constant_minus(context, call, a, call.value("other"))
     x = call.value("self")
     return shifted(context, call, x, -vector(b, x, call, context))
@@ -91,16 +89,16 @@ def neg(context: Context, call: Call) -> Item:
 def mul(context: Context, call: Call) -> Item:
     """A value times a constant."""
     a, b = call["self"], call["other"]
-    if isinstance(a, (str, Deferred)) and isinstance(b, (str, Deferred)):
+    if isinstance(a, str) and isinstance(b, str):
         return deferred(call)
-    x, constant = (call.value("self"), b) if isinstance(a, (str, Deferred)) else (call.value("other"), a)
+    x, constant = (call.value("self"), b) if isinstance(a, str) else (call.value("other"), a)
     return times(context, call, x, vector(constant, x, call, context))
 
 
 @rule("aten.div.Tensor", "aten.div_.Tensor", "aten.div.Scalar", "aten.div_.Scalar")
 def div(context: Context, call: Call) -> Item:
     """A value divided by a constant."""
-    if not isinstance(call["self"], (str, Deferred)) or isinstance(call["other"], (str, Deferred)):
+    if not isinstance(call["self"], str) or isinstance(call["other"], str):
         return deferred(call)
     x = call.value("self")
     divisor = vector(call["other"], x, call, context)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.lower.context import Call, Context, Deferred, Item
-from bitshift.lower.rules.registry import RULES, rule, supported
-from bitshift.lower.tables import POINTWISE
+from bitshift.lower.rules.registry import rule, supported
+from bitshift.lower.tables import TABLE_ONLY
 from bitshift.lower.wide import Wide, dyadic, is_wide
 
 
@@ -142,32 +142,7 @@ def deferred(call: Call) -> Deferred:
     return Deferred(str(error))
 
 
-@rule(
-    *sorted(
-        POINTWISE
-        - set(RULES)
-        - {
-            f"aten.{n}"
-            for n in (
-                "add.Tensor",
-                "add.Scalar",
-                "sub.Tensor",
-                "sub.Scalar",
-                "rsub.Scalar",
-                "mul.Tensor",
-                "mul.Scalar",
-                "div.Tensor",
-                "div.Scalar",
-                "neg.default",
-                "clone.default",
-                "detach.default",
-                "alias.default",
-                "contiguous.default",
-                "dropout.default",
-            )
-        }
-    )
-)
+@rule(*TABLE_ONLY)
 def only_in_tables(_context: Context, call: Call) -> Item:
     """Functions that exist only inside a table."""
     return deferred(call)

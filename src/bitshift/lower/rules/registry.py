@@ -40,8 +40,9 @@ def rule(*ops: str) -> Callable[[Rule], Rule]:
 
 
 def supported() -> list[str]:
-    """Short names of all ops with a rule, sorted, without overloads and trailing underscores."""
-    return sorted({op.split(".")[1].rstrip("_") for op in RULES})
+    """Short names of the public ops with a rule, sorted, without overloads, in-place forms and table-only functions."""
+    names = {op.split(".")[1].rstrip("_") for op, found in RULES.items() if found.__name__ != "only_in_tables"}
+    return sorted(n for n in names if not n.startswith("_"))
 
 
 def unsupported(call: Call) -> str:

@@ -1,0 +1,248 @@
+"""What each torch op becomes: equal to torch, exactly for moves and limits, within a few units of float32 elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitshift.core.fixed import FixedPoint, Float32
+from bitshift.core.graph import Graph
+from bitshift.lower import lower
+from bitshift.lower.literal import literal_graph
+from bitshift.lower.passes import optimise
+from lower_models import Quantize, assert_equal, run, samples
+
+
+class Many(nn.Module):
+    """One output for each function of the input."""
+
+    def __init__(self, functions: dict[str, Callable[[Tensor], Tensor]]) -> None:
+        super().__init__()
+        self.functions = functions
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [f(x) for f in self.functions.values()]
+
+
+MOVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu in place": lambda x: F.relu_(x.clone()),
+    "relu6": F.relu6,
+    "hardtanh": lambda x: F.hardtanh(x, -0.3, 1.7),
+    "clamp": lambda x: x.clamp(min=-0.5),
+    "clamp max": lambda x: x.clamp_max(0.25),
+    "clamp nothing": lambda x: x.clamp(-float("inf"), float("inf")),
+    "view": lambda x: x.view(x.shape[0], -1),
+    "flatten": lambda x: x.flatten(2),
+    "unflatten": lambda x: x.unflatten(1, (2, 2)),
+    "unsqueeze": lambda x: x.unsqueeze(1).squeeze(1).unsqueeze(-1),
+    "permute": lambda x: x.permute(0, 3, 1, 2),
+    "transpose": lambda x: x.transpose(-1, 1).contiguous(),
+    "channel shuffle": lambda x: x.view(-1, 2, 2, 5, 6).transpose(1, 2).reshape(-1, 4, 5, 6),
+    "slice": lambda x: x[:, 1:, ::2, -4:-1],
+    "select": lambda x: x[:, -1],
+    "split": lambda x: torch.cat(x.split([1, 3], 1)[::-1], 1),
+    "chunk": lambda x: x.chunk(3, dim=2)[2],
+    "unbind": lambda x: x.unbind(1)[2],
+    "stack": lambda x: torch.stack([x, x.relu()], 2),
+    "pad": lambda x: F.pad(x, (1, 2, 0, 1, 3, 0), value=-0.5),
+    "crop": lambda x: F.pad(x, (-1, 2, 0, -2)),
+    "expand to itself": lambda x: x.expand(-1, 4, -1, -1),
+    "dropout": lambda x: F.dropout(x, 0.5, training=False),
+    "double": lambda x: x.double().relu().float(),
+    "max pool": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "max pool, ceil": lambda x: F.max_pool2d(x, 2, 2, ceil_mode=True),
+    "max pool, dilated": lambda x: F.max_pool2d(x, (2, 3), 1, (1, 0), (2, 1)),
+    "max pool, indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
+    "max pool 1d": lambda x: F.max_pool1d(x.flatten(2), 4, 3, 2, ceil_mode=True),
+    "adaptive max pool": lambda x: F.adaptive_max_pool2d(x, (5, 2)),
+    "add": lambda x: x + x.relu(),
+    "in place add": lambda x: x.clone().add_(x),
+    "argmax": lambda x: x.argmax(1),
+    "argmax, kept": lambda x: x.argmax(-1, keepdim=True),
+    "minus one": lambda x: -x,
+}
+
+
+def test_moves_limits_and_sums_are_exact_on_floats() -> None:
+    model, x = Many(MOVES).eval(), torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    graph = lower(model, sample=x)
+    assert len(graph.outputs) == len(MOVES)
+    assert_equal(graph, model, x)
+
+
+def test_moves_limits_and_sums_are_exact_on_integers() -> None:
+    moves = {k: f for k, f in MOVES.items() if k not in ("minus one", "pad")}
+    moves["pad"] = lambda x: F.pad(x, (1, 2, 0, 1, 3, 0), value=-0.5)
+    model = nn.Sequential(Quantize(6, 3), Many(moves)).eval()
+    x = samples((4, 5, 6), seed=1)
+    graph = lower(model, sample=x)
+    assert graph.values[graph.inputs[0]].type == FixedPoint(6, 3)
+    assert not any(isinstance(v.type, Float32) for v in graph.values.values())
+    assert_equal(graph, model, x)
+
+
+SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "gelu tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "leaky relu": lambda x: F.leaky_relu(x, 0.2),
+    "elu": lambda x: F.elu(x, 1.5),
+    "scale and shift": lambda x: x * 1.7 - 0.3,
+    "reflected": lambda x: 1.0 - x,
+    "scaled sum": lambda x: torch.add(torch.tensor(2.0), x, alpha=3),
+    "per channel": lambda x: x * torch.tensor([1.0, 2.0, -3.0, 0.1]).view(4, 1, 1) + torch.ones(1, 4, 1, 1),
+    "half": lambda x: x / 2,
+    "avg pool": lambda x: F.avg_pool2d(x, 3, 2, 1),
+    "avg pool, divisor": lambda x: F.avg_pool2d(x, 2, divisor_override=3),
+    "avg pool 1d": lambda x: F.avg_pool1d(x.flatten(2), 4, 2),
+    "adaptive": lambda x: F.adaptive_avg_pool2d(x, (1, 3)),
+    "mean": lambda x: x.mean((2, 3)),
+    "mean, kept": lambda x: x.mean((-1, -2), keepdim=True),
+    "mean 1d": lambda x: x.flatten(2).mean(-1),
+    "conv same": lambda x: F.conv2d(x, torch.full((2, 4, 2, 3), 0.1), torch.tensor([1.0, 0.0]), padding="same"),
+    "conv grouped": lambda x: F.conv2d(x, torch.full((4, 1, 3, 3), -0.3), None, 2, 1, 1, 4),
+    "conv 1d": lambda x: F.conv1d(x.flatten(2), torch.full((3, 4, 2), 0.2), padding=1, dilation=3),
+    "linear": lambda x: F.linear(x, torch.arange(12.0).view(2, 6), torch.tensor([0.5, -1.0])),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_float_arithmetic_is_within_a_few_units() -> None:
+    model, x = Many(SMOOTH).eval(), torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(2))
+    graph = lower(model, sample=x)
+    with torch.no_grad():
+        expected = [y.numpy() for y in model(x)]
+    for name, got, want in zip(SMOOTH, run(graph, x), expected, strict=True):
+        assert got.shape == want.shape, name
+        # No sum here has more than 30 terms of a size near the result's: 32 units of the largest number cover it.
+        assert np.abs(got - want).max() <= 32 * 2.0**-24 * max(1.0, np.abs(want).max()), name
+
+
+def test_batch_norm_is_one_scale_and_shift_and_goes_into_a_float_layer() -> None:
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False)]
+    for norm in norms:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.1, 2)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), norms[0], nn.ReLU(), norms[1]).eval()
+    x = torch.randn(2, 2, 6, 6)
+    graph = lower(model, sample=x)
+    assert [n.op for n in graph.nodes] == ["conv", "clamp", "affine"]
+    with torch.no_grad():
+        want = model(x).numpy()
+    assert np.abs(run(graph, x)[0] - want).max() <= 32 * 2.0**-24 * np.abs(want).max()
+
+
+CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "add": lambda x: x + 0.125,
+    "add off the grid": lambda x: x + 0.4375,
+    "subtract per channel": lambda x: x - torch.tensor([1.0, -0.5, 0.25]).view(3, 1, 1),
+    "times a power of two": lambda x: x * 4,
+    "times a dyadic number": lambda x: x * 0.375,
+    "times per channel": lambda x: torch.tensor([1.0, 0.5, 3.0]).view(3, 1, 1) * x,
+    "divided by a power of two": lambda x: x / 8,
+    "mean of four": lambda x: F.avg_pool2d(x, 2),
+}
+
+
+def test_constants_on_integers_stay_integers() -> None:
+    model = nn.Sequential(Quantize(7, 2), Many(CONSTANTS)).eval()
+    x = samples((3, 4, 4), seed=3, reach=4.0)
+    literal = literal_graph(model, (x,))
+    assert_equal(literal, model, x)
+    graph = optimise(literal)
+    assert not any(isinstance(v.type, Float32) for v in graph.values.values())
+    assert_equal(graph, model, x)
+
+
+def test_arithmetic_that_is_not_exact_in_integers_is_done_in_float() -> None:
+    class Third(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ops.bitshift.quantize(x * 0.1 - 3.0, 5, 2, True, "half_up")
+
+    model, x = nn.Sequential(Quantize(16, 2), Third()).eval(), samples((9,), seed=4, reach=30.0)
+    graph = lower(model, sample=x)
+    assert [n.op for n in graph.nodes] == ["dequantize", "affine", "affine", "quantize"]
+    assert_equal(graph, model, x)
+
+
+TABLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "hand-made hardswish": lambda x: x * F.relu6(x + 3) / 6,
+    "mish": F.mish,
+    "power": lambda x: (x.abs() + 1).pow(-1.5),
+    "exp of a square": lambda x: torch.exp(-(x * x)) * 2 - 1,
+    "softplus": lambda x: F.softplus(x, beta=2),
+}
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(8, True), (3, False)])
+def test_functions_of_a_small_value_become_one_table(bits: int, signed: bool) -> None:
+    quantised = {k: lambda x, f=f: torch.ops.bitshift.quantize(f(x), 7, 5, True, "half_up") for k, f in TABLES.items()}
+    model = nn.Sequential(Quantize(bits, 4 if bits == 8 else 0, signed), Many(quantised)).eval()
+    x = samples((64,), seed=5, rows=8, reach=4.0)
+    graph = lower(model, sample=x)
+    assert [n.op for n in graph.nodes] == ["table"] * len(TABLES)
+    assert_equal(graph, model, x)
+
+
+def test_a_function_of_a_wide_value_is_computed_in_float() -> None:
+    class Smooth(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ops.bitshift.quantize(F.leaky_relu(x, 0.25), 6, 2, True, "floor")
+
+    model, x = nn.Sequential(Quantize(12, 5), Smooth()).eval(), samples((20,), seed=6, reach=20.0)
+    graph = lower(model, sample=x)
+    assert [n.op for n in graph.nodes] == ["dequantize", "unary", "quantize"]
+    assert_equal(graph, model, x)
+
+
+def test_a_table_of_the_frozen_model_is_taken_as_it_is() -> None:
+    entries = torch.arange(16, dtype=torch.int32).flip(0) - 3
+
+    class Tabled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ops.bitshift.table(x, entries, 1, True, 3)
+
+    model, x = nn.Sequential(Quantize(4, 1), Tabled()).eval(), samples((20,), seed=7, reach=6.0)
+    graph = lower(model, sample=x)
+    assert [n.op for n in graph.nodes] == ["table"]
+    assert str(graph.values[graph.outputs[0]].type) == "s5.3"
+    assert_equal(graph, model, x)
+
+
+def test_a_division_that_is_no_power_of_two_is_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    class Normalise(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - 0.5) / 0.3
+
+    with caplog.at_level(logging.WARNING, logger="bitshift"):
+        lower(Normalise().eval(), sample=torch.zeros(2, 3))
+    assert "reciprocal" in caplog.text
+    assert "multiply in the model" in caplog.text
+
+
+def test_a_module_that_is_called_twice_shares_its_constants() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(F.relu(self.fc(x)))
+
+    graph: Graph = lower(Twice().eval(), sample=torch.zeros(2, 4))
+    first, second = (n for n in graph.nodes if n.op == "linear")
+    assert dict(first.consts) == dict(second.consts) == {"weight": "fc.weight", "bias": "fc.bias"}
+    assert first.source == second.source == "fc"

@@ -1,8 +1,9 @@
-"""Write cpp/tests/data: small valid model files that together hold every op in every mode, for the C tests and the fuzzer.
+"""Write cpp/tests/data: small valid model files that hold every op in every mode, for the C tests and the fuzzer.
 
 Run it from the checkout after a change of the model file: ``python cpp/tests/make_data.py``.
 """
 
+# ruff: noqa: INP001, T201
 from __future__ import annotations
 
 import sys
@@ -17,9 +18,8 @@ from bitshift.core.fixed import FixedPoint  # noqa: E402
 from bitshift.core.formats import FORMATS  # noqa: E402
 from bitshift.core.graph import Graph, Node, Value  # noqa: E402
 from bitshift.core.modelfile import save  # noqa: E402
-from strategies import FLOAT_ONLY, INT_ONLY, Seeded, one_op, random_case  # noqa: E402
-
 from bitshift.core.ops import OPS  # noqa: E402
+from strategies import FLOAT_ONLY, INT_ONLY, Seeded, one_op, random_case  # noqa: E402
 
 DATA = Path(__file__).resolve().parent / "data"
 
@@ -44,7 +44,9 @@ def small_cnn() -> Graph:
         if len(inputs) == 2:
             constants[f"{out}.res_shift"] = rng.integers(3, 6, count).astype(np.uint8)
             roles.append("res_shift")
-        nodes.append(Node(op, tuple(inputs), out, {"format": form.name, **attrs}, {r: f"{out}.{r}" for r in roles}, f"m.{out}"))
+        nodes.append(
+            Node(op, tuple(inputs), out, {"format": form.name, **attrs}, {r: f"{out}.{r}" for r in roles}, f"m.{out}")
+        )
 
     same = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
     x = value("x", (2, 9, 7), FixedPoint(8, 7))

@@ -25,7 +25,8 @@ VALUES: list[Any] = [
     0.5, 1e30, 1e300, -0.0, 1.0, "", "x", "f32", "s8.7", "u8.0", "s33.0", "u31.0", "u1.3", "s2.64", "s8.65", "s08.1",
     "s8.-3", "s8.-0", "pot3d", "pot6d", "int8", "half_up", "gelu", None, [], {}, [1], [0], [1, 1], [2, 2],
     [[0, 0], [0, 0]], [[1, 0], [0, 1]], [[0, 0]], True, float("nan"), "\ud800", "é", "\U0001f600",
-]  # fmt: on
+]
+# fmt: on
 
 
 def paths(tree: Any, path: tuple = ()) -> list[tuple]:
@@ -144,6 +145,7 @@ def test_both_readers_refuse_every_truncation() -> None:
         assert engine_verdict(file[:length]), length
 
 
+# fmt: off
 # Texts that are one JSON object to some parsers and not to others.
 DOUBTFUL = [
     '{"a":01}', '{"a":1.}', '{"a":.5}', '{"a":1e}', '{"a":+1}', '{"a":-}', '{"a":-0}', '{"a":1e999}', '{"a":-1e999}',
@@ -153,7 +155,8 @@ DOUBTFUL = [
     '{"a":"\\ud800"}', '{"a":"\\ud800\\u0041"}', '{"a":"\\udc00"}', '{"a":"\\ud83d\\ude00"}', '{"\\u0061":1,"a":2}',
     '{"a":' + "[" * 31 + "]" * 31 + "}", '{"a":' + "[" * 32 + "]" * 32 + "}", '{"a":1}\x00', '{"a":"\x7f"}', "[]", '""',
     '{"a":"\\u0000"}', '\ufeff{"a":1}', "{}", "{ }\n", '{"a":[1,]}', '{"a":[,1]}', '{"a":/**/1}', '{"a":1.0E+2}',
-]  # fmt: skip
+]
+# fmt: on
 
 
 @pytest.mark.parametrize("text", DOUBTFUL)

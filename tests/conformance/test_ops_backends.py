@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import FLOAT_ONLY, INT_ONLY, Case, graph_cases, node_cases
 
 from bitshift.backends import BACKENDS, get_backend
 from bitshift.core.fixed import Float32
 from bitshift.core.graph import Graph, Node
 from bitshift.core.ops import OPS
 from bitshift.core.reference import execute
+from strategies import FLOAT_ONLY, INT_ONLY, Case, graph_cases, node_cases
 
 OTHERS = [name for name in BACKENDS if name != "reference"]
 EPSILON = 2.0**-24
@@ -32,8 +32,8 @@ def backend(name: str):
 def tolerance(graph: Graph, node: Node, values: dict[str, np.ndarray]) -> np.ndarray | float:
     """What two correct float evaluations of ``node`` may differ by, beside one rounding of the result.
 
-    A sum of n products accumulated in float32 in any order is off by at most (n + 1) roundings of the sum of the magnitudes,
-    whatever the order; scale and bias add two more.
+    A sum of n products in float32 is off by at most n + 1 roundings of the sum of the magnitudes, whatever the order;
+    scale and bias add two more.
     """
     x = np.abs(values[node.inputs[0]].astype(np.float64))
     largest = float(x.max()) if x.size else 0.0

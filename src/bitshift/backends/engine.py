@@ -1,7 +1,7 @@
 """The compiled engine: the same integers as the reference, much faster, and no torch.
 
-A graph reaches the engine as the bytes of its model file, so that what runs is what the file says; ``cpp/`` has a reader of
-its own, which checks everything again.
+A graph reaches the engine as the bytes of its model file, so that what runs is what the file says; ``cpp/`` has a
+reader of its own, which checks everything again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ try:
 except ImportError as error:
     _engine = None
     _reason: str | None = (
-        f"bitshift._engine cannot be imported ({error}): it was not built; install a C and C++ compiler, then reinstall bitshift"
+        f"bitshift._engine cannot be imported ({error}): it was not built; "
+        "install a C and C++ compiler, then reinstall bitshift"
     )
 else:
     _reason = None

@@ -191,6 +191,21 @@ def test_the_quantiser_stays_float32_under_autocast_and_after_half(name: str, bi
     assert_consistent(method)
 
 
+@pytest.mark.parametrize("shape", [(6, 4, 3), (6, 4, 3, 3)])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_layout_in_memory_does_not_matter(name: str, shape: tuple[int, ...]) -> None:
+    cls = METHODS[name]
+    plain = cls.random(shape, cls.formats()[-1], generator=seeded(4))
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    grad = torch.randn(shape, generator=seeded(5))
+    for method in (plain, last):
+        method.weight().backward(grad)
+        assert_consistent(method)
+    assert torch.equal(plain.codes(), last.codes())
+    for a, b in zip(plain.parameters(), last.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+
+
 @pytest.mark.parametrize(("name", "bits"), CASES)
 def test_a_weight_of_the_set_starts_as_itself(name: str, bits: int) -> None:
     cls = METHODS[name]

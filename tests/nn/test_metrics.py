@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bitshift.nn.methods import DenseShift, Nearest
+from bitshift.nn.methods import DeepShiftQ, DenseShift, Nearest
 from bitshift.nn.metrics import FlipTracker, change_rate
 
 
@@ -113,6 +113,17 @@ def test_a_state_of_another_model_is_refused() -> None:
         FlipTracker(ternary([1.0])).load_state_dict(tracker.state_dict())
     with pytest.raises(ValueError, match="no 'records' entry"):
         FlipTracker(ternary([1.0])).load_state_dict({})
+
+
+def test_stochastic_rounding_alone_is_no_flip() -> None:
+    method = DeepShiftQ.random((32, 32), "pot5d", stochastic=True, generator=torch.Generator().manual_seed(3))
+    tracker = FlipTracker(method)
+    tracker.record()
+    before = method.codes()
+    method.after_step()
+    assert not torch.equal(method.codes(), before)
+    assert tracker.record().mean.value_rate == 0.0
+    assert method.training
 
 
 def test_recording_changes_nothing_in_the_model() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -73,6 +74,10 @@ class GateMethod(Method):
             ("_live", torch.from_numpy(rule.live())),
         ):
             self.register_buffer(name, table.to(latents.device), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GateMethod:
+        """Move or cast; the stack stays contiguous, because its five axes are no image for ``to(channels_last)``."""
+        return super()._apply(lambda t: fn(t.flatten(1)).view(t.shape) if t.ndim > 2 else fn(t), recurse)
 
     @staticmethod
     @abstractmethod

@@ -115,6 +115,10 @@ class Method(nn.Module, ABC):
     def after_step(self) -> None:
         """Project the latents after an optimiser step (under ``torch.no_grad``)."""
 
+    def extra_repr(self) -> str:
+        """Format and shape, for ``print(model)``."""
+        return f"{self.format.name}, {self.shape}"
+
     def levels(self) -> Tensor:
         """Integer levels of the current codes as float32, shape ``self.shape``."""
         codes = self.codes()

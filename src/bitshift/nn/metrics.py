@@ -89,7 +89,15 @@ class _Source:
     weight: nn.Parameter | None
 
     def codes(self) -> Tensor | None:
-        return None if self.method is None else self.method.codes()
+        """The codes of evaluation: stochastic rounding would flip codes by itself."""
+        if self.method is None:
+            return None
+        training = self.method.training
+        self.method.training = False
+        try:
+            return self.method.codes()
+        finally:
+            self.method.training = training
 
     def signs(self, codes: Tensor | None) -> Tensor:
         """int8, -1, 0 or 1."""

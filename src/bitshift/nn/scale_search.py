@@ -35,7 +35,7 @@ def nearest_index(values: Tensor, format: ShiftFormat) -> Tensor:
     The rule of ``ShiftFormat.nearest``, by thresholds, on the tensor's device.
     """
     thresholds = torch.tensor(_sorted_levels(format.name)[1], dtype=values.dtype, device=values.device)
-    return torch.bucketize(values, thresholds, right=True, out_int32=True)
+    return torch.bucketize(values.contiguous(), thresholds, right=True, out_int32=True)
 
 
 def nearest_level(values: Tensor, format: ShiftFormat) -> Tensor:
@@ -53,7 +53,7 @@ def nearest_code(values: Tensor, format: ShiftFormat) -> Tensor:
 def midpoint_distance(values: Tensor, format: ShiftFormat) -> Tensor:
     """Distance of ``values`` (at unit scale) to the nearest midpoint between two neighbouring levels."""
     thresholds = torch.tensor(_sorted_levels(format.name)[1], dtype=values.dtype, device=values.device)
-    above = torch.bucketize(values, thresholds, out_int32=True)
+    above = torch.bucketize(values.contiguous(), thresholds, out_int32=True)
     upper = thresholds.index_select(0, above.clamp(max=len(thresholds) - 1).flatten()).view(values.shape)
     lower = thresholds.index_select(0, (above - 1).clamp(min=0).flatten()).view(values.shape)
     return torch.minimum((upper - values).abs(), (values - lower).abs())

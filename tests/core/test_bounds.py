@@ -152,6 +152,24 @@ def test_partial_sums_count_in_every_order() -> None:
     assert check_bounds(linear([[1] * 100 + [-1] * 100], U8, S32, "pot1"))["y"].acc == 100 * 255
 
 
+def test_zero_counts_although_the_input_never_is() -> None:
+    """Inputs of 5 to 7: padding adds zeros, and a sum begins without most of its terms."""
+    b = Builder()
+    x = b.input((1, 2), FixedPoint(8, 0))
+    y = b.node("clamp", [x], (1, 2), FixedPoint(8, 0), {"lo": 5, "hi": 7})
+    codes = FORMATS["pot1"].encode(np.array([[[1, -1, 1]]]))
+    attrs = {"format": "pot1", "stride": [1], "padding": [[1, 1]], "dilation": [1], "groups": 1}
+    z = b.node("conv", [y], (1, 2), FixedPoint(32, 0), attrs, {"codes": codes})
+    graph = b.graph([z])
+    bound = check_bounds(graph)[z]
+    assert (bound.range, bound.acc) == ((-7, 14), 14)
+    got = execute(graph, {x: np.array([[[5, 5]], [[5, 7]], [[7, 5]]], np.int8)})[z]
+    assert got.min() >= -7
+    pool = {"kernel": [2], "stride": [2], "padding": [[1, 1]], "mult": 1, "offset": 0, "shift": 0}
+    mean = b.node("avg_pool", [y], (1, 2), FixedPoint(32, 0), pool)
+    assert check_bounds(b.graph([z, mean]))[mean].range == (0, 14)
+
+
 def test_bounds_grow_with_bits() -> None:
     accs = [check_bounds(linear([[8, -4]], FixedPoint(bits, 0), S32, "pot3d"))["y"].acc for bits in range(2, 9)]
     assert all(a < b for a, b in pairwise(accs))

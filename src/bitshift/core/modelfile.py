@@ -147,7 +147,7 @@ def parse_type(text: Any, where: str) -> ValueType:
 def check_meta(meta: Any) -> None:
     """Refuse a ``meta`` that section 3 or 5 does not allow (ModelFileError)."""
     if not isinstance(meta, Mapping) or set(meta) - {"labels", "preprocess", "name"}:
-        found = sorted(meta) if isinstance(meta, Mapping) else str(meta)[:80]
+        found = str(sorted(meta) if isinstance(meta, Mapping) else meta)[:80]
         raise ModelFileError(f"meta: allowed is an object with the keys labels, preprocess and name, found {found}")
     labels = meta.get("labels", [])
     if not isinstance(labels, list | tuple) or not all(isinstance(x, str) for x in labels):
@@ -216,7 +216,7 @@ def _plain(attr: Any) -> Any:
 def _decode_graph(tree: dict[str, Any], tensors: dict[str, np.ndarray]) -> Graph:
     if set(tree) != {"inputs", "outputs", "values", "nodes", "codes", "meta"}:
         raise ModelFileError(
-            f"graph: needs exactly inputs, outputs, values, nodes, codes and meta, found {sorted(tree)}"
+            f"graph: needs exactly inputs, outputs, values, nodes, codes and meta, found {str(sorted(tree))[:80]}"
         )
     _expect(isinstance(tree["values"], dict), "values must be an object")
     _expect(isinstance(tree["codes"], dict), "codes must be an object")
@@ -256,7 +256,7 @@ def _decode_node(index: int, found: Any) -> Node:
         f"{where}: consts must map roles to names",
     )
     unknown = sorted(set(consts) - set(ROLES))
-    _expect(not unknown, f"{where}: unknown role {unknown}; roles are {', '.join(ROLES)}")
+    _expect(not unknown, f"{where}: unknown role {str(unknown)[:80]}; roles are {', '.join(ROLES)}")
     return Node(
         found["op"],
         _names(found["inputs"], f"{where}: inputs"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -269,6 +268,4 @@ def test_an_unsupported_operation_is_named_with_its_module(
     code = converted or main(["export", str(tmp_path / "run")])
     message = capsys.readouterr().err
     assert code == 2, message
-    assert "fft" in message
-    assert "'2'" in message or "2" in message
-    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    assert "aten.fft_fft.default in module '2'" in message

@@ -1,0 +1,155 @@
+"""`run` and `inspect` answer what the runtime and the graph say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bitshift import runtime
+from bitshift.cli import main
+from bitshift.core import modelfile
+from bitshift.core.fixed import FixedPoint
+from bitshift.core.graph import Graph, Node, Value
+
+MakeGraph = Callable[..., Graph]
+
+
+def answer(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> Any:
+    """The JSON on stdout of a verb that succeeds."""
+    assert main([*map(str, argv), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_run_prints_the_labels_of_the_largest_outputs(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 1, 4, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    want = runtime.load(model_file).run(x)
+    got = answer(capsys, "run", model_file, tmp_path / "x.npy", "--top", "2", "--batch-size", "2")
+    assert [r["input"] for r in got["results"]] == [f"{tmp_path / 'x.npy'}[{i}]" for i in range(5)]
+    for row, values in zip(got["results"], want, strict=True):
+        top = row["outputs"]["y"]["top"]
+        order = np.argsort(-values, kind="stable")[:2]
+        assert [t["label"] for t in top] == [("cat", "dog", "owl")[i] for i in order]
+        assert [t["value"] for t in top] == [float(values[i]) for i in order]
+
+
+def test_run_answers_a_person_in_a_line_for_each_input(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.jpg"):
+        Image.new("L", (5, 4), 200).save(tmp_path / name)
+    assert main(["run", str(model_file), str(tmp_path / "a.png"), str(tmp_path / "b.jpg")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if str(tmp_path) in line]
+    assert len(lines) == 2
+    assert all(any(label in line for label in ("cat", "dog", "owl")) for line in lines)
+
+
+def test_run_writes_the_outputs_it_is_asked_for(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 1, 4, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    answer(capsys, "run", model_file, tmp_path / "x.npy", "--output", tmp_path / "y.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), runtime.load(model_file).run(x))
+
+
+def test_run_takes_several_inputs_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = FixedPoint(8, 4)
+    values = {n: Value(n, (3,), kind) for n in ("left", "right", "both")}
+    graph = Graph(("left", "right"), ("both",), values, (Node("add", ("left", "right"), "both"),), {})
+    modelfile.save(graph, tmp_path / "add.safetensors")
+    np.save(tmp_path / "a.npy", np.array([[1, 2, 3]], np.int8))
+    np.save(tmp_path / "b.npy", np.array([[10, 0, -3]], np.int8))
+    got = answer(
+        capsys, "run", tmp_path / "add.safetensors", f"left={tmp_path}/a.npy", f"right={tmp_path}/b.npy", "--top", "3"
+    )
+    top = got["results"][0]["outputs"]["both"]["top"]
+    assert {t["index"]: t["value"] for t in top} == {0: 11 / 16, 1: 2 / 16, 2: 0.0}
+    assert main(["run", str(tmp_path / "add.safetensors"), f"left={tmp_path}/a.npy"]) == 2
+    assert "give each by name: left=FILE right=FILE" in capsys.readouterr().err
+
+
+def test_run_names_the_label_of_an_argmax_output(
+    tmp_path: Path, small_graph: MakeGraph, capsys: pytest.CaptureFixture[str]
+) -> None:
+    g = small_graph()
+    values = {**g.values, "best": Value("best", (), FixedPoint(32, 0))}
+    nodes = (*g.nodes, Node("argmax", ("y",), "best"))
+    graph = Graph(g.inputs, ("best",), values, nodes, g.constants, g.meta)
+    modelfile.save(graph, tmp_path / "argmax.safetensors")
+    x = np.random.default_rng(0).normal(size=(1, 4, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    index = int(runtime.load(tmp_path / "argmax.safetensors").run(x[None])[0])
+    got = answer(capsys, "run", tmp_path / "argmax.safetensors", tmp_path / "x.npy")
+    assert got["results"][0]["outputs"]["best"] == {"index": index, "label": ("cat", "dog", "owl")[index]}
+
+
+def test_inspect_counts_what_the_file_holds(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    got = answer(capsys, "inspect", model_file)
+    graph = modelfile.load(model_file)
+    (layer,) = got["layers"]
+    assert (layer["name"], layer["format"], layer["weights"], layer["packed_bytes"]) == ("head.fc", "pot3d", 60, 24)
+    levels = np.array(layer["levels"])
+    codes = graph.constants["fc.codes"]
+    from bitshift.core.formats import FORMATS
+
+    decoded = FORMATS["pot3d"].decode(codes)
+    assert layer["counts"] == [int((decoded == level).sum()) for level in levels]
+    assert got["bytes"] == model_file.stat().st_size
+    assert sum(got["constants"].values()) + got["header_bytes"] == got["bytes"]
+    assert got["multiplications"] == 0
+
+
+def test_inspect_says_that_a_file_is_multiplication_free(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(model_file)]) == 0
+    text = capsys.readouterr().out
+    assert "multiplication-free" in text
+    assert "three animals" in text
+    assert "head.fc" in text
+
+
+def test_inspect_names_the_place_and_kind_of_every_multiplication(
+    tmp_path: Path, small_graph: MakeGraph, capsys: pytest.CaptureFixture[str]
+) -> None:
+    modelfile.save(small_graph(format="int8", mult=np.array([3, 4, 5])), tmp_path / "m.safetensors")
+    got = answer(capsys, "inspect", tmp_path / "m.safetensors")
+    node = next(n for n in got["nodes"] if n["name"] == "head.fc")
+    assert got["multiplications"] == node["multiplications"] == 60 + 2
+    assert "weights of int8" in node["where"]
+    assert "2 of 3 output multipliers" in node["where"]
+    assert main(["inspect", str(tmp_path / "m.safetensors")]) == 0
+    assert "multiplications are left here:\n  head.fc [linear]: 62" in capsys.readouterr().out
+
+
+def test_inspect_prints_the_graph_when_asked(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(model_file), "--graph"]) == 0
+    assert modelfile.load(model_file).pretty() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("registry", ["formats", "ops", "methods", "models", "recipes", "backends"])
+def test_inspect_lists_a_whole_registry(registry: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from bitshift.backends import BACKENDS
+    from bitshift.core.formats import FORMATS
+    from bitshift.core.ops import OPS
+
+    rows = answer(capsys, "inspect", registry)[registry]
+    names = {row[registry.removesuffix("s")] for row in rows}
+    if registry in ("methods", "models", "recipes"):
+        from bitshift.nn.method import METHODS
+        from bitshift.train.models import MODELS
+        from bitshift.train.recipes import RECIPES
+
+        assert names == set({"methods": METHODS, "models": MODELS, "recipes": RECIPES}[registry])
+    else:
+        assert names == set({"formats": FORMATS, "ops": OPS, "backends": BACKENDS}[registry])
+    assert main(["inspect", registry]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in names)

@@ -43,13 +43,14 @@ class ShiftConfig:
     """How ``convert`` turns a model into a shift network.
 
     Attributes:
-        method: training method, a name in ``bitshift.nn.method.METHODS``. format: weight set; by default the one that
-        the method trains at ``bits``. bits: width of the weights; by default 3, or the method's smallest width where
-        it has no 3. activations: None for float activations (layers are swapped, the model keeps its class); "I.F"
-        for the papers' fixed point at
-            the layers' inputs; 2 to 8 for an integer network with learned power-of-two grids.
+        method: training method, a name in ``bitshift.nn.method.METHODS``.
+        format: weight set; by default the one that the method trains at ``bits``.
+        bits: width of the weights; by default 3, or the method's smallest width where it has no 3.
+        activations: None for float activations (layers are swapped, the model keeps its class); "I.F" for the papers'
+            fixed point at the layers' inputs; 2 to 8 for an integer network with learned power-of-two grids.
         multiplier: integer networks only: one 16-bit multiplier per output channel instead of powers of two.
-        keep_first, keep_last: leave the first or last layer in "float", or make it "int8".
+        keep_first: leave the first layer in "float", or make it "int8".
+        keep_last: the same for the last layer.
         rules: exceptions by module path; the first match wins.
         init: "random" starts the weights by the method, "pretrained" from the model's own.
         options: keyword options of the method.

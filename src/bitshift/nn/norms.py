@@ -76,28 +76,35 @@ class AffineNorm(ChannelNorm):
 
 
 class _CentredGain(torch.autograd.Function):
-    """``(y - mean(y)) * gain + beta`` per channel, with the gradient through the mean; one pass each way over ``y``.
+    """``(y - mean(y)) * gain + beta`` per channel; one pass over ``y`` each way.
 
-    d y = gain * (g - mean(g)), d beta = sum g, d gain = sum g * (y - mean).
+    With ``v = y - mean`` and means over all but the channels: d beta = sum g, d gain = sum g v,
+    d y = gain * (g - mean(g) - v * mean(g v) / variance); the last term, the gradient through the deviation that the gain
+    follows, only where ``variance`` is given.
     """
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, mean: Tensor, gain: Tensor, beta: Tensor) -> Tensor:
+    def forward(ctx: Any, y: Tensor, mean: Tensor, variance: Tensor | None, gain: Tensor, beta: Tensor) -> Tensor:
         shape = [1, -1] + [1] * (y.dim() - 2)
-        ctx.save_for_backward(y, mean, gain)
+        ctx.save_for_backward(y, mean, variance, gain)
         return torch.addcmul((beta - mean * gain).view(shape), y, gain.view(shape))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, Tensor, Tensor]:
         (g,) = grads
-        y, mean, gain = ctx.saved_tensors
+        y, mean, variance, gain = ctx.saved_tensors
         dims = [0, *range(2, y.dim())]
         shape = [1, -1] + [1] * (y.dim() - 2)
         total = g.sum(dims)
         count = g.numel() // g.shape[1]
         d_gain = (g * y).sum(dims) - total * mean
-        d_y = torch.addcmul((-gain * total / count).view(shape), g, gain.view(shape))
-        return d_y, None, d_gain, total
+        constant = -gain * total / count
+        d_y = g * gain.view(shape)
+        if variance is not None:
+            slope = -gain * d_gain / (count * variance)
+            constant = constant - slope * mean
+            d_y.addcmul_(y, slope.view(shape))
+        return d_y.add_(constant.view(shape)), None, None, d_gain, total
 
 
 class ShiftNorm(ChannelNorm):
@@ -163,7 +170,8 @@ class ShiftNorm(ChannelNorm):
                 gain = power_of_two(self.exponent()).float()
             if self.log2_gain is not None:
                 gain = gain * torch.exp((self.log2_gain - self.log2_gain.detach()) * 0.6931471805599453)
-            return _CentredGain.apply(z, mean, gain, self.bias).to(y.dtype)  # type: ignore[no-any-return]
+            follows = None if self.log2_gain is None else variance.clamp_min(_LEAST_VARIANCE) + self.eps
+            return _CentredGain.apply(z, mean, follows, gain, self.bias).to(y.dtype)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """As the base, with the kind of gain."""

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from bitshift.nn.activations import ActQuant
 from bitshift.nn.layers import ShiftLayer
@@ -122,6 +121,16 @@ def trace(model: nn.Module) -> fx.GraphModule:
     return traced
 
 
+class _Shapes(fx.Interpreter):
+    """Runs a graph and notes each tensor's shape."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            n.meta["shape"] = tuple(result.shape)
+        return result
+
+
 def propagate_shapes(traced: fx.GraphModule, sample: Tensor | Sequence[Any] | None) -> None:
     """Store each tensor's shape in ``node.meta["shape"]`` by running ``sample``; without one nothing is known."""
     if sample is None:
@@ -130,14 +139,10 @@ def propagate_shapes(traced: fx.GraphModule, sample: Tensor | Sequence[Any] | No
     try:
         traced.eval()
         with torch.no_grad():
-            ShapeProp(traced).propagate(*as_args(sample))
+            _Shapes(traced).run(*as_args(sample))
     finally:
         for m, training in flags.items():
             m.training = training
-    for node in traced.graph.nodes:
-        meta = node.meta.get("tensor_meta")
-        if meta is not None and hasattr(meta, "shape"):
-            node.meta["shape"] = tuple(meta.shape)
 
 
 def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:

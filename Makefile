@@ -61,7 +61,7 @@ bench: setup  ## run every benchmark; JSON goes to bench/results; CIFAR10=DIR ad
 
 docs: .make/docs  ## build the documentation into site/
 	@$(BIN)/python tools/tables.py --check
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict >build/docs.log 2>&1 || { cat build/docs.log; exit 1; }
 	@echo "site/index.html"
 
 ctest: setup  ## C and C++ tests

@@ -94,7 +94,9 @@ class Mobile(nn.Module):
         self.expand = nn.Sequential(
             *unit(8, 16, 1, 1, 1), nn.ReLU6(), *unit(16, 16, 3, 1, 16), nn.ReLU6(), *unit(16, 8, 1, 1, 1)
         )
-        self.head = nn.Sequential(*unit(8, 12, 1, 1, 1), nn.ReLU6(), nn.AvgPool2d(3, 2, 1), nn.Flatten(), nn.Dropout(0.2))
+        self.head = nn.Sequential(
+            *unit(8, 12, 1, 1, 1), nn.ReLU6(), nn.AvgPool2d(3, 2, 1), nn.Flatten(), nn.Dropout(0.2)
+        )
         self.fc = nn.Linear(12 * 16, 4)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,7 +124,7 @@ class Dense(nn.Module):
 
 
 class Speech(nn.Module):
-    """One-dimensional, strided, dilated, asymmetric ("same", even kernel) convolutions, a norm behind a linear layer."""
+    """One-dimensional: strided, dilated, asymmetric ("same", even kernel); a norm behind a linear layer."""
 
     shape = (5, 24)
 
@@ -131,7 +133,8 @@ class Speech(nn.Module):
         self.net = nn.Sequential(
             OrderedDict(
                 a=nn.Conv1d(5, 8, 4, padding="same"), an=nn.BatchNorm1d(8), ar=nn.ReLU(), ap=nn.MaxPool1d(2),
-                b=nn.Conv1d(8, 8, 3, dilation=2, groups=4, stride=2, padding=2, bias=False), bn=nn.BatchNorm1d(8), br=nn.ReLU(),
+                b=nn.Conv1d(8, 8, 3, dilation=2, groups=4, stride=2, padding=2, bias=False), bn=nn.BatchNorm1d(8),
+                br=nn.ReLU(),
                 pool=nn.AvgPool1d(3), flat=nn.Flatten(), c=nn.Linear(16, 12), cn=nn.BatchNorm1d(12), cr=nn.ReLU(),
                 d=nn.Linear(12, 3),
             )

@@ -7,12 +7,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from nn_models import ARCHITECTURES, batch, build
 from torch import nn
 
 from bitshift.core.formats import FORMATS, get_format
 from bitshift.nn import FreezeError, Rule, ShiftConfig, calibrate, convert, freeze
 from bitshift.nn.layers.frozen import FrozenFloatLayer, FrozenLayer
+from nn_models import ARCHITECTURES, batch, build
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch, of the float model
 
@@ -77,7 +77,9 @@ def test_a_layer_is_what_int64_arithmetic_gives():
     w = get_format(layer.format).decode(layer.codes.numpy())
     padded = np.pad(q.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
     acc = sum(
-        np.einsum("nihw,oi->nohw", padded[:, :, a : a + 5, b : b + 5], w[:, :, a, b]) for a in range(3) for b in range(3)
+        np.einsum("nihw,oi->nohw", padded[:, :, a : a + 5, b : b + 5], w[:, :, a, b])
+        for a in range(3)
+        for b in range(3)
     )
     mult, offset = layer.mult.numpy().astype(np.int64), layer.offset.numpy()
     want = acc * mult[:, None, None] + offset[:, None, None]
@@ -94,7 +96,7 @@ def test_a_multiplication_free_network_has_only_power_of_two_multipliers(name):
 
 
 def test_multipliers_stay_close_to_the_float_norm():
-    """Rule 4 with 16 bits: against the same quantised weights with an exact norm, an error below the activation step."""
+    """Rule 4 with 16 bits: against the same quantised weights with an exact norm."""
     model = trained("ResNet", ShiftConfig(activations=8, multiplier=True, init="pretrained"))
     layer = model.get_submodule("conv1")
     q = torch.randint(-128, 128, (2, 3, 6, 6), generator=torch.Generator().manual_seed(0))
@@ -118,7 +120,9 @@ def test_an_accumulator_over_int32_is_refused_with_layer_channel_number_and_reme
     calibrate(model, [torch.randn(8, 700, generator=torch.Generator().manual_seed(0))])
     layer = model.get_submodule("0")
     layer.method.latent.data[1] = layer.method.scale()[1] * 32768
-    with pytest.raises(FreezeError, match=r"layer '0': accumulator bound 2936012800 of channel 1 exceeds int32.*at most 7 bits"):
+    with pytest.raises(
+        FreezeError, match=r"layer '0': accumulator bound 2936012800 of channel 1 exceeds int32.*at most 7 bits"
+    ):
         freeze(model, torch.randn(2, 700))
 
 

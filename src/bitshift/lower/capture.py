@@ -101,7 +101,7 @@ def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Captured:
         value = node.meta.get("val")
         if not isinstance(value, Tensor):
             raise LoweringError(f"input {node.name!r} is no tensor; give constants to the constructor instead")
-        if isinstance(value.shape[0], int):
+        if str(value.shape[0]).isdigit():  # a symbol that torch.export had to replace by the sample's number
             raise LoweringError(
                 f"the model only works for a batch of {value.shape[0]}: it uses the batch size as a constant; "
                 "take it from x.shape[0], or write flatten(1) instead of view"

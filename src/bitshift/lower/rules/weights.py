@@ -80,10 +80,12 @@ def batch_norm(context: Context, call: Call) -> Item:
         raise call.error("uses the batch's own statistics; call model.eval() and keep track_running_stats=True")
     weight, bias = call.array("weight"), call.array("bias")
     eps = call["eps"] if "eps" in call.raw else call["epsilon"]
+    if not (np.isfinite(mean).all() and np.isfinite(variance).all() and (variance >= 0).all()):
+        raise call.error("its running statistics are no finite mean and variance; the model has not trained properly")
     scale = (1.0 if weight is None else weight.astype(np.float64)) / np.sqrt(variance.astype(np.float64) + eps)
     shift = (0.0 if bias is None else bias.astype(np.float64)) - mean * scale
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-        raise call.error("its running statistics are not finite; the model has not trained properly")
+        raise call.error("its weight or bias is not finite; the model has not trained properly")
     x = context.as_float(call.value("input" if "input" in call.raw else "self"), call)
     consts = {"scale": scale.astype(np.float32), "bias": shift.astype(np.float32)}
     result = context.emit("affine", [x], Float32(), call, consts=consts)

@@ -1,0 +1,165 @@
+"""Every refusal names the op, the module path, the line and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitshift.core.graph import GraphError
+from bitshift.core.modelfile import ModelFileError, load
+from bitshift.lower import LoweringError, export, lower
+from lower_models import Layer, Quantize
+
+
+class Inner(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def model(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    return nn.Sequential(nn.Identity(), nn.ModuleDict({"head": Inner(function)})["head"]).eval()
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "no rule": (
+        lambda x: torch.cumsum(x, 1),
+        r"aten\.cumsum.*module '1'.*test_messages\.py:\d+ `return self.*Supported: .*, conv2d,"
+    ),
+    "softmax": (lambda x: x.softmax(1), "Remedy: leave it out of the deployed model"),
+    "layer norm": (lambda x: F.layer_norm(x, [6]), "Remedy: use a batch norm"),
+    "attention": (lambda x: x @ x.transpose(1, 2), "only products with fixed weights"),
+    "two factors": (lambda x: x * x.relu(), "256-entry table"),
+    "function for tables only": (lambda x: x.exp(), "256-entry table"),
+    "mixed samples": (lambda x: x + x.mean(0, keepdim=True), "along the batch axis"),
+    "batch in the shape": (lambda x: x.reshape(-1, 6), "its first axis must be the batch"),
+    "part of the batch": (lambda x: x[1:], "takes part of the batch"),
+    "turned batch": (lambda x: x.transpose(0, 1), "moves the batch axis"),
+    "uneven adaptive pool": (lambda x: F.adaptive_avg_pool2d(x.unsqueeze(1), (3, 4)), "windows of different sizes"),
+    "mean over channels": (lambda x: x.mean(1), "mean over all spatial axes"),
+    "average without the padding": (
+        lambda x: F.avg_pool1d(x, 2, padding=1, count_include_pad=False), "count_include_pad"
+    ),
+    "reflected padding": (lambda x: F.pad(x, (1, 1), mode="reflect"), "reflection_pad1d|mode 'reflect'"),
+    "matrix of constants": (
+        lambda x: x + torch.ones(4, 6), r"constant of shape \[4, 6\].*one per channel: shape \[4, 1\]"
+    ),
+    "repeated elements": (lambda x: x[:, :1].expand(-1, 4, -1).relu(), "no broadcast"),
+    "half": (lambda x: x.half().float(), "only float32 and float64 stay exact"),
+    "argmax of everything": (lambda x: x.argmax(), "first axis must be the batch|argmax\\(1\\)"),
+    "batch statistics": (lambda x: F.batch_norm(x, None, None, training=True), "track_running_stats"),
+    "broken norm": (
+        lambda x: F.batch_norm(x, torch.zeros(4), torch.full((4,), -1.0)), "no finite mean and variance"
+    ),
+    "constant output": (lambda x: torch.ones(3), "does not depend on the input|constant"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_says_where_and_what_to_do(name: str) -> None:
+    function, message = REFUSED[name]
+    with pytest.raises(LoweringError, match=rf"(?s){message}"):
+        lower(model(function), sample=torch.randn(3, 4, 6))
+
+
+def test_a_model_in_training_mode_is_refused() -> None:
+    with pytest.raises(LoweringError, match=r"model\.eval\(\)"):
+        lower(nn.Linear(2, 2), sample=torch.zeros(1, 2))
+
+
+def test_a_branch_on_values_is_refused_with_the_reason() -> None:
+    with pytest.raises(LoweringError, match=r"(?s)cannot trace the model.*no branch on tensor values"):
+        lower(model(lambda x: x if x.sum() > 0 else -x), sample=torch.zeros(2, 3))
+
+
+def test_a_fixed_batch_size_is_refused() -> None:
+    with pytest.raises(LoweringError, match=r"only works for a batch of 2.*x\.shape\[0\]"):
+        lower(model(lambda x: x.view(2, 12).relu()), sample=torch.zeros(2, 3, 4))
+
+
+def test_a_module_without_a_sample_is_refused() -> None:
+    with pytest.raises(LoweringError, match="sample=x"):
+        lower(nn.Linear(2, 2).eval())
+
+
+def test_a_forward_that_counts_is_refused() -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.add_(1)
+            return x.relu()
+
+    with pytest.raises(LoweringError, match="forward changes 'seen'"):
+        lower(Counter().eval(), sample=torch.zeros(2, 3))
+
+
+def test_an_integer_layer_without_a_quantiser_is_refused_by_path() -> None:
+    net = nn.Sequential(nn.ReLU(), Layer(3, 2, seed=0, frac_in=4)).eval()
+    with pytest.raises(LoweringError, match=r"bitshift\.linear.*module '1'.*needs an activation quantiser"):
+        lower(net, sample=torch.zeros(2, 3))
+
+
+def test_a_value_finer_than_the_layer_expects_is_refused() -> None:
+    net = nn.Sequential(Quantize(8, 6), Layer(3, 2, seed=0, frac_in=4)).eval()
+    with pytest.raises(LoweringError, match=r"frac 4.*finer grid s8\.6"):
+        lower(net, sample=torch.zeros(2, 3))
+
+
+def test_an_unrounded_output_over_int32_is_refused_by_path() -> None:
+    net = nn.Sequential(Quantize(8, 4), Layer(400, 3, seed=0, frac_in=4, multiplier=True)).eval()
+    with pytest.raises(LoweringError, match=r"module '1'.*over int32.*the model's output.*Remedy"):
+        lower(net, sample=torch.zeros(2, 400))
+
+
+def test_an_accumulator_over_int32_is_refused_by_path() -> None:
+    net = nn.Sequential(
+        Quantize(8, 4), Layer(5000, 3, seed=0, frac_in=4, format="pot5d", frac=9), Quantize(8, 0)
+    ).eval()
+    with pytest.raises(GraphError, match=r"layer '1': accumulator bound [\d_]+ for channel \d exceeds int32; use "):
+        lower(net, sample=torch.zeros(2, 5000))
+
+
+IMAGE = {"kind": "image", "channels": 1, "size": [2, 2], "mean": [0.0], "scale": [1 / 255]}
+
+
+def test_export_writes_labels_and_preprocessing(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
+    path = tmp_path / "net.safetensors"
+    graph = export(net, path, labels=("a", "b", "c"), preprocess=IMAGE, name="tiny", sample=torch.zeros(1, 1, 2, 2))
+    assert dict(load(path).meta) == dict(graph.meta) == {"labels": ["a", "b", "c"], "preprocess": IMAGE, "name": "tiny"}
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"labels": ["a"]}, LoweringError, r"1 labels, but the model's output has 3 classes"),
+        ({"preprocess": {**IMAGE, "size": [3, 2]}}, LoweringError, r"1 channels of \[3, 2\].*shape \[1, 2, 2\]"),
+        ({"preprocess": {"kind": "sound"}}, ModelFileError, "preprocess"),
+    ],
+)
+def test_wrong_descriptions_are_refused(given: dict, error: type[Exception], message: str) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
+    with pytest.raises(error, match=message):
+        lower(net, sample=torch.zeros(1, 1, 2, 2), **given)
+
+
+def test_two_inputs_and_a_repeated_output_keep_their_order() -> None:
+    class Two(nn.Module):
+        def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            y = left + right
+            return y, right, y
+
+    graph = lower(Two().eval(), sample=(torch.zeros(1, 3), torch.zeros(1, 3)))
+    assert graph.inputs == ("left", "right")
+    assert len(set(graph.outputs)) == 3

@@ -170,6 +170,24 @@ def test_zero_counts_although_the_input_never_is() -> None:
     assert check_bounds(b.graph([z, mean]))[mean].range == (0, 14)
 
 
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        ((0, None), (0, 0)),
+        ((None, -4), (-5, -4)),
+        ((None, -9), (-9, -9)),
+        ((-4, -4), (-4, -4)),
+        ((None, None), (-5, -3)),
+    ],
+)
+def test_a_clamp_behind_a_clamp_keeps_a_range(second: tuple[int | None, int | None], expected: tuple[int, int]) -> None:
+    b = Builder()
+    x = b.input((1,), S8)
+    y = b.node("clamp", [x], (1,), S8, {"lo": -5, "hi": -3})
+    z = b.node("clamp", [y], (1,), S8, {"lo": second[0], "hi": second[1]})
+    assert check_bounds(b.graph([z]))[z].range == expected
+
+
 def test_bounds_grow_with_bits() -> None:
     accs = [check_bounds(linear([[8, -4]], FixedPoint(bits, 0), S32, "pot3d"))["y"].acc for bits in range(2, 9)]
     assert all(a < b for a, b in pairwise(accs))

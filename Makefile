@@ -17,7 +17,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 # Whatever the shell exports must not reach another copy of the package than the one in .venv.
 export PYTHONPATH :=
-export OMP_NUM_THREADS ?= 1
+# Two pytest workers on two cores, and benchmarks that say "one thread": more threads would only fight.
+test test-all bench: export OMP_NUM_THREADS ?= 1
 
 NATIVE := $(wildcard CMakeLists.txt) $(shell find cpp -type f 2>/dev/null)
 HAVE_COMPILER := command -v "$${CC:-cc}" >/dev/null && command -v "$${CXX:-c++}" >/dev/null

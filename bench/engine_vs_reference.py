@@ -1,7 +1,8 @@
 """The compiled engine against the numpy reference on whole networks: equal integers first, then time for a sample.
 
 Networks have random codes and the shapes of real ones: LeNet on (1, 28, 28) and ResNet-20 on (3, 32, 32), pot3d
-weights, 8-bit activations, rule 4 with power-of-two multipliers; and a ResNet-20 with float activations. Both run on one thread.
+weights, 8-bit activations, rule 4 with power-of-two multipliers; and a ResNet-20 with float activations. Both run on
+one thread.
 
     python bench/engine_vs_reference.py --json out.json
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from bitshift.core.graph import Graph, GraphError, Node
 from bitshift.core.ops import Cost, get_op
 
-ENERGY_SOURCE = "45 nm CMOS, pJ an operation: SALLM, Table 1"
+ENERGY_SOURCE = "ShiftAddLLM (You et al., NeurIPS 2024, arXiv 2406.05981), Table 1: 45 nm CMOS"
 ENERGY_PJ: dict[str, float] = {
     "mult_fp32": 3.7,
     "mult_int32": 3.1,

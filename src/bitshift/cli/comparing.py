@@ -19,7 +19,7 @@ from bitshift.cli.exporting import export_network
 from bitshift.cli.models import NET, open_graph
 from bitshift.cli.report import comparison
 from bitshift.cli.report.comparison import Kind, Measured
-from bitshift.cli.runs import WEIGHTS, Run
+from bitshift.cli.runs import WEIGHTS, Run, sample_images
 from bitshift.cli.training import FLOAT, make_augment
 from bitshift.core.cost import count, float_twin
 from bitshift.core.formats import get_format
@@ -72,8 +72,7 @@ def measure_int8(run: Run, twin: nn.Module, data: tuple[ArrayData, ArrayData], *
     )  # fmt: skip
     model, _ = convert(twin, shift, sample=run.spec.sample())
     if shift.integer:
-        images = data[0].normalise(torch.from_numpy(data[0].images[:rows]))
-        calibrate(model.eval(), images.split(128))
+        calibrate(model.eval(), sample_images(data[0], rows).split(128))
     accuracy = evaluate(model, data[1]).accuracy
     path = run.path / INT8_FILE
     export_network(model, data[0], path, name="int8, post-training")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bitshift import runtime
 from bitshift.cli.errors import FAILED, CliError
-from bitshift.cli.runs import preprocess_of
+from bitshift.cli.runs import preprocess_of, sample_images
 from bitshift.core.fixed import FixedPoint
 from bitshift.core.graph import Value
 from bitshift.lower import export
@@ -49,7 +49,7 @@ def export_network(
         ValueError: freeze, lower or a bound refuses the network, by module path.
     """
     model = model.cpu().eval()
-    images = data.normalise(torch.from_numpy(data.images[:rows]))
+    images = sample_images(data, rows)
     frozen = freeze(model, images)
     path.parent.mkdir(parents=True, exist_ok=True)
     export(frozen, path, labels=list(data.class_names), preprocess=preprocess_of(data), name=name)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from bitshift.cli.errors import CliError
 from bitshift.cli.network import NetworkSpec
@@ -68,6 +70,12 @@ def open_run(path: Path) -> Run:
             "resume it with `bitshift train` and the same flags"
         )
     return Run(path=path, config=config, spec=NetworkSpec.from_dict(about["network"]), data=about.get("data") or "")
+
+
+def sample_images(data: ArrayData, count: int) -> Tensor:
+    """At most ``count`` normalised images, drawn with a fixed seed: files are often sorted by class."""
+    rows = np.random.default_rng(0).permutation(len(data))[:count]
+    return data.normalise(torch.from_numpy(data.images[rows]))
 
 
 def preprocess_of(data: ArrayData) -> dict[str, Any] | None:

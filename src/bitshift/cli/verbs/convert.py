@@ -93,14 +93,12 @@ examples:
         self, spec: NetworkSpec, model: nn.Module, data: tuple[ArrayData, ArrayData]
     ) -> tuple[float, float] | None:
         """Set the activation grids; accuracy of the float and of the converted network if weights were given."""
-        import torch
-
+        from bitshift.cli.runs import sample_images
         from bitshift.nn.activations import calibrate
         from bitshift.train.evaluate import evaluate
 
         if spec.shift is not None and spec.shift.integer:
-            images = data[0].normalise(torch.from_numpy(data[0].images[: self.calibration_rows]))
-            calibrate(model, images.split(128))
+            calibrate(model, sample_images(data[0], self.calibration_rows).split(128))
         if self.weights is None:
             return None
         return (

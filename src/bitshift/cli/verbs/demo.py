@@ -165,7 +165,7 @@ examples:
         from bitshift.cli import comparing
 
         comparing.measure_ours(run, data[1], outcome["engine_accuracy"])
-        note = f"{plan.float_train.epochs} epochs" if plan.float_train else ""
+        note = f"float twin, {plan.float_train.epochs} epochs" if plan.float_train else ""
         comparing.measure_float(run.path, data[1], float_accuracy, run.path / "net.safetensors", note)
         if self.baselines:
             comparing.measure_all(run, note=out.note)

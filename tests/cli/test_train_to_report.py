@@ -1,0 +1,190 @@
+"""The whole way through the verbs on made data: train, eval, export, run, inspect, report, and a resumed training."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitshift import runtime
+from bitshift.cli import main
+
+NET = """
+from torch import nn
+
+def net(num_classes, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(4 * 4 * 4, num_classes),
+    )
+"""
+FLAGS = [
+    "--data", "made.npz", "--model", "cli_smoke_net:net", "--method", "denseshift", "--bits", "3", "--activations", "8",
+    "--init", "pretrained", "--float-epochs", "2", "--epochs", "2", "--batch-size", "24", "--lr", "0.02",
+    "--set", "log_every=2", "progress=off", "calibration_rows=48",
+]  # fmt: skip
+
+
+def made(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise with a bright bar whose place is the class."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    images = generator.integers(0, 60, (count, 1, 8, 8))
+    for image, label in zip(images, labels, strict=True):
+        image[0, :, label * 3 : label * 3 + 2] += 150
+    return images.astype(np.uint8), labels.astype(np.int64)
+
+
+def verb(*argv: str | Path) -> Any:
+    """The JSON of a verb that has to succeed."""
+    stream = io.StringIO()
+    with contextlib.redirect_stdout(stream):
+        code = main([*map(str, argv), "--json"])
+    assert code == 0, stream.getvalue()
+    return json.loads(stream.getvalue())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The working directory of this module: data, the user's model, and a trained, compared run in ``run``."""
+    path = tmp_path_factory.mktemp("smoke")
+    (path / "cli_smoke_net.py").write_text(NET)
+    x, y = made(96, 0)
+    x_test, y_test = made(45, 1)
+    names = np.array(["left", "middle", "right"])
+    np.savez(path / "made.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test, class_names=names)
+    with contextlib.chdir(path), contextlib.redirect_stderr(io.StringIO()):
+        (path / "answer.json").write_text(json.dumps(verb("train", *FLAGS, "--run-dir", "run", "--compare")))
+        yield path
+
+
+def test_train_leaves_a_whole_run_directory(folder: Path) -> None:
+    found = {p.name for p in (folder / "run").iterdir()}
+    assert found >= {
+        "config.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "net.safetensors", "report.html",
+        "evaluation.json", "comparison.json", "float", "uniform3", "int8.safetensors",
+    }  # fmt: skip
+    answer = json.loads((folder / "answer.json").read_text())
+    assert answer["network"]["shift"]["method"] == "denseshift"
+    assert answer["file_bytes"] == (folder / "run" / "net.safetensors").stat().st_size
+
+
+def test_the_file_and_the_simulation_have_one_accuracy(folder: Path) -> None:
+    simulated = verb("eval", "run")
+    by_file = verb("eval", "run/net.safetensors", "--data", "made.npz")
+    assert simulated["by"] == "simulation"
+    assert by_file["by"] in ("engine", "reference")
+    assert simulated["accuracy"] == by_file["accuracy"]
+    assert simulated["confusion"] == by_file["confusion"]
+    assert simulated["samples"] == 45
+
+
+def test_export_again_gives_the_same_file_and_checks_it(folder: Path) -> None:
+    got = verb("export", "run", "--output", "again.safetensors", "--rows", "20")
+    assert got["differing_outputs"] == 0
+    assert got["checked_outputs"] == 20 * 3
+    one, two = (runtime.load(p).graph for p in (folder / "again.safetensors", folder / "run" / "net.safetensors"))
+    assert one.pretty() == two.pretty()
+    assert all(np.array_equal(one.constants[k], two.constants[k]) for k in two.constants)
+
+
+def test_run_names_a_picture_by_the_classes_of_the_data(folder: Path) -> None:
+    from PIL import Image
+
+    images, _ = made(3, 5)
+    Image.fromarray(images[1, 0]).save(folder / "middle.png")
+    np.save(folder / "pixels.npy", images)
+    by_picture = verb("run", "run/net.safetensors", "middle.png")["results"][0]["outputs"]
+    by_array = verb("run", "run/net.safetensors", "pixels.npy", "--pixels")["results"][1]["outputs"]
+    assert by_picture == by_array
+    (top,) = (answer["top"] for answer in by_picture.values())
+    assert {t["label"] for t in top} == {"left", "middle", "right"}
+
+
+def test_the_exported_network_is_integer_and_multiplication_free(folder: Path) -> None:
+    got = verb("inspect", "run/net.safetensors")
+    assert got["multiplications"] == 0
+    assert "float32" not in got["values"]
+    assert {layer["format"] for layer in got["layers"]} == {"pot3d"}
+    assert got["meta"]["labels"] == ["left", "middle", "right"]
+
+
+def test_the_comparison_measured_all_four_networks(folder: Path) -> None:
+    rows = json.loads((folder / "run" / "comparison.json").read_text())["rows"]
+    assert [row["kind"] for row in rows] == ["float", "int8", "uniform", "ours"]
+    assert [row["weight_bits"] for row in rows] == ["float32", "int8", "int3", "pot3d"]
+    assert all(row["samples"] == 45 and 0 <= row["accuracy"] <= 1 for row in rows)
+    products = [row["cost"]["multiplications"] + row["cost"]["float_multiplications"] for row in rows]
+    assert products[3] == 0
+    assert min(products[:3]) > 0
+
+
+def test_the_report_of_the_run_shows_every_section(folder: Path) -> None:
+    page = (folder / "run" / "report.html").read_text(encoding="utf-8")
+    ET.fromstring(page.partition("\n")[2])
+    for section in ("comparison", "curves", "levels", "flips", "sizes", "operations", "confusion", "graph"):
+        assert f'<section id="{section}">' in page
+    assert "not measured" not in page
+    assert "Not in this report" not in page
+
+
+def test_the_report_of_the_file_can_evaluate_it(folder: Path) -> None:
+    got = verb("report", "run/net.safetensors", "--data", "made.npz", "--output", "file.html")
+    page = (folder / "file.html").read_text(encoding="utf-8")
+    assert got["bytes"] == len(page.encode())
+    assert '<section id="confusion"><h2>Confusion matrix</h2><p>made.npz, test rows' in page
+
+
+def test_train_again_returns_the_finished_run_and_no_resume_refuses(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (folder / "run" / "model.safetensors").read_bytes()
+    again = verb("train", *FLAGS, "--run-dir", "run")
+    assert again["accuracy"] == json.loads((folder / "answer.json").read_text())["accuracy"]
+    assert (folder / "run" / "model.safetensors").read_bytes() == before
+    assert main(["train", *FLAGS, "--run-dir", "run", "--no-resume"]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_another_configuration_in_a_used_directory_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *FLAGS, "--run-dir", "run", "--seed", "5"]) == 2
+    assert "another configuration" in capsys.readouterr().err
+
+
+def test_convert_rounds_calibrates_and_leaves_a_run_that_exports(folder: Path) -> None:
+    got = verb(
+        "convert", "cli_smoke_net:net", "--weights", "run/float", "--data", "made.npz", "--format", "pot4x2",
+        "--activations", "8", "--output", "rounded",
+    )  # fmt: skip
+    assert {row["format"] for row in got["rows"] if row["format"]} == {"pot4x2"}
+    assert 0 <= got["accuracy"] <= 1
+    assert verb("eval", "rounded")["accuracy"] == got["accuracy"]
+    assert verb("export", "rounded")["differing_outputs"] == 0
+    verb("report", "rounded")
+    page = (folder / "rounded" / "report.html").read_text(encoding="utf-8")
+    assert "not measured; <" in page
+    assert "bitshift report rounded --measure" in page
+
+
+def test_a_weight_only_network_exports_within_a_tolerance(folder: Path) -> None:
+    verb("convert", "cli_smoke_net:net", "--weights", "run/float", "--data", "made.npz", "--output", "floats")
+    got = verb("export", "floats")
+    assert got["largest_error"] < 1e-4
+    assert (
+        verb("eval", "floats")["accuracy"] == verb("eval", "floats/net.safetensors", "--data", "made.npz")["accuracy"]
+    )
+
+
+def test_a_float_network_trains_without_a_twin(folder: Path) -> None:
+    flags = [*FLAGS[:4], "--method", "float", "--epochs", "1", "--batch-size", "24", "--set", "progress=off"]
+    got = verb("train", *flags, "--run-dir", "plain", "--no-export")
+    assert got["network"]["shift"] is None
+    assert got["float_accuracy"] is None
+    assert '<section id="curves">' in (folder / "plain" / "report.html").read_text(encoding="utf-8")

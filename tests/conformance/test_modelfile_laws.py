@@ -45,11 +45,10 @@ def test_what_is_written_is_read_back(case: Case) -> None:
     assert all(np.array_equal(before[name], after[name], equal_nan=True) for name in before)
 
 
-@settings(max_examples=200)
-@given(graph_cases())
-def test_any_safetensors_reader_lists_the_tensors(case: Case) -> None:
+@pytest.mark.parametrize("seed", range(40))
+def test_any_safetensors_reader_lists_the_tensors(seed: int) -> None:
     safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is an extra")
-    data = dumps(case.graph)
+    data = dumps(random_case(seed, floats=True).graph)
     tensors = safetensors.load(data)
     assert sum(t.nbytes for t in tensors.values()) == len(data) - 8 - int.from_bytes(data[:8], "little")
 

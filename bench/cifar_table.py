@@ -119,7 +119,7 @@ def figures(case: Case, options: argparse.Namespace, data: tuple[ArrayData, Arra
         from bitshift.nn.convert import convert
 
         model = convert(model, ShiftConfig(**(case.shift or {})))[0]
-        reestimate_norms(model, data[0], rows=2000)
+        reestimate_norms(model, data[0], rows=2000, augment=PadCropFlip())
     result = evaluate(model, data[1], batch_size=500)
     label = f"{case.name}, seed {seed}"
     epochs = 0 if case.rounded else options.epochs

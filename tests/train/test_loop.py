@@ -338,3 +338,10 @@ def test_reestimated_norms_hold_the_plain_average_of_the_rows():
 
 def test_methods_are_found_by_the_loop():
     assert sum(isinstance(m, Method) for m in shift_net().modules()) == 2
+
+
+def test_norms_are_reestimated_on_augmented_rows_when_asked():
+    plain, moved = tiny_net(), tiny_net()
+    reestimate_norms(plain, TRAIN, rows=64)
+    reestimate_norms(moved, TRAIN, rows=64, augment=Shift(pixels=2))
+    assert not torch.equal(plain[1].running_mean, moved[1].running_mean)

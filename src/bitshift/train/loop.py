@@ -144,6 +144,7 @@ class _Run:
         self.sums = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, correct rows, steps
         self.best_accuracy, self.best_epoch = -1.0, -1
         self.seconds = 0.0
+        self.last_valid: EvalResult | None = None
         self.identity = {
             "train": config.as_dict(),
             "data": {
@@ -298,7 +299,7 @@ class _Run:
         values: dict[str, Any] = {"epoch": epoch, "train_loss": loss, "train_accuracy": accuracy}
         if (epoch + 1) % self.config.eval_every == 0 or epoch + 1 == self.config.epochs:
             self.world.share_from_main(self.model)
-            valid = self._evaluate()
+            valid = self.last_valid = self._evaluate()
             values |= {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy}
             if valid.accuracy > self.best_accuracy:
                 self.best_accuracy, self.best_epoch = valid.accuracy, epoch
@@ -318,8 +319,10 @@ class _Run:
         path = self.folder / "model.safetensors"
         if self.config.keep == "best" and path.exists():
             ckpt.load_model(path, self.model)
+        # the state of the last epoch's end has just been evaluated, unless another is loaded or nothing was trained
+        reused = self.last_valid if self.config.keep == "last" else None
         self.world.share_from_main(self.model)
-        valid = self._evaluate()
+        valid = reused if reused is not None else self._evaluate()
         if self.world.is_main:
             if self.config.keep == "last":
                 ckpt.save_model(path, self.model)

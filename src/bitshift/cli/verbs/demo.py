@@ -76,14 +76,13 @@ examples:
         run = open_run(self.run_dir)
         model_file = self.run_dir / NET
         outcome = self._export_and_run(run, data, model_file)
-        float_file = self.run_dir / training.FLOAT / "model.safetensors"
         self._compare(run, data, plan, trained.twin.accuracy, outcome, out)
         result = {
             "float_accuracy": trained.twin.accuracy,
             "simulation_accuracy": outcome["simulation_accuracy"],
             "engine_accuracy": outcome["engine_accuracy"],
             "differing_outputs": outcome["differing_outputs"],
-            "float_bytes": _float_bytes(float_file),
+            "float_bytes": _float_bytes(run),
             "file_bytes": model_file.stat().st_size,
             "seconds": round(time.perf_counter() - begin, 2),
             "compared_outputs": outcome["compared_outputs"],
@@ -200,12 +199,9 @@ def _shorter(plan: Plan, epochs: int) -> Plan:
     return replace(plan, train=cut(plan.train), float_train=cut(plan.float_train) if plan.float_train else None)
 
 
-def _float_bytes(path: Path) -> int:
-    """Bytes of the float twin's parameters in float32: what the exported file replaces."""
-    from bitshift.train.checkpoint import load_tensors
-
-    tensors, _ = load_tensors(path)
-    return sum(t.numel() * t.element_size() for t in tensors.values() if t.is_floating_point())
+def _float_bytes(run: Run) -> int:
+    """Bytes of the float twin's parameters, without the norms' statistics: what the exported file replaces."""
+    return sum(p.numel() * p.element_size() for p in replace(run.spec, shift=None).build_float().parameters())
 
 
 def run_without_torch(

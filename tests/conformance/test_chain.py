@@ -93,14 +93,25 @@ def test_every_format_and_width_gives_the_same_integers(name: str, multiplier: b
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep", ["int8", "float"])
 @pytest.mark.parametrize("name", ["resnet-slice", "mlp", "audio"])
-def test_kept_layers_follow_the_chain(name: str, keep: str) -> None:
-    config = bs.ShiftConfig(activations=8, keep_first=keep, keep_last=keep, init="pretrained")
-    if keep == "int8":
-        check_chain(name, config)
-    else:
-        check_float(name, config)
+def test_kept_layers_follow_the_chain(name: str) -> None:
+    check_chain(name, bs.ShiftConfig(activations=8, keep_first="int8", keep_last="int8", init="pretrained"))
+    check_float(name, bs.ShiftConfig(activations=8, keep_last="float", init="pretrained"))
+
+
+def test_a_float_layer_before_integers_is_exact_where_float32_is() -> None:
+    config = bs.ShiftConfig(activations=8, keep_first="float", init="pretrained")
+    net = trained("mlp", seed=0)
+    with torch.no_grad():
+        for p in net[1].parameters():  # multiples of 1/64 under 1: all sums with inputs of the same kind are exact
+            p.copy_(torch.floor(p * 64) / 64)
+    x = torch.floor(calm("mlp") * 64) / 64
+    model, _ = bs.convert(net, config, sample=x)
+    calibrate(model, [x])
+    frozen = bs.freeze(model.eval(), sample=x)
+    graph = lower(frozen)
+    assert {n.op for n in graph.nodes} == {"reshape", "linear", "clamp", "quantize"}
+    assert_equal(graph, frozen, x)
 
 
 def check_float(name: str, config: bs.ShiftConfig) -> None:

@@ -15,7 +15,17 @@ from bitshift.core.graph import Graph, Node, Value
 from bitshift.core.ops.quantize import quantize
 from bitshift.core.reference import run_checked
 from bitshift.lower.errors import LoweringError
-from bitshift.lower.passes import PASSES, cleanup, fold_affine, fold_clamps, fuse, integer_inputs, narrow, optimise
+from bitshift.lower.passes import (
+    PASSES,
+    cleanup,
+    fold_affine,
+    fold_clamps,
+    fold_padding,
+    fuse,
+    integer_inputs,
+    narrow,
+    optimise,
+)
 from bitshift.lower.passes.fuse import scale_of
 from bitshift.lower.passes.inputs import quantised
 from bitshift.lower.passes.rounding import Rounding
@@ -180,6 +190,26 @@ def test_a_clamp_of_a_value_with_two_readers_stays() -> None:
     nodes = [Node("add", ("x", "x"), "a"), Node("clamp", ("a",), "y", {"lo": 0, "hi": None})]
     graph = fold_clamps(build(dict.fromkeys(("x", "a", "y"), ((3,), S8)), nodes, ["y", "a"]))
     assert ops(graph) == ["add", "clamp"]
+
+
+def test_zero_padding_goes_into_the_window_but_not_into_a_max_pool() -> None:
+    window = {"kernel": (2,), "stride": (2,), "padding": ((0, 1),)}
+    conv = {"format": "pot3d", "stride": (1,), "padding": ((1, 0),), "dilation": (1,), "groups": 1}
+    s32 = FixedPoint(32, 4)
+    nodes = [
+        Node("pad", ("x",), "p", {"padding": ((0, 0), (2, 1)), "value": 0}),
+        Node("conv", ("p",), "a", conv, {"codes": "w"}),
+        Node("avg_pool", ("p",), "b", {**window, "mult": 1, "offset": 0, "shift": 1}),
+        Node("max_pool", ("p",), "c", {**window, "dilation": (1,)}),
+    ]
+    shapes = {"x": ((2, 5), S8), "p": ((2, 8), S8), "a": ((1, 8), s32), "b": ((2, 4), S8), "c": ((2, 4), S8)}
+    codes = np.random.default_rng(0).integers(0, 8, (1, 2, 2)).astype(np.uint8)
+    graph = build(shapes, nodes, ["a", "b", "c"], w=codes)
+    changed = fold_padding(graph)
+    assert {n.op: n.inputs[0] for n in changed.nodes} == {"pad": "x", "conv": "x", "avg_pool": "x", "max_pool": "p"}
+    assert changed.nodes[1].attrs["padding"] == ((3, 1),)
+    x = -np.random.default_rng(1).integers(1, 128, (9, 2, 5)).astype(np.int8)
+    assert_same(Case(graph, {"x": x}), fold_padding)
 
 
 @pytest.mark.parametrize("role", ["codes", "weight"])

@@ -11,6 +11,7 @@ from bitshift.lower.passes.cleanup import cleanup
 from bitshift.lower.passes.fuse import fuse
 from bitshift.lower.passes.inputs import integer_inputs
 from bitshift.lower.passes.narrow import narrow
+from bitshift.lower.passes.padding import fold_padding
 
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
     cleanup,
@@ -18,6 +19,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     fuse,
     fold_clamps,
     fold_affine,
+    fold_padding,
     narrow,
     cleanup,
 )
@@ -31,4 +33,14 @@ def optimise(graph: Graph) -> Graph:
     return graph
 
 
-__all__ = ["PASSES", "cleanup", "fold_affine", "fold_clamps", "fuse", "integer_inputs", "narrow", "optimise"]
+__all__ = [
+    "PASSES",
+    "cleanup",
+    "fold_affine",
+    "fold_clamps",
+    "fold_padding",
+    "fuse",
+    "integer_inputs",
+    "narrow",
+    "optimise",
+]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from bitshift.nn.activations import ActQuant, FixedPointQuant
-from bitshift.nn.layers import IntegerError, IntegerForm, ShiftLayer
+from bitshift.nn.layers import IntegerError, ShiftLayer
+from bitshift.nn.layers.base import accumulator_overflow
 from bitshift.nn.layers.frozen import (
     FrozenAvgPool,
     FrozenFixedPoint,
@@ -22,8 +23,6 @@ from bitshift.nn.layers.frozen import (
 from bitshift.nn.layers.pointwise import Pointwise
 from bitshift.nn.layers.pool import AvgPool
 from bitshift.nn.observe import as_args
-
-_INT32 = 2**31 - 1
 
 
 class FreezeError(ValueError):
@@ -89,21 +88,6 @@ def freeze(model: nn.Module, sample: Tensor | Sequence[Any]) -> FrozenModel:
     return result
 
 
-def check_accumulator(path: str, form: IntegerForm) -> None:
-    """FreezeError, with channel, number and remedy, if an accumulator may leave int32."""
-    worst = int(form.acc_bound.argmax())
-    bound = int(form.acc_bound[worst])
-    if bound > _INT32:
-        levels = bound // max(-form.input.lo, form.input.hi)
-        bits = max((b for b in range(2, form.input.bits) if levels * 2 ** (b - form.input.signed) <= _INT32), default=0)
-        remedy = f"activations of at most {bits} bits or " if bits else ""
-        raise FreezeError(
-            f"layer {path!r}: accumulator bound {bound} of channel {worst} exceeds int32 ({_INT32}): the sum of "
-            f"|level| is {levels}, inputs are {form.input}. Use {remedy}a format with a smaller largest level than "
-            f"{form.format}'s"
-        )
-
-
 def _frozen_form(path: str, module: nn.Module) -> nn.Module | None:
     """What replaces one module, or None."""
     if isinstance(module, ShiftLayer):
@@ -115,7 +99,9 @@ def _frozen_form(path: str, module: nn.Module) -> nn.Module | None:
             form = module.integer_form()
         except IntegerError as error:
             raise FreezeError(f"layer {path!r}: {error}") from error
-        check_accumulator(path, form)
+        overflow = accumulator_overflow(form.acc_bound, module.method.format, form.input)
+        if overflow:
+            raise FreezeError(f"layer {path!r}: {overflow}")
         return FrozenLayer(module, form)
     if isinstance(module, ActQuant):
         return FrozenQuant(module)
@@ -239,4 +225,4 @@ def _compare(path: str, module: nn.Module, x: Tensor | None, want: Tensor, got: 
     raise FreezeError(f"{message}; {int(different.sum())} of {want.numel()} values differ")
 
 
-__all__ = ["FreezeError", "FrozenModel", "check_accumulator", "freeze"]
+__all__ = ["FreezeError", "FrozenModel", "freeze"]

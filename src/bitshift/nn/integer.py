@@ -253,7 +253,7 @@ class _Conversion:
 
     def replace_pools(self) -> None:
         """Average pools and means over all spatial axes become ``AvgPool``; others are left in float."""
-        for node in self.calls("avg_pool"):
+        for node in [n for n in self.calls("avg_pool") if not isinstance(self.flow.module(n), AvgPool)]:
             found = self._pool(node)
             module = self.flow.module(node)
             was = operation_name(node, module)
@@ -283,7 +283,7 @@ class _Conversion:
 
     def replace_functions(self) -> None:
         """Non-linear functions become ``Pointwise`` modules."""
-        for node in self.calls("fn"):
+        for node in [n for n in self.calls("fn") if not isinstance(self.flow.module(n), Pointwise)]:
             name, options = function_of(node, self.flow.module(node))
             path = self.add_module(node.name, Pointwise(name, **options))
             new = self.insert(node, path, (self.flow.source(node),))

@@ -79,8 +79,8 @@ class _CentredGain(torch.autograd.Function):
     """``(y - mean(y)) * gain + beta`` per channel; one pass over ``y`` each way.
 
     With ``v = y - mean`` and means over all but the channels: d beta = sum g, d gain = sum g v,
-    d y = gain * (g - mean(g) - v * mean(g v) / variance); the last term, the gradient through the deviation that the gain
-    follows, only where ``variance`` is given.
+    d y = gain * (g - mean(g) - v * mean(g v) / variance). The last term is the gradient through the deviation that the
+    gain follows, and is there only where ``variance`` is given.
     """
 
     @staticmethod

@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 
 from bitshift.nn.activations import ActQuant
 from bitshift.nn.layers import ShiftLayer
-from bitshift.nn.layers.pointwise import FUNCTIONS
+from bitshift.nn.layers.pointwise import FUNCTIONS, Pointwise
+from bitshift.nn.layers.pool import AvgPool
 from bitshift.nn.observe import as_args
 from bitshift.nn.plan import CONVERTIBLE, ConvertError
 
@@ -152,6 +153,8 @@ def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
 
 def function_of(node: fx.Node, module: nn.Module | None) -> tuple[str, dict[str, Any]]:
     """Name and options of an ``fn`` node."""
+    if isinstance(module, Pointwise):
+        return module.fn, module.options
     if module is not None:
         return _FN_MODULES[type(module)], {k: getattr(module, k) for k in _FN_OPTIONS if hasattr(module, k)}
     options = {k: v for k, v in node.kwargs.items() if k in _FN_OPTIONS}
@@ -244,6 +247,10 @@ class Flow:
             return "relu"
         if isinstance(module, ActQuant):
             return "quant"
+        if isinstance(module, AvgPool):
+            return "avg_pool"
+        if isinstance(module, Pointwise):
+            return "fn"
         if isinstance(module, _DROPOUT_MODULES):
             return "dropout"
         if isinstance(module, _POOL_MODULES):

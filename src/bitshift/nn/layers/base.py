@@ -15,6 +15,8 @@ from bitshift.nn.activations import ActQuant, FixedPointQuant
 from bitshift.nn.method import Method
 from bitshift.nn.norms import ChannelNorm
 
+_INT32 = 2**31 - 1
+
 
 class IntegerError(ValueError):
     """A layer that cannot be written in integers; the message names the channel, the number and a remedy."""
@@ -105,11 +107,26 @@ def integer_form(
     worst = int((acc_bound * mult + offset.abs()).argmax())
     total = float(acc_bound[worst] * mult[worst] + offset[worst].abs())
     if total >= 2.0**53:
-        raise IntegerError(
-            f"channel {worst}: |acc * mult + offset| may reach {total:.6g}, over 2**53; shrink its bias or norm shift"
-        )
+        overflow = accumulator_overflow(acc_bound, format, input)
+        sum_too_large = f"|acc * mult + offset| of channel {worst} may reach {total:.6g}, over 2**53"
+        raise IntegerError(overflow or f"{sum_too_large}; shrink its bias or norm shift")
     grids = torch.full_like(mult, frac, dtype=torch.int32)
     return IntegerForm(codes, mult.int(), offset.long(), grids, format.name, input, acc_bound)
+
+
+def accumulator_overflow(acc_bound: Tensor, format: ShiftFormat, input: FixedPoint) -> str:
+    """What to tell a person whose accumulators, bounded by ``acc_bound`` (O), leave int32; ``""`` if they do not."""
+    worst = int(acc_bound.argmax())
+    bound = int(acc_bound[worst])
+    if bound <= _INT32:
+        return ""
+    levels = bound // max(-input.lo, input.hi)
+    bits = max((b for b in range(2, input.bits) if levels * 2 ** (b - input.signed) <= _INT32), default=0)
+    remedy = f"activations of at most {bits} bits or " if bits else ""
+    return (
+        f"accumulator bound {bound} of channel {worst} exceeds int32 ({_INT32}): the sum of |level| is {levels}, "
+        f"inputs are {input}. Use {remedy}a format with a smaller largest level than {format.name}'s"
+    )
 
 
 def _check_finite(gain: Tensor, shift: Tensor) -> None:
@@ -249,4 +266,4 @@ class ShiftLayer(nn.Module, ABC):
         return f"{self.method.name} {self.method.format.name}, shape={list(self.method.shape)}, {kind}"
 
 
-__all__ = ["IntegerError", "IntegerForm", "ShiftLayer", "flip_table", "integer_form"]
+__all__ = ["IntegerError", "IntegerForm", "ShiftLayer", "accumulator_overflow", "flip_table", "integer_form"]

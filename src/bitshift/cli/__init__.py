@@ -61,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(name: str, argv: list[str]) -> Verb:
     import tyro
 
+    from bitshift.cli.flags import quiet_defaults
+
     cls = importlib.import_module(f"bitshift.cli.verbs.{name}").VERB
+    quiet_defaults(cls)
     return tyro.cli(
         cls,
         prog=f"bitshift {name}",

@@ -49,7 +49,7 @@ examples:
     resume: bool = False
     """Continue a demo that was stopped."""
     baselines: bool = True
-    """Also measure int8 and uniform weights for the report."""
+    """Do not measure int8 and uniform weights for the report."""
     backend: str = "auto"
     """What runs the file: auto (the engine, else the numpy reference with a warning), engine or reference."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
@@ -35,9 +35,11 @@ examples:
   bitshift run net.safetensors pixels_uint8.npy --pixels --output logits.npy
   bitshift run two_inputs.safetensors left=a.npy right=b.npy
 """
-    model: tyro.conf.Positional[Path]
+    model: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
     """The model file (written by `bitshift export`)."""
-    inputs: tyro.conf.Positional[tuple[str, ...]]
+    inputs: tyro.conf.Positional[
+        Annotated[tuple[str, ...], tyro.conf.arg(metavar="INPUT [INPUT ...]", help_behavior_hint="")]
+    ]
     """Pictures or .npy arrays; for a model with several inputs NAME=FILE, one for each."""
     top: int = 3
     """How many labels to print for a sample."""

@@ -98,7 +98,7 @@ examples:
   bitshift train --data my.npz --model my_nets:small --method float
   torchrun --nproc-per-node 2 -m bitshift.cli train demo_mnist
 """
-    recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]] = ""
+    recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="[RECIPE]", help_behavior_hint="")]] = ""
     """A recipe's name; none: say everything by flags."""
     list: bool = False
     """List the recipes and stop."""
@@ -115,9 +115,9 @@ examples:
     augment: str | None = None
     """Augmentation, or none (a wrong name lists them)."""
     resume: bool = True
-    """Continue a run that is there; --no-resume refuses a used directory."""
+    """Refuse a run directory that is in use, instead of continuing its run."""
     export: bool = True
-    """Write net.safetensors at the end."""
+    """Do not write net.safetensors at the end."""
     compare: bool = False
     """Also measure int8 and uniform at the same bits (`bitshift report --measure`)."""
 

@@ -176,15 +176,15 @@ def flips(data: ReportData) -> str:
             epochs = sorted({x for points in rates.values() for x, _ in points})
             by_layer = {layer: dict(points) for layer, points in rates.items()}
             values = [[by_layer[layer].get(e, 0.0) for e in epochs] for layer in by_layer]
-            out.append(f"<h3>{escape(history.name)}: {title} flips</h3>")
             out.append(
-                plot.heat_map(
+                f"<div><h3>{escape(history.name)}: {title} flips</h3>"
+                + plot.heat_map(
                     values,
                     label=f"{title} flip rates of {history.name} by layer and epoch",
                     rows=list(by_layer),
                     columns=[f"{e:g}" for e in epochs],
                     row_title="layer",
-                    column_title=f"share of weights whose {title} changed since the epoch before, by epoch",
+                    column_title=f"weights whose {title} changed since the epoch before",
                     show=[[_rate(v) if len(epochs) <= 20 else "" for v in row] for row in values],
                     hover=[
                         [
@@ -196,8 +196,9 @@ def flips(data: ReportData) -> str:
                     top_value=max(max(row) for row in values),
                     cell=(min(46.0, max(6.0, 880 / len(epochs))), 22.0),
                 )
+                + "</div>"
             )
-    return "".join(out)
+    return f'<div class="plots">{"".join(out)}</div>' if out else ""
 
 
 def _rate(value: float) -> str:

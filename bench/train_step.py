@@ -104,7 +104,9 @@ def rows(options: argparse.Namespace) -> list[Row]:
     check(min(options.size, 64))
     case = f"ResNet-18, batch {options.batch}, {options.size}x{options.size}"
     cpu: dict[str, list[float]] = {n: [] for n in NETS}
-    steps = {n: counted(stepper(make(n), options.batch, options.size), cpu[n]) for n in NETS}
+    steps: dict[str, Callable[[], object]] = {
+        n: counted(stepper(make(n), options.batch, options.size), cpu[n]) for n in NETS
+    }
     times = paired(steps, rounds=options.rounds, warmup=1)
     used = {n: Timing(tuple(cpu[n][-options.rounds :])) for n in NETS}
     memory = {n: peak(n, options) for n in NETS}

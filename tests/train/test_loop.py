@@ -345,3 +345,18 @@ def test_norms_are_reestimated_on_augmented_rows_when_asked():
     reestimate_norms(plain, TRAIN, rows=64)
     reestimate_norms(moved, TRAIN, rows=64, augment=Shift(pixels=2))
     assert not torch.equal(plain[1].running_mean, moved[1].running_mean)
+
+
+def test_a_diverged_state_does_not_replace_a_good_checkpoint(tmp_path, monkeypatch):
+    step = loop._Run._step
+
+    def spoiled(self, images, labels):
+        if self.step == 5:
+            with torch.no_grad():
+                self.model[0].weight.fill_(float("nan"))
+        step(self, images, labels)
+
+    monkeypatch.setattr(loop._Run, "_step", spoiled)
+    with pytest.raises(TrainingDiverged, match="before step 6"):
+        fit(tiny_net(), tiny_config(log_every=100, checkpoint_every_steps=2), TRAIN, VALID, run_dir=tmp_path)
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == 4

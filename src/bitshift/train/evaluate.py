@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.backends import cudnn
 
 from bitshift.train.data.arrays import ArrayData
 from bitshift.train.distributed import World
@@ -58,7 +59,11 @@ def evaluate(
         images = data.normalise(images)
         if channels_last and images.dim() == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        logits = model(images).float()
+        # TF32 rounds the inputs of products to 10 bits: neither float32 nor exact for integer networks
+        with cudnn.flags(
+            enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+        ):
+            logits = model(images).float()
         if logits.shape != (len(index), classes):
             raise ValueError(
                 f"the model gives shape {tuple(logits.shape)} for {len(index)} images of {classes} classes; "

@@ -161,7 +161,12 @@ class _Run:
         found = ckpt.load_checkpoint(self.folder) if self.folder.exists() else None
         if found is not None and not resume:
             raise ValueError(f"{self.folder} holds a run already; choose another run directory, or resume it")
-        world.barrier()  # nobody writes before everybody has looked
+        # also a barrier: nobody writes before everybody has looked
+        seen = {bool(flag) for flag in world.gather(torch.tensor([found is not None]))}
+        if len(seen) > 1:
+            raise ValueError(
+                f"only some processes find a checkpoint in {self.folder}; all of them must see the run directory"
+            )
         if world.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
         self._seed()
@@ -281,7 +286,7 @@ class _Run:
         if not math.isfinite(loss):
             raise TrainingDiverged(
                 f"the training loss became {loss} before step {self.step}; lower lr (now {self.config.lr}), "
-                f"set clip_norm, or add warmup_epochs. "
+                "set clip_norm, or add warmup_epochs. "
                 f"The last good state is in {self.folder / ckpt.TENSORS}, if one was written"
             )
         return loss, accuracy
@@ -328,17 +333,17 @@ class _Run:
                 ckpt.save_model(path, self.model)
             self.report.write(
                 "result", self.step, valid_accuracy=valid.accuracy, valid_loss=valid.loss,
-                best_accuracy=self.best_accuracy,
-                best_epoch=self.best_epoch, confusion=valid.confusion.tolist(), seconds=round(self.seconds, 3),
+                best_accuracy=self.best_accuracy, best_epoch=self.best_epoch, confusion=valid.confusion.tolist(),
+                seconds=round(self.seconds, 3),
             )  # fmt: skip
         self.world.barrier()
         return FitResult(
-            valid=valid, best_accuracy=self.best_accuracy,
-                best_epoch=self.best_epoch, steps=self.step,
+            valid=valid, best_accuracy=self.best_accuracy, best_epoch=self.best_epoch, steps=self.step,
             seconds=self.seconds, run_dir=self.folder,
         )  # fmt: skip
 
     def _save(self) -> None:
+        self._means()  # refuses to replace a good checkpoint by a diverged one
         states = self._gathered_random_states()
         if not self.world.is_main:
             return

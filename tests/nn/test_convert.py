@@ -133,6 +133,12 @@ def test_a_converted_model_is_left_as_it_is():
     assert report.row("conv1").note == "is a shift layer already"
 
 
+@pytest.mark.parametrize("activations", [None, 8])
+def test_a_sample_that_does_not_fit_is_named_by_its_shape(activations):
+    with pytest.raises(ConvertError, match=r"sample \(\[2, 7\]\) does not run through the model"):
+        convert(Backwards(), ShiftConfig(activations=activations), sample=torch.zeros(2, 7))
+
+
 def test_a_bare_layer_is_converted():
     result, _ = convert(nn.Linear(3, 2), ShiftConfig())
     assert isinstance(result, ShiftLinear)

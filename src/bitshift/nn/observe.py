@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitshift.nn.plan import CONVERTIBLE, NORMS
+from bitshift.nn.plan import CONVERTIBLE, NORMS, ConvertError
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,18 @@ class CallOrder:
 def as_args(sample: Tensor | Sequence[Any]) -> tuple[Any, ...]:
     """``sample`` as positional arguments."""
     return (sample,) if isinstance(sample, Tensor) else tuple(sample)
+
+
+def run_sample(run: Callable[..., Any], sample: Tensor | Sequence[Any]) -> None:
+    """``run(*sample)`` without gradients; ConvertError, with the shapes, if the model does not take it."""
+    args = as_args(sample)
+    try:
+        with torch.no_grad():
+            run(*args)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = ", ".join(str(list(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in args)
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConvertError(f"the sample ({shapes}) does not run through the model: {first}") from error
 
 
 def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrder:
@@ -57,8 +69,7 @@ def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrde
             hooks.append(module.register_forward_pre_hook(before_norm))
     try:
         model.eval()
-        with torch.no_grad():
-            model(*as_args(sample))
+        run_sample(model, sample)
     finally:
         for hook in hooks:
             hook.remove()
@@ -67,4 +78,4 @@ def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrde
     return CallOrder(calls, normed)
 
 
-__all__ = ["CallOrder", "as_args", "observe"]
+__all__ = ["CallOrder", "as_args", "observe", "run_sample"]

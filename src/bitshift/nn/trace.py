@@ -17,7 +17,7 @@ from bitshift.nn.activations import ActQuant
 from bitshift.nn.layers import ShiftLayer
 from bitshift.nn.layers.pointwise import FUNCTIONS, Pointwise
 from bitshift.nn.layers.pool import AvgPool
-from bitshift.nn.observe import as_args
+from bitshift.nn.observe import run_sample
 from bitshift.nn.plan import CONVERTIBLE, ConvertError
 
 Kind = Literal[
@@ -139,8 +139,7 @@ def propagate_shapes(traced: fx.GraphModule, sample: Tensor | Sequence[Any] | No
     flags = {m: m.training for m in traced.modules()}
     try:
         traced.eval()
-        with torch.no_grad():
-            _Shapes(traced).run(*as_args(sample))
+        run_sample(_Shapes(traced).run, sample)
     finally:
         for m, training in flags.items():
             m.training = training

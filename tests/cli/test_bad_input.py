@@ -143,6 +143,10 @@ CASES: dict[str, tuple[Callable[[Path], list[str | Path]], str]] = {
         lambda t: ["train", "--data", data(t), "--model", "lenet", "--pretrained", t / "no.pt"],
         "no such file: .*no.pt",
     ),
+    "train: compare a float network": (
+        lambda t: ["train", "--data", data(t), "--model", "lenet", "--method", "float", "--compare"],
+        "--compare is for shift networks",
+    ),
     "convert: model": (lambda t: ["convert", "lnet", "--input-shape", "1", "28", "28"], "did you mean 'lenet'"),
     "convert: no shape": (lambda t: ["convert", "lenet"], "--input-shape 3 32 32"),
     "convert: float": (lambda t: ["convert", "lenet", "--method", "float"], "converts nothing"),

@@ -154,7 +154,10 @@ def load_state_dict(model: nn.Module, path: Path) -> None:
         raise CliError(
             f"{path}: unknown kind of weights {path.suffix!r}; allowed: .safetensors, .pt, .pth, .th, a run directory"
         )
-    load_state(model, strip_module_prefix(tensors), str(path))
+    tensors = strip_module_prefix(tensors)
+    # State dicts from before torch 0.4.1 lack this counter; nothing that is evaluated depends on it.
+    counters = {n: t for n, t in model.state_dict().items() if n.endswith("num_batches_tracked")}
+    load_state(model, counters | tensors, str(path))
 
 
 def _load_torch_file(path: Path) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ def from_run(run_dir: Path) -> ReportData:
         )
     names = {"float": "float32", "int8": "int8, post-training", "uniform": "uniform, same bits", "ours": "ours"}
     return ReportData(
-        title=f"{run_dir.name}: {describe}",
+        title=f"{run_dir.resolve().name}: {describe}",
         subtitle=str(run_dir),
         made=_now(),
         tiles=_tiles(graph, net, result, rows),

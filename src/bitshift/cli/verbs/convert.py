@@ -72,6 +72,8 @@ examples:
             raise CliError("--method float converts nothing; leave it out, or name a method")
         if self.output is not None and self.output.exists() and any(self.output.iterdir()):
             raise CliError(f"--output {self.output} is not empty; choose another run directory")
+        if self.weights is not None and not self.weights.exists():
+            raise CliError(f"no such file: {self.weights}")
         data = open_splits(self.data) if self.data is not None else None
         if data is not None:
             spec = spec_for(self.model, data[0], config)

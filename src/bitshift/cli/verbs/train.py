@@ -164,6 +164,10 @@ examples:
         if self.pretrained is not None and not self.pretrained.exists():
             raise CliError(f"no such file: {self.pretrained}")
         shift = self.shift_config(base.shift if base else None)
+        if self.compare and (shift is None or not self.export):
+            raise CliError(
+                "--compare is for shift networks that are exported; leave out --method float and --no-export"
+            )
         return Plan(
             name=self.recipe,
             model=self.model or (base.model if base else ""),
@@ -190,8 +194,11 @@ examples:
         run = open_run(run_dir)
         exported = None
         if self.export:
-            exported = export_network(run.network(), data[0], run_dir / NET, name=run.spec.describe())
-        if self.compare:
+            try:
+                exported = export_network(run.network(), data[0], run_dir / NET, name=run.spec.describe())
+            except ValueError as error:  # the training is worth keeping when the graph has no form for the network
+                out.note(f"warning: trained, but not exported: {error}")
+        if self.compare and exported is not None:
             from bitshift.cli.comparing import measure_all
 
             measure_all(run, note=out.note)

@@ -209,3 +209,26 @@ def test_thirty_two_bits_round_at_two_to_the_minus_16():
 def test_malformed_fixed_points_are_refused(spec):
     with pytest.raises(ValueError, match="fixed point"):
         FixedPointQuant(spec)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_range_ends_belong_to_the_range(dtype, signed):
+    quant = ready(4, signed=signed, t=-2.0)
+    lo, hi = (-8, 7) if signed else (0, 15)
+    x = torch.tensor([lo - 0.25, lo, lo + 1, 0, hi - 1, hi, hi + 0.25], dtype=dtype).div(4).requires_grad_()
+    quant(x).sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_gradients_do_not_depend_on_the_memory_layout():
+    x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    g = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(1))
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        quant = ready(3, signed=True, t=-1.0)
+        v = x.clone(memory_format=layout).requires_grad_()
+        quant(v).backward(g)
+        results.append((v.grad, quant.log2_step.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -188,6 +189,10 @@ def _prove_equal(reference: nn.Module, frozen: nn.Module, args: tuple[Any, ...])
     paths = [p for p, m in frozen.named_modules() if isinstance(m, ours) and p in known]
     want, want_output = _record(reference, paths, args)
     got, got_output = _record(frozen, paths, args)
+    # A quantiser that several values share loses the calls that went into tables: the layers behind it are compared.
+    counts = [Counter(c[0] for c in calls) for calls in (want, got)]
+    shared = {p for p in paths if counts[0][p] != counts[1][p] and isinstance(frozen.get_submodule(p), FrozenQuant)}
+    want, got = ([c for c in calls if c[0] not in shared] for calls in (want, got))
     if [c[0] for c in want] != [c[0] for c in got]:
         raise FreezeError("the frozen model calls its layers in another order than the training model")
     for (path, x, y), (_, _, z) in zip(want, got, strict=True):

@@ -162,7 +162,7 @@ def levels(data: ReportData) -> str:
 
 def _histogram_note(layer: Layer) -> str:
     used = sum(c > 0 for c in layer.counts)
-    return f"{layer.format}, {layer.weights:,} weights, {used} of {len(layer.counts)} levels used"
+    return f"{layer.format}, {layer.weights:,} weights, {used}/{len(layer.counts)} levels used"
 
 
 def flips(data: ReportData) -> str:

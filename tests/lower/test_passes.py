@@ -137,6 +137,16 @@ def test_cleanup_removes_identities_duplicates_and_dead_nodes() -> None:
     assert set(graph.values) == {"x", "y", graph.nodes[0].output}
 
 
+def test_cleanup_does_not_merge_the_same_inputs_in_another_order() -> None:
+    nodes = [Node("concat", pair, name, {"axis": 0}) for name, pair in (("y", ("x", "a")), ("z", ("a", "x")))]
+    nodes.insert(0, Node("clamp", ("x",), "a", {"lo": 0, "hi": None}))
+    values = {"x": ((2,), S8), "a": ((2,), S8), "y": ((4,), S8), "z": ((4,), S8)}
+    assert ops(cleanup(build(values, nodes, ["y", "z"]))) == ["clamp", "concat", "concat"]
+    values["s"] = ((4,), S8)
+    graph = cleanup(build(values, [*nodes, Node("add", ("y", "z"), "s")], ["s"]))
+    assert ops(graph) == ["clamp", "concat", "concat", "add"]
+
+
 def test_cleanup_joins_reshapes_transposes_and_slices() -> None:
     shapes = {"x": (2, 12), "a": (2, 3, 4), "b": (24,), "c": (4, 6), "d": (6, 4), "e": (4, 6), "f": (3, 6), "y": (1, 2)}
     nodes = [

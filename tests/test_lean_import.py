@@ -29,7 +29,9 @@ sys.meta_path.insert(0, Blocker())
 def run(code: str, *args: str) -> subprocess.CompletedProcess[str]:
     """``code`` in a new interpreter where importing torch (and whatever only the command line needs) fails."""
     script = BLOCKER + textwrap.dedent(code)
-    return subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", script, *args], capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def small_model(path: Path) -> Path:
@@ -47,7 +49,8 @@ def test_the_blocker_blocks() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["bitshift", "bitshift.runtime", "bitshift.core.reference", "bitshift.core.modelfile", "bitshift.backends"]
+    "module",
+    ["bitshift", "bitshift.runtime", "bitshift.core.reference", "bitshift.core.modelfile", "bitshift.backends"],
 )
 def test_a_runtime_module_imports_without_torch(module: str) -> None:
     result = run(f"import {module}, sys; assert 'torch' not in sys.modules")

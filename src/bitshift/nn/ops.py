@@ -54,7 +54,8 @@ def exact_dtype(x_int: Tensor, levels: Tensor) -> torch.dtype:
     """
     if x_int.numel() == 0 or levels.numel() == 0:
         return torch.float64
-    bound = float(levels.abs().flatten(1).sum(1).max()) * float(x_int.abs().max())
+    low, high = x_int.aminmax()
+    bound = float(levels.abs().flatten(1).sum(1).max()) * max(-float(low), float(high))
     if bound >= _EXACT_FLOAT64 or bound != bound:
         raise OverflowError(f"accumulator bound {bound:.6g} exceeds 2**53: not an integer network's input")
     ieee = torch.get_float32_matmul_precision() == "highest" and x_int.device.type == "cpu"
@@ -82,10 +83,17 @@ def convolve(
 
 def _finish(acc: Tensor, mult: Tensor, offset: Tensor, frac: Tensor, shape: list[int], wide: bool) -> Tensor:
     """``(acc * mult + offset) * 2**-frac`` per channel; ``shape`` broadcasts a channel vector against ``acc``."""
-    acc = acc.round() if acc.dtype == torch.float64 else acc  # a GPU's float64 sums may carry an error of 2**-20
+    acc = acc.round_() if acc.dtype == torch.float64 else acc.double()  # a GPU's sums may be off by 2**-20
     step = power_of_two(-frac)
-    total = acc.double() * mult.double().view(shape) + offset.double().view(shape)
-    return (total * step.view(shape)).to(torch.float64 if wide else torch.float32)
+    # Scaling by a power of two commutes with every rounding, so the two factors are one.
+    acc.mul_((mult * step).view(shape)).add_((offset * step).view(shape))
+    return acc if wide else acc.float()
+
+
+def _on_integers(x: Tensor, frac_in: int) -> Tensor:
+    """``x * 2**frac_in``, exact: in float32 where neither factor can leave its range."""
+    fits = x.dtype == torch.float64 or (x.dtype == torch.float32 and abs(frac_in) < 64)
+    return (x if fits else x.double()) * 2.0**frac_in
 
 
 def exact_conv(
@@ -110,7 +118,7 @@ def exact_conv(
     exact there).
     """
     with _plain_float(x):
-        x_int = x.double() * 2.0**frac_in
+        x_int = _on_integers(x, frac_in)
         levels = decode(codes, format, torch.float64)
         dtype = exact_dtype(x_int, levels)
         acc = convolve(x_int.to(dtype), levels.to(dtype), stride, padding, dilation, groups)
@@ -122,7 +130,7 @@ def exact_linear(
 ) -> Tensor:
     """:func:`exact_conv` for ``x`` ``(..., I)`` and ``codes`` ``(O, I)``; the channel axis is the last."""
     with _plain_float(x):
-        x_int = x.double() * 2.0**frac_in
+        x_int = _on_integers(x, frac_in)
         levels = decode(codes, format, torch.float64)
         dtype = exact_dtype(x_int, levels)
         acc = F.linear(x_int.to(dtype), levels.to(dtype))

@@ -67,11 +67,20 @@ def test_weight_only_frozen_equals_evaluation(name, activations):
         assert torch.equal(frozen(x), model(x))
 
 
+def test_a_bfloat16_model_stays_bfloat16():
+    model = trained("ResNet", ShiftConfig(method="deepshift_q", bits=4)).bfloat16()
+    x = batch("ResNet").bfloat16()
+    frozen = freeze(model, x)
+    with torch.no_grad():
+        y = model(x)
+        assert y.dtype == torch.bfloat16
+        assert torch.equal(frozen(x), y)
+
+
 def test_a_layer_is_what_int64_arithmetic_gives():
     model = trained("ResNet", ShiftConfig(activations=8))
     frozen = freeze(model, batch("ResNet"))
-    layer = frozen.model.layer1[0].conv1 if hasattr(frozen.model.layer1, "__getitem__") else None
-    layer = layer or frozen.get_submodule("model.layer1.0.conv1")
+    layer = frozen.get_submodule("model.layer1.0.conv1")
     q = torch.randint(0, 256, (2, 8, 5, 5), generator=torch.Generator().manual_seed(1))
     got = layer(q * 2.0**-layer.input.frac)
     w = get_format(layer.format).decode(layer.codes.numpy())

@@ -255,6 +255,7 @@ class ShiftLayer(nn.Module, ABC):
                 value = self._exact(x, self.integer_form())
             else:
                 value = self._exact_float(x, self.method.codes(), self.method.scale(), self.float_bias())
+                value = value.to(x.dtype) if x.dtype in (torch.bfloat16, torch.float16) else value
                 value = value if self.norm is None else self.norm(value)
         if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
             return _Replace.apply(value, self._float(x.float()))  # type: ignore[no-any-return]

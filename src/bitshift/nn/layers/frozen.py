@@ -88,10 +88,9 @@ class FrozenFloatLayer(_Window):
         if self.input_quant is not None:
             x = self.input_quant(x)
         weights = (self.codes, self.scale, self.bias, self.format)
-        if not self.is_conv:
-            return OPS.linear_float(x, *weights)
         x, single = self._batched(x)
-        y = OPS.conv_float(x, *weights, *self.window)
+        y = OPS.conv_float(x, *weights, *self.window) if self.is_conv else OPS.linear_float(x, *weights)
+        y = y.to(x.dtype) if x.dtype in (torch.bfloat16, torch.float16) else y
         return y.squeeze(0) if single else y
 
     def extra_repr(self) -> str:

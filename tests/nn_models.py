@@ -177,7 +177,46 @@ class SharedConv(nn.Module):
         return self.fc(x.flatten(1))
 
 
-ARCHITECTURES = {m.__name__: m for m in (LeNet, ResNet, OptionA, Mobile, Dense, Speech, Curved, SharedConv)}
+class Shuffle(nn.Module):
+    """A ShuffleNet unit: chunk, concatenation, shuffled channels by sizes that forward computes."""
+
+    shape = (3, 6, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.branch = nn.Sequential(
+            nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+            nn.Conv2d(4, 4, 3, 1, 1, groups=4, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        )  # fmt: skip
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.stem(x).chunk(2, dim=1)
+        x = torch.cat((a, self.branch(b)), 1)
+        n, c, h, w = x.size()
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+        return self.fc(x.mean([2, 3]))
+
+
+class Tokens(nn.Module):
+    """Linear layers along both axes of a sequence (an MLP mixer), transposes, a table, three wide summands."""
+
+    shape = (5, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = nn.Linear(6, 8), nn.Linear(5, 5), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = x + self.b(F.relu(x).transpose(1, 2)).transpose(1, 2) + self.c(F.hardswish(x))
+        return self.head(x)
+
+
+ARCHITECTURES = {
+    m.__name__: m for m in (LeNet, ResNet, OptionA, Mobile, Dense, Speech, Curved, SharedConv, Shuffle, Tokens)
+}
 
 
 def build(name: str, seed: int = 0) -> nn.Module:

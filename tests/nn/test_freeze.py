@@ -217,6 +217,29 @@ def test_a_frozen_model_runs_under_compile():
         assert torch.equal(torch.compile(frozen, backend="aot_eager")(x), frozen(x))
 
 
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(4, 5), nn.Linear(3, 5), nn.Linear(10, 2), nn.Linear(5, 2)
+
+    def forward(self, x, y):
+        u, v = torch.relu(self.a(x)), self.b(y)
+        return self.c(torch.cat([u, v], -1)), {"sum": self.d(u + v)}
+
+
+def test_several_inputs_and_outputs_are_compared():
+    g = torch.Generator().manual_seed(0)
+    sample = (torch.randn(3, 4, generator=g), torch.randn(3, 3, generator=g))
+    model, _ = convert(TwoInputs(), ShiftConfig(activations=8), sample=sample, generator=g)
+    model.train()(*sample)
+    frozen = freeze(model, sample)
+    with torch.no_grad():
+        want, got = model.eval()(*sample), frozen(*sample)
+    assert torch.equal(want[0], got[0])
+    assert torch.equal(want[1]["sum"], got[1]["sum"])
+    assert [list(x.shape) for x in frozen.example] == [[2, 4], [2, 3]]
+
+
 def test_rules_and_kept_layers_freeze_too():
     rules = (Rule(pattern="layer1.*", keep="int8"), Rule(pattern="*downsample*", method="s3", bits=2))
     model = trained("ResNet", ShiftConfig(activations=6, rules=rules, keep_first="float"))

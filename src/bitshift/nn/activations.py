@@ -196,7 +196,8 @@ class FixedPointQuant(nn.Module):
     ``upper="deepshift"`` (default) clamps to ``-2**(I-1) .. 2**(I-1) - 1`` as the papers' code does; ``upper="full"``
     to the largest number of the type, ``2**(I-1) - 2**-F``. The gradient is the identity, without a mask. float32
     carries the result, so of a 32-bit fixed point the lowest bits of large values are lost, as in the papers' own
-    simulation. Source: DeepShift (arXiv 1905.13298).
+    simulation. Source: DeepShift (arXiv 1905.13298); its
+    PS linear layers leave their input unrounded (a gap in its code), ours round in every layer.
     """
 
     def __init__(self, spec: str, *, upper: str = "deepshift") -> None:

@@ -10,7 +10,7 @@
 namespace bitshift {
 
 struct Limits {
-  std::uint64_t memory = std::uint64_t{2} << 30;  // bytes of activations and scratch memory of one sample
+  std::uint64_t memory = std::uint64_t{2} << 30;  // bytes of inputs, activations and scratch memory of one sample
   std::uint64_t operations = std::uint64_t{1} << 50;
 };
 

@@ -52,7 +52,7 @@ typedef struct {
 
 /* What a file may make this process do for one sample. Fields that are 0 mean the default. */
 typedef struct {
-  uint64_t memory_limit; /* bytes of activations and scratch memory; default 2 GiB */
+  uint64_t memory_limit; /* bytes of inputs, activations and scratch memory; default 2 GiB */
   uint64_t op_limit;     /* operations; default 2^50 */
 } bs_options;
 

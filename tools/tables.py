@@ -6,6 +6,8 @@
 Options inside the comment: ``rows=FIELD columns=FIELD`` make a grid of values, ``where=FIELD:VALUE`` selects rows
 (may be given again; ``_`` stands for a space), ``digits=N`` sets significant digits (default 4). FILE is relative to
 the repository.
+
+``<!-- demo: FILE -->`` and ``<!-- /demo -->`` hold the figures of a ``runs/demo/result.json`` that was copied to FILE.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FIELDS = ("case", "metric", "value", "unit", "against", "runs", "spread")
 BLOCK = re.compile(r"(?P<head><!-- table: (?P<spec>[^>]*?) -->\n)(?P<body>.*?)(?P<tail><!-- /table -->)", re.DOTALL)
+DEMO = re.compile(r"(?P<head><!-- demo: (?P<spec>[^>\s]*) -->\n)(?P<body>.*?)(?P<tail><!-- /demo -->)", re.DOTALL)
 FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 
 
@@ -115,16 +118,39 @@ def documents(root: Path = ROOT) -> Iterator[Path]:
         yield from sorted((root / folder).rglob("*.md"))
 
 
+def draw_demo(name: str, root: Path = ROOT) -> str:
+    """The figures of one demo's ``result.json``."""
+    try:
+        result = json.loads((root / name).read_text())
+        size = result["float_bytes"] / result["file_bytes"]
+        rows = [
+            ["float network", f"{result['float_accuracy']:.2%}", f"{result['float_bytes']:,}"],
+            ["shift network, training simulation", f"{result['simulation_accuracy']:.2%}", ""],
+            ["exported file, engine, no torch", f"{result['engine_accuracy']:.2%}", f"{result['file_bytes']:,}"],
+        ]
+        return (
+            _markdown([f"{result['test_samples']:,} test digits", "accuracy", "bytes"], rows)
+            + f"\n{result['differing_outputs']} of {result['compared_outputs']:,} output integers differ; "
+            f"the file is {size:.1f} times smaller than the float weights; "
+            f"{result['multiplications']} multiplications a digit; "
+            f"{result['seconds']:.0f} s on two cores.\n"
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TableError(f"{name}: not the result.json of a demo ({error!r})") from error
+
+
 def rewrite(text: str, root: Path = ROOT) -> str:
     """``text`` with every table drawn anew; comments inside fenced code are examples and stay."""
-    fences = [match.span() for match in FENCE.finditer(text)]
+    for pattern, made in ((BLOCK, draw), (DEMO, draw_demo)):
+        fences = [match.span() for match in FENCE.finditer(text)]
 
-    def replace(match: re.Match[str]) -> str:
-        if any(begin <= match.start() < end for begin, end in fences):
-            return match[0]
-        return match["head"] + draw(match["spec"], root) + match["tail"]
+        def replace(match: re.Match[str], made: Callable = made, fences: list = fences) -> str:
+            if any(begin <= match.start() < end for begin, end in fences):
+                return match[0]
+            return match["head"] + made(match["spec"], root) + match["tail"]
 
-    return BLOCK.sub(replace, text)
+        text = pattern.sub(replace, text)
+    return text
 
 
 def main(arguments: list[str]) -> int:

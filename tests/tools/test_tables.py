@@ -76,6 +76,22 @@ def test_rewriting_twice_changes_nothing_and_code_blocks_stay(root: Path) -> Non
     assert tables.rewrite(once, root) == once
 
 
+def test_the_demos_figures_are_drawn_from_its_result(root: Path) -> None:
+    result = {
+        "float_accuracy": 0.989, "simulation_accuracy": 0.987, "engine_accuracy": 0.987, "float_bytes": 1720320,
+        "file_bytes": 172032, "test_samples": 1000, "differing_outputs": 0, "compared_outputs": 10000,
+        "multiplications": 0, "seconds": 123.4,
+    }  # fmt: skip
+    (root / "demo.json").write_text(json.dumps(result))
+    text = tables.rewrite("<!-- demo: demo.json -->\nold\n<!-- /demo -->\n", root)
+    assert "| exported file, engine, no torch | 98.70% | 172,032 |" in text
+    assert "0 of 10,000 output integers differ; the file is 10.0 times smaller" in text
+    assert tables.rewrite(text, root) == text
+    (root / "demo.json").write_text("{}")
+    with pytest.raises(tables.TableError, match=r"not the result\.json of a demo"):
+        tables.rewrite(text, root)
+
+
 def test_every_table_of_the_docs_is_current() -> None:
     for path in tables.documents():
         text = path.read_text()

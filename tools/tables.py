@@ -7,7 +7,11 @@ Options inside the comment: ``rows=FIELD columns=FIELD`` make a grid of values, 
 (may be given again; ``_`` stands for a space), ``digits=N`` sets significant digits (default 4). FILE is relative to
 the repository.
 
-``<!-- demo: FILE -->`` and ``<!-- /demo -->`` hold the figures of a ``runs/demo/result.json`` that was copied to FILE.
+``<!-- demo: FILE -->`` and ``<!-- /demo -->`` hold the figures of a ``runs/demo/result.json`` that was copied to FILE:
+
+    make demo && cp runs/demo/result.json docs/results/demo.json && make generate
+
+The block stays empty as long as there is no FILE.
 """
 
 from __future__ import annotations
@@ -146,6 +150,8 @@ def rewrite(text: str, root: Path = ROOT) -> str:
 
         def replace(match: re.Match[str], made: Callable = made, fences: list = fences) -> str:
             if any(begin <= match.start() < end for begin, end in fences):
+                return match[0]
+            if made is draw_demo and not match["body"] and not (root / match["spec"]).exists():
                 return match[0]
             return match["head"] + made(match["spec"], root) + match["tail"]
 

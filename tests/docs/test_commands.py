@@ -18,7 +18,7 @@ LINES = [
     pytest.param(command, id=f"{name(page)}: {command}") for page in PAGES for command in dict.fromkeys(commands(page))
 ]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-ANYWHERE = {"cd", "git", "pip", "torchrun", "cmake", "ctest"}
+ANYWHERE = {"cd", "git", "pip", "torchrun", "cmake", "ctest", "lint-imports"}
 
 
 @cache
@@ -44,6 +44,13 @@ def check_verb(words: list[str]) -> None:
             assert re.search(rf"(^|[\s,|]){re.escape(flag)}\b", text), f"bitshift {verb} has no flag {flag}"
 
 
+def check_tests(paths: list[str]) -> None:
+    for path in paths:
+        file, _, function = path.partition("::")
+        assert (ROOT / file).exists(), f"there is no {file}"
+        assert not function or f"def {function}(" in (ROOT / file).read_text(), f"{file} has no {function}"
+
+
 @pytest.mark.parametrize("command", LINES)
 def test_a_command_of_the_docs_exists(command: str) -> None:
     words = shlex.split(command)
@@ -57,6 +64,8 @@ def test_a_command_of_the_docs_exists(command: str) -> None:
     elif program == "make":
         goals = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
         assert set(goals) <= TARGETS, f"the Makefile has no target {set(goals) - TARGETS}"
+    elif words[1:3] == ["-m", "pytest"]:
+        check_tests([word for word in words[3:] if word.startswith("tests/")])
     elif program in ("python", "python3") and len(words) > 1 and words[1].endswith(".py"):
         assert Path(ROOT / words[1]).is_file(), f"there is no {words[1]}"
     else:

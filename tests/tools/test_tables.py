@@ -92,6 +92,13 @@ def test_the_demos_figures_are_drawn_from_its_result(root: Path) -> None:
         tables.rewrite(text, root)
 
 
+def test_a_demo_that_was_not_measured_stays_empty_but_figures_need_their_file(root: Path) -> None:
+    empty = "<!-- demo: none.json -->\n<!-- /demo -->\n"
+    assert tables.rewrite(empty, root) == empty
+    with pytest.raises(tables.TableError, match=r"none\.json: not the result"):
+        tables.rewrite("<!-- demo: none.json -->\n99 %\n<!-- /demo -->\n", root)
+
+
 def test_every_table_of_the_docs_is_current() -> None:
     for path in tables.documents():
         text = path.read_text()

@@ -243,3 +243,25 @@ def test_numbers_of_the_reference_are_not_touched_by_a_second_run() -> None:
     model, x = Straight(multiplier=True).eval(), samples((3, 9, 8), seed=0)
     graph = lower(model, sample=x)
     assert all(np.array_equal(a, b) for a, b in zip(run(graph, x), run(graph, x), strict=True))
+
+
+class RoundedSum(nn.Module):
+    """Adds one to an exact value of 27 bits in float32, where it becomes the tie that it lies just under."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q0, self.q1 = Quantize(8, 0), Quantize(8, 0)
+        self.register_buffer("codes", torch.zeros(2, 3, dtype=torch.uint8))  # pot2: two channels of zeros
+        self.register_buffer("ones", torch.ones(2, dtype=torch.int32))
+        self.register_buffer("offset", torch.tensor([(1 << 25) - 1, 1 << 25]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = (self.codes, self.ones, self.offset, self.ones * 26, "pot2", 0, True)
+        return self.q1(torch.ops.bitshift.linear(self.q0(x), *layer).float() + 1.0)
+
+
+def test_a_cast_of_an_exact_value_rounds_as_torch_does() -> None:
+    x = torch.zeros(2, 3)
+    model = RoundedSum().eval()
+    assert model(x)[0].tolist() == [2.0, 2.0]
+    assert_equal(lower(model, sample=x), model, x)

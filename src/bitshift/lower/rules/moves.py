@@ -9,6 +9,7 @@ import torch
 from bitshift.lower.context import Call, Context, Item
 from bitshift.lower.rules.pointwise import as_number
 from bitshift.lower.rules.registry import rule
+from bitshift.lower.wide import is_wide
 
 
 @rule(
@@ -34,10 +35,12 @@ def dropout(_context: Context, call: Call) -> Item:
 
 @rule("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten.to.other")
 def cast(context: Context, call: Call) -> Item:
-    """Casts between float types that hold the values exactly change nothing."""
+    """Casts between float types that hold the values exactly change nothing; a wide one is rounded to float32."""
     item = call["self"]
     x = call.value("self")
     kind = context.fixed(x)
+    if kind is not None and is_wide(kind) and call.dtype == torch.float32:
+        return context.as_float(x, call)  # over 24 bits torch rounds here: what follows is float arithmetic
     if call.dtype in (torch.float32, torch.float64) or (
         kind is not None and kind.frac == 0 and not call.dtype.is_floating_point
     ):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bitshift.nn import ActQuant, ConvertError, ShiftConfig, convert
 from bitshift.nn.layers.pool import AvgPool
-from bitshift.nn.trace import Flow, trace
+from bitshift.nn.trace import Flow, function_of, trace
 
 
 class Branch(nn.Module):
@@ -140,3 +140,13 @@ def test_other_averages_stay_in_float(function):
 def test_windows_of_adaptive_pools_need_a_sample():
     assert not pools(lambda x: F.adaptive_avg_pool2d(x, (3, 2)), None)
     assert len(pools(lambda x: F.adaptive_avg_pool2d(x, 1), None)) == 1
+
+
+class Softplus(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softplus(x, 2, 5)
+
+
+def test_options_given_by_position_are_kept():
+    (node,) = (n for n in trace(Softplus()).graph.nodes if n.op == "call_function")
+    assert function_of(node, None) == ("softplus", {"beta": 2, "threshold": 5})

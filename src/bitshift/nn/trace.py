@@ -75,6 +75,9 @@ _FN_MODULES: dict[type[nn.Module], str] = {
     nn.Softplus: "softplus", nn.Mish: "mish",
 }  # fmt: skip
 _FN_OPTIONS = ("negative_slope", "alpha", "approximate", "beta", "threshold")
+_FN_POSITIONS = {
+    "leaky_relu": ("negative_slope",), "elu": ("alpha",), "celu": ("alpha",), "softplus": ("beta", "threshold"),
+}  # fmt: skip
 _NUMBER_METHODS = {"size", "dim", "numel", "ndimension", "get_device", "is_floating_point"}
 
 
@@ -158,10 +161,7 @@ def function_of(node: fx.Node, module: nn.Module | None) -> tuple[str, dict[str,
         return _FN_MODULES[type(module)], {k: getattr(module, k) for k in _FN_OPTIONS if hasattr(module, k)}
     options = {k: v for k, v in node.kwargs.items() if k in _FN_OPTIONS}
     name = _FN[node.target]
-    if len(node.args) > 1:
-        first = {"leaky_relu": "negative_slope", "elu": "alpha", "celu": "alpha", "softplus": "beta"}.get(name)
-        if first:
-            options[first] = node.args[1]
+    options |= dict(zip(_FN_POSITIONS.get(name, ()), node.args[1:], strict=False))
     return name, options
 
 

@@ -13,6 +13,7 @@ about 100 s.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,27 +109,30 @@ def train(case: Case, options: argparse.Namespace, data: tuple[ArrayData, ArrayD
 
 
 def figures(case: Case, options: argparse.Namespace, data: tuple[ArrayData, ArrayData], seed: int) -> list[Row]:
-    """Rows of a finished net, evaluated again from its file; none while it is unfinished."""
-    source = CASES[0] if case.rounded else case
-    path = folder(source, options, seed) / "model.safetensors"
-    if not path.exists():
+    """Rows of a finished net: its run's result, or the float run's net rounded and evaluated; none while unfinished."""
+    run = folder(CASES[0] if case.rounded else case, options, seed)
+    lines = (run / "metrics.jsonl").read_text().splitlines() if run.exists() else []
+    results = [found for line in lines if (found := json.loads(line))["kind"] == "result"]
+    if not results:
         return []
-    model = make(case, seed)
-    load_model(path, model)
+    accuracy, loss = results[-1]["valid_accuracy"], results[-1]["valid_loss"]
     if case.rounded:
+        model = make(case, seed)
+        load_model(run / "model.safetensors", model)
         from bitshift.nn.config import ShiftConfig
         from bitshift.nn.convert import convert
 
         model = convert(model, ShiftConfig(**(case.shift or {})))[0]
         reestimate_norms(model, data[0], rows=2000, augment=PadCropFlip())
-    result = evaluate(model, data[1], batch_size=500)
+        rounded = evaluate(model, data[1], batch_size=500)
+        accuracy, loss = rounded.accuracy, rounded.loss
     label = f"{case.name}, seed {seed}"
-    epochs = 0 if case.rounded else options.epochs
+    budget = json.loads((run / "config.json").read_text())["train"]
     return [
-        Row(case=label, metric="test accuracy", value=100 * result.accuracy, unit="%"),
-        Row(case=label, metric="test loss", value=result.loss, unit="nat"),
-        Row(case=label, metric="epochs", value=epochs, unit="epochs"),
-        Row(case=label, metric="peak lr", value=0.0 if case.rounded else options.lr or case.lr, unit="lr"),
+        Row(case=label, metric="test accuracy", value=100 * accuracy, unit="%"),
+        Row(case=label, metric="test loss", value=loss, unit="nat"),
+        Row(case=label, metric="epochs", value=0 if case.rounded else budget["epochs"], unit="epochs"),
+        Row(case=label, metric="peak lr", value=0 if case.rounded else budget["lr"], unit="lr"),
     ]
 
 

@@ -1,4 +1,7 @@
-"""The demo: 5,000 MNIST digits, DenseShift with 3 bits, every value an integer, no multiplication."""
+"""The demo: 5,000 MNIST digits, DenseShift with 3 bits, every value an integer, no multiplication.
+
+Reached: the figures in the README, which come from a run's result.json. DenseShift's paper has none for MNIST.
+"""
 
 from __future__ import annotations
 

@@ -239,8 +239,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True) -
 
     The batches run through the network with quantised weights and float activations. With ``norms`` the norms use
     batch statistics, and their running ones become the average over these batches: quantised weights shift means, and
-    scales taken from the uncorrected network come out too small (accuracy.md, section 3). Grids minimise the squared
-    error.
+    scales taken from the uncorrected network come out too small. Grids minimise the squared error.
 
     Args:
         model: from ``convert``; its training flags are restored.

@@ -124,7 +124,7 @@ class ShiftNorm(ChannelNorm):
     With ``learn_scale=False`` ``e`` is 0 and only the mean is removed: for a weight that a pretrained norm was folded
     into.
 
-    Our own construction; see accuracy.md sections 3 and 4 for what it was chosen over.
+    Our own construction: rounding a trained norm's gain to a power of two afterwards costs far more.
     """
 
     log2_gain: nn.Parameter | None

@@ -65,8 +65,9 @@ def integer_form(
 
     If every ``|gain|`` is a power of two so is every ``mult``, and the sum is exact up to the rounding of ``shift``
     to the grid. Otherwise ``mult`` has at most 16 bits: relative to the largest gain, each gain is right to 2**-16. A
-    negative gain flips the codes of its channel. Gains are raised to 2**-15 of the largest (power of two) or to one
-    unit of ``mult``; such a channel adds nothing that an 8-bit activation could show.
+    negative gain flips the codes of its channel. Gains are raised to 2**-15 of the largest (powers of two; up to 2**-8
+    where larger accumulators leave less room) or to one unit of ``mult``. Behind equal accumulators such a channel adds
+    nothing that an 8-bit activation could show; a channel whose norm met a vanishing variance can push others there.
 
     Args:
         codes: uint8 ``(O, ...)``.

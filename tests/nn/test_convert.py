@@ -204,6 +204,15 @@ def test_first_and_last_go_by_the_order_of_calls(activations):
     assert report.row("first").note.startswith("kept float")
 
 
+def test_a_rule_overrides_keep_first_and_keep_last_only_by_its_own_keep():
+    rules = (Rule(pattern="last", keep="int8"), Rule(pattern="*", bits=2, method="s3"))
+    config = ShiftConfig(keep_first="float", keep_last="float", rules=rules)
+    result, report = convert(Backwards(), config, sample=torch.zeros(1, 3))
+    assert type(result.first) is nn.Linear
+    assert report.row("first").note == "kept float by keep_first/keep_last"
+    assert result.last.method.format.name == "int8"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

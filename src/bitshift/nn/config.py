@@ -16,7 +16,8 @@ class Rule:
     """An exception for the layers whose module path matches ``pattern`` (fnmatch: ``layer1.*``, ``*.downsample.0``).
 
     ``keep="float"`` leaves the layer alone, ``"int8"`` makes it a uniform 8-bit layer; the other fields, where not
-    None, replace the configuration's. The first rule that matches a layer wins.
+    None, replace the configuration's. The first rule that matches a layer wins. ``keep=False`` says nothing: the first
+    and last layer stay as ``keep_first`` and ``keep_last`` have them, whatever else the rule says.
     """
 
     pattern: str
@@ -49,7 +50,7 @@ class ShiftConfig:
         activations: None for float activations (layers are swapped, the model keeps its class); "I.F" for the papers'
             fixed point at the layers' inputs; 2 to 8 for an integer network with learned power-of-two grids.
         multiplier: integer networks only: one 16-bit multiplier per output channel instead of powers of two.
-        keep_first: leave the first layer in "float", or make it "int8".
+        keep_first: leave the first layer in "float", or make it "int8"; only a rule with its own ``keep`` overrides it.
         keep_last: the same for the last layer.
         rules: exceptions by module path; the first match wins.
         init: "random" starts the weights by the method, "pretrained" from the model's own.

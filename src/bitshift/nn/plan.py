@@ -99,9 +99,10 @@ def check_rules(rules: Iterable[Rule], candidates: Iterable[str]) -> None:
 
 def _choice(config: ShiftConfig, rule: Rule | None, keep: bool | str) -> Choice:
     """The format and method of one layer from the configuration, its rule and the position's ``keep``."""
-    keep = rule.keep if rule is not None else keep
+    said = rule if rule is not None and rule.keep else None  # a rule that says no keep leaves the position's in force
+    keep = said.keep if said else keep
     if keep == "float":
-        return Choice(None, note="kept float by " + (f"rule {rule.pattern!r}" if rule else "keep_first/keep_last"))
+        return Choice(None, note="kept float by " + (f"rule {said.pattern!r}" if said else "keep_first/keep_last"))
     step = {"step": "pot"} if config.integer and not config.multiplier else {}
     if keep == "int8":
         return Choice(get_method("uniform"), "int8", step, True)

@@ -336,6 +336,16 @@ def test_reestimated_norms_hold_the_plain_average_of_the_rows():
     assert all(torch.equal(weights[k], v) for k, v in model.named_parameters())
 
 
+@pytest.mark.parametrize("measure", [evaluate, reestimate_norms])
+def test_modes_and_momenta_come_back_from_a_forward_that_fails(measure):
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(3, 4))  # the data have 16 values a row
+    model[0].eval()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        measure(model, VALID)
+    assert [m.training for m in model.modules()] == [True, False, True, True]
+    assert model[0].momentum == 0.1
+
+
 def test_methods_are_found_by_the_loop():
     assert sum(isinstance(m, Method) for m in shift_net().modules()) == 2
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.core.fixed import FixedPoint
+from bitshift.nn.modes import kept_modes
 from bitshift.nn.norms import ChannelNorm
 from bitshift.nn.ops import exact_quantize, power_of_two
 
@@ -252,24 +253,24 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True) -
     quants = [(name, m) for name, m in model.named_modules() if isinstance(m, ActQuant)]
     if not quants:
         return model
-    flags = {m: m.training for m in model.modules()}
     stats = (
         [m for m in model.modules() if isinstance(m, (ChannelNorm, nn.modules.batchnorm._BatchNorm))] if norms else []
     )
     momenta = [m.momentum for m in stats]
     try:
-        model.eval()
-        for m in stats:
-            m.train()
-            m.num_batches_tracked.zero_()  # type: ignore[union-attr]
-            m.momentum = None
         for _, quant in quants:
             quant._seen = []
         count = 0
-        for batch in batches:
-            x = batch[0] if isinstance(batch, (tuple, list)) else batch
-            model(x)
-            count += 1
+        with kept_modes(model):
+            model.eval()
+            for m in stats:
+                m.train()
+                m.num_batches_tracked.zero_()  # type: ignore[union-attr]
+                m.momentum = None
+            for batch in batches:
+                x = batch[0] if isinstance(batch, (tuple, list)) else batch
+                model(x)
+                count += 1
         if count == 0:
             raise ValueError("calibrate needs at least one batch")
         for name, quant in quants:
@@ -282,8 +283,6 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True) -
             quant._seen = None
         for m, momentum in zip(stats, momenta, strict=True):
             m.momentum = momentum
-        for m, training in flags.items():
-            m.training = training
     return model
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitshift.nn.modes import kept_modes
 from bitshift.nn.plan import CONVERTIBLE, NORMS, ConvertError
 
 
@@ -61,20 +62,18 @@ def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrde
         normed.update(layer for output, layer in produced if args and args[0] is output)
 
     hooks = []
-    flags = {m: m.training for m in model.modules()}
     for module in model.modules():
         if isinstance(module, CONVERTIBLE):
             hooks.append(module.register_forward_hook(after_layer))
         elif isinstance(module, NORMS):
             hooks.append(module.register_forward_pre_hook(before_norm))
     try:
-        model.eval()
-        run_sample(model, sample)
+        with kept_modes(model):
+            model.eval()
+            run_sample(model, sample)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in flags.items():
-            module.training = training
     return CallOrder(calls, normed)
 
 

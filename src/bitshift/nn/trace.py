@@ -17,6 +17,7 @@ from bitshift.nn.activations import ActQuant
 from bitshift.nn.layers import ShiftLayer
 from bitshift.nn.layers.pointwise import FUNCTIONS, Pointwise
 from bitshift.nn.layers.pool import AvgPool
+from bitshift.nn.modes import kept_modes
 from bitshift.nn.observe import run_sample
 from bitshift.nn.plan import CONVERTIBLE, ConvertError
 
@@ -106,12 +107,11 @@ def trace(model: nn.Module) -> fx.GraphModule:
     Raises:
         ConvertError: torch.fx cannot follow it; names the line.
     """
-    flags = {m: m.training for m in model.modules()}
-    model.eval()
     try:
-        tracer = _Tracer()
-        graph = tracer.trace(model)
-        traced = fx.GraphModule(model, graph, type(model).__name__)
+        with kept_modes(model):
+            model.eval()
+            graph = _Tracer().trace(model)
+            traced = fx.GraphModule(model, graph, type(model).__name__)
     except Exception as error:  # torch.fx runs the user's forward with stand-ins, so anything can come out of it
         first = str(error).splitlines()[0] if str(error) else ""
         raise ConvertError(
@@ -119,9 +119,6 @@ def trace(model: nn.Module) -> fx.GraphModule:
             f"({type(error).__name__}: {first}). Write that line without control flow on tensor values, move it out of "
             "the model, or use activations=None, which swaps layers without tracing"
         ) from error
-    finally:
-        for m, training in flags.items():
-            m.training = training
     return traced
 
 
@@ -139,13 +136,9 @@ def propagate_shapes(traced: fx.GraphModule, sample: Tensor | Sequence[Any] | No
     """Store each tensor's shape in ``node.meta["shape"]`` by running ``sample``; without one nothing is known."""
     if sample is None:
         return
-    flags = {m: m.training for m in traced.modules()}
-    try:
+    with kept_modes(traced):
         traced.eval()
         run_sample(_Shapes(traced).run, sample)
-    finally:
-        for m, training in flags.items():
-            m.training = training
 
 
 def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.backends import cudnn
 
+from bitshift.nn.modes import kept_modes
 from bitshift.train.data.arrays import ArrayData
 from bitshift.train.distributed import World
 
@@ -47,32 +48,30 @@ def evaluate(
     if first is None:  # frozen models hold buffers only
         first = next(model.buffers(), None)
     device = first.device if first is not None else torch.device("cpu")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     classes = len(data.class_names)
     predictions = torch.zeros(len(data), dtype=torch.int64)
     loss = torch.zeros(1, dtype=torch.float64)
     mine = np.arange(world.rank, len(data), world.size)
-    for start in range(0, len(mine), batch_size):
-        index = mine[start : start + batch_size]
-        images, labels = data.batch(index, device)
-        images = data.normalise(images)
-        if channels_last and images.dim() == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        # TF32 rounds the inputs of products to 10 bits: neither float32 nor exact for integer networks
-        with cudnn.flags(
-            enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
-        ):
-            logits = model(images).float()
-        if logits.shape != (len(index), classes):
-            raise ValueError(
-                f"the model gives shape {tuple(logits.shape)} for {len(index)} images of {classes} classes; "
-                f"({len(index)}, {classes}) is needed"
-            )
-        loss += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
-        predictions[torch.from_numpy(index)] = logits.argmax(1).cpu()
-    for module, training in modes:
-        module.training = training
+    with kept_modes(model):
+        model.eval()
+        for start in range(0, len(mine), batch_size):
+            index = mine[start : start + batch_size]
+            images, labels = data.batch(index, device)
+            images = data.normalise(images)
+            if channels_last and images.dim() == 4:
+                images = images.contiguous(memory_format=torch.channels_last)
+            # TF32 rounds the inputs of products to 10 bits: neither float32 nor exact for integer networks
+            with cudnn.flags(
+                enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+            ):
+                logits = model(images).float()
+            if logits.shape != (len(index), classes):
+                raise ValueError(
+                    f"the model gives shape {tuple(logits.shape)} for {len(index)} images of {classes} classes; "
+                    f"({len(index)}, {classes}) is needed"
+                )
+            loss += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
+            predictions[torch.from_numpy(index)] = logits.argmax(1).cpu()
     world.sum(loss)
     predicted = world.sum(predictions).numpy()
     confusion = np.bincount(data.labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bitshift.nn.modes import kept_modes
 from bitshift.train.data.arrays import ArrayData
 from bitshift.train.data.augment import Augment
 from bitshift.train.data.sampler import step_generator
@@ -28,25 +29,25 @@ def reestimate_norms(
     statistics enough to cost a short CIFAR run over two points (83.1 to 80.5 % seen).
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
     first = next(model.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's cumulative average
-        norm.train()
-    order = torch.randperm(len(data), generator=step_generator(seed, 3))[:rows].numpy().astype(np.int64)
-    for start in range(0, len(order), batch_size):
-        images, _ = data.batch(order[start : start + batch_size], device)
-        if augment is not None:
-            images = augment(images, step_generator(seed, 4, start))
-        model(data.normalise(images))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    for module, training in modes:
-        module.training = training
+    try:
+        with kept_modes(model):
+            model.eval()
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # torch's cumulative average
+                norm.train()
+            order = torch.randperm(len(data), generator=step_generator(seed, 3))[:rows].numpy().astype(np.int64)
+            for start in range(0, len(order), batch_size):
+                images, _ = data.batch(order[start : start + batch_size], device)
+                if augment is not None:
+                    images = augment(images, step_generator(seed, 4, start))
+                model(data.normalise(images))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 __all__ = ["reestimate_norms"]

@@ -24,6 +24,17 @@ def test_metrics_are_cut_back_to_the_size_of_a_checkpoint(tmp_path):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3]
 
 
+def test_metrics_shorter_than_the_checkpoint_says_keep_their_whole_lines(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"st')
+    file = MetricsFile(path, 100)
+    assert file.size == 12
+    file.write("step", step=3)
+    file.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3]
+    assert "has 16 bytes, its checkpoint knew 100" in caplog.text
+
+
 def reporter(folder, **changes) -> Reporter:
     return Reporter(
         folder, **({"size": 0, "total_steps": 10, "start_step": 0, "tensorboard": False, "progress": "auto"} | changes)

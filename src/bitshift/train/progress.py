@@ -17,7 +17,16 @@ class MetricsFile:
     """``metrics.jsonl``: one JSON object a line, key ``kind``; can be cut back to what a checkpoint knew."""
 
     def __init__(self, path: Path, size: int) -> None:
-        self._file = path.open("ab")
+        self._file = path.open("a+b")
+        found = self._file.seek(0, 2)
+        if found < size:  # truncate would fill the gap with NUL bytes
+            self._file.seek(0)
+            whole = self._file.read().rfind(b"\n") + 1
+            logger.warning(
+                "%s has %d bytes, its checkpoint knew %d: lines are lost; keeping the %d bytes of whole lines",
+                path, found, size, whole,
+            )  # fmt: skip
+            size = whole
         # a killed run may have written lines behind its last checkpoint; the resumed run writes them again
         self._file.truncate(size)
         self._file.seek(0, 2)

@@ -178,13 +178,13 @@ def test_a_missing_engine_that_is_asked_for_is_an_error(monkeypatch: pytest.Monk
         Model(doubled(), backend="engine")
 
 
-def pictures(channels: int) -> Model:
+def pictures(channels: int, mean: float = 128.0, scale: float = 1 / 128) -> Model:
     meta = {
         "kind": "image",
         "channels": channels,
         "size": [2, 3],
-        "mean": [128.0] * channels,
-        "scale": [1 / 128] * channels,
+        "mean": [mean] * channels,
+        "scale": [scale] * channels,
     }
     b = Builder()
     x = b.input((channels, 2, 3), FixedPoint(8, 7))
@@ -206,6 +206,17 @@ def test_preprocess_brings_colours_to_the_networks_channels() -> None:
     assert np.array_equal(pictures(3).preprocess(grey)[0, 2], (grey - 128.0) / 128)
     assert np.array_equal(pictures(3).preprocess(rgb)[0, 1], (grey + 1 - 128.0) / 128)
     assert np.array_equal(pictures(1).preprocess(np.stack([grey] * 3, -1)), pictures(1).preprocess(grey))
+
+
+def test_preprocess_gives_the_bits_that_training_saw() -> None:
+    torch = pytest.importorskip("torch")
+    from bitshift.train.data import Normalise
+
+    pixels = np.arange(252, dtype=np.uint8).reshape(42, 2, 3)
+    mean, scale = 255 * 0.485, 1 / (255 * 0.229)  # no fraction of a power of two: float64 would round otherwise
+    trained = Normalise(mean=(mean,), scale=(scale,))(torch.from_numpy(pixels)[:, None]).numpy()
+    deployed = pictures(1, mean, scale)
+    assert np.array_equal(np.concatenate([deployed.preprocess(image) for image in pixels]), trained)
 
 
 def test_grey_is_the_luma_that_pillow_computes() -> None:

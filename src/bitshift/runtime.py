@@ -66,8 +66,8 @@ class Model:
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """One picture, uint8 of shape (H, W) or (H, W, C), as the network's input: float32 of shape (1, C, H, W).
 
-        Computes ``(pixel - mean) * scale`` with the numbers of the file. Grey becomes RGB by repetition; RGB becomes
-        grey by the luma of ITU-R 601 (as Pillow's ``convert("L")``).
+        Computes ``(pixel - mean) * scale`` in float32, as training does, with the numbers of the file. Grey becomes RGB by
+        repetition; RGB becomes grey by the luma of ITU-R 601 (as Pillow's ``convert("L")``).
 
         Raises:
             ValueError: the file holds no preprocessing, or the picture has another dtype, size or number of channels.
@@ -82,8 +82,8 @@ class Model:
                 f"the picture has {pixels.shape[1]} x {pixels.shape[2]} pixels; "
                 f"the network needs {height} x {width} (height x width): resize it first"
             )
-        mean, scale = (np.array(found[key], dtype=np.float64)[:, None, None] for key in ("mean", "scale"))
-        return ((pixels.astype(np.float64) - mean) * scale).astype(np.float32)[None]
+        mean, scale = (np.array(found[key], dtype=np.float32)[:, None, None] for key in ("mean", "scale"))
+        return ((pixels.astype(np.float32) - mean) * scale)[None]
 
     def __repr__(self) -> str:
         ends = (f"{n}: {list(self.graph.values[n].shape)} {self.graph.values[n].type}" for n in self._ends())

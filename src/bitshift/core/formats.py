@@ -143,7 +143,7 @@ def _powers(count: int) -> list[int]:
 FORMATS: dict[str, ShiftFormat] = {
     f.name: f
     for f in (
-        _signed("pot1", 1, [1], "binary, DenseShift-1"),
+        _signed("pot1", 1, [1], "binary (sign only)"),
         _signed("pot2", 2, [0, *_powers(1)], "ternary, DeepShift-PS-2, S3-2"),
         _signed("pot2d", 2, _powers(2), "DenseShift-2, DeepShift-Q-2"),
         _signed("pot3", 3, [0, *_powers(3)], "S3-3, DeepShift-PS-3"),

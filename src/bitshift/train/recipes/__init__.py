@@ -1,6 +1,6 @@
 """Named training runs: a model, data, a shift configuration and a training configuration that belong together.
 
-One file a recipe: it holds ``RECIPE``, and its docstring says what the recipe reached.
+One file a recipe: it holds ``RECIPE``, and its docstring says where the figures it reached stand.
 """
 
 from __future__ import annotations

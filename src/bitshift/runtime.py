@@ -66,8 +66,8 @@ class Model:
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """One picture, uint8 of shape (H, W) or (H, W, C), as the network's input: float32 of shape (1, C, H, W).
 
-        Computes ``(pixel - mean) * scale`` in float32, as training does, with the numbers of the file. Grey becomes RGB by
-        repetition; RGB becomes grey by the luma of ITU-R 601 (as Pillow's ``convert("L")``).
+        Computes ``(pixel - mean) * scale`` in float32, as training does, with the numbers of the file. Grey becomes RGB
+        by repetition; RGB becomes grey by the luma of ITU-R 601 (as Pillow's ``convert("L")``).
 
         Raises:
             ValueError: the file holds no preprocessing, or the picture has another dtype, size or number of channels.

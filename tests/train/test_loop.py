@@ -96,6 +96,15 @@ def test_an_integer_network_is_calibrated_before_the_first_step(tmp_path, monkey
     assert result.accuracy > 0.6
 
 
+def test_calibration_batches_are_even(tmp_path, monkeypatch):
+    sizes = []
+    calibrate = loop.calibrate
+    monkeypatch.setattr(loop, "calibrate", lambda model, xs: (sizes.extend(map(len, xs)), calibrate(model, xs)))
+    config = tiny_config(epochs=1, eval_batch_size=25, calibration_rows=52)  # 25, 25 and 2 if cut plainly
+    fit(shift_net(activations=8), config, TRAIN, VALID, run_dir=tmp_path)
+    assert sizes == [18, 17, 17]
+
+
 def test_penalty_is_in_the_gradient_but_not_in_the_logged_loss(tmp_path, monkeypatch):
     calls = {"penalty": 0, "after": 0}
 

@@ -244,7 +244,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True) -
 
     Args:
         model: from ``convert``; its training flags are restored.
-        batches: input tensors, or tuples that start with one. At least one batch.
+        batches: input tensors, or tuples that start with one. At least one; make them equally large, as each has the
+            same weight in the norms' average.
         norms: re-estimate the norms' statistics too.
 
     Raises:

@@ -204,8 +204,9 @@ class _Run:
     def _calibrate(self) -> None:
         if any(isinstance(module, ActQuant) for module in self.model.modules()):
             rows = self.sampler.permutation(0)[: self.config.calibration_rows]
-            size = self.config.eval_batch_size
-            calibrate(self.model, [self._images(rows[i : i + size])[0] for i in range(0, len(rows), size)])
+            # even parts: calibrate averages over batches, so a short last one would weigh as much as a full one
+            parts = np.array_split(rows, -(-len(rows) // self.config.eval_batch_size))
+            calibrate(self.model, [self._images(part)[0] for part in parts])
 
     def _images(self, rows: np.ndarray, place: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """Normalised images and labels of ``rows``; augmented when a ``place`` (epoch, step) is given."""

@@ -40,10 +40,12 @@ def reestimate_norms(
                 norm.momentum = None  # torch's cumulative average
                 norm.train()
             order = torch.randperm(len(data), generator=step_generator(seed, 3))[:rows].numpy().astype(np.int64)
-            for start in range(0, len(order), batch_size):
-                images, _ = data.batch(order[start : start + batch_size], device)
+            start = 0
+            for part in np.array_split(order, -(-len(order) // batch_size)):  # even: every batch weighs the same
+                images, _ = data.batch(part, device)
                 if augment is not None:
                     images = augment(images, step_generator(seed, 4, start))
+                start += len(part)
                 model(data.normalise(images))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -100,7 +100,8 @@ examples:
         from bitshift.train.evaluate import evaluate
 
         if spec.shift is not None and spec.shift.integer:
-            calibrate(model, sample_images(data[0], self.calibration_rows).split(128))
+            rows = sample_images(data[0], self.calibration_rows)
+            calibrate(model, rows.tensor_split(max(1, -(-len(rows) // 128))))  # even: every batch weighs the same
         if self.weights is None:
             return None
         return (

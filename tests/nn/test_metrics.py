@@ -137,7 +137,7 @@ def test_a_record_is_plain_json() -> None:
     tracker = FlipTracker(ternary([1.0, 0.0]))
     tracker.record()
     line = json.loads(json.dumps({"kind": "flips", **tracker.record().as_dict()}))
-    assert line["mean"]["value_rate"] == 0.0
+    assert (line["mean"]["value_rate"], line["mean"]["freezing_rate"]) == (0.0, 1.0)
     assert line["layers"][0]["name"] == ""
 
 

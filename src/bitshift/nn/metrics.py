@@ -4,7 +4,7 @@ The papers name weight (sign) freezing and do not print a formula that we could 
 For one weight tensor with n elements, between the records a and b:
 
 =================  ==================================================================================================
-``value_rate``     share of the n weights whose code differs between a and b; the freezing rate is 1 minus this
+``value_rate``     share of the n weights whose code differs between a and b; ``freezing_rate`` is 1 minus this
 ``sign_rate``      share whose sign differs; zero is a sign of its own
 ``never_flipped``  share whose sign was, at every record since the first, the sign of the first
 ``distance``       mean over the weights of (smallest distance of a latent to a threshold at which the code changes,
@@ -43,6 +43,10 @@ class LayerFlips:
         """``1 - value_rate``."""
         return None if self.value_rate is None else 1 - self.value_rate
 
+    def as_dict(self) -> dict[str, Any]:
+        """The fields and ``freezing_rate``."""
+        return asdict(self) | {"freezing_rate": self.freezing_rate}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlipRecord:
@@ -70,7 +74,7 @@ class FlipRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for a JSON line: ``{"label", "mean": {...}, "layers": [{...}, ...]}``."""
-        return {"label": self.label, "mean": asdict(self.mean), "layers": [asdict(layer) for layer in self.layers]}
+        return {"label": self.label, "mean": self.mean.as_dict(), "layers": [layer.as_dict() for layer in self.layers]}
 
 
 def change_rate(before: Tensor, after: Tensor) -> float:

@@ -215,6 +215,23 @@ def test_powers_of_two_are_kept_exactly_and_a_dead_channel_is_raised():
     assert form.frac.tolist() == [5 + 3 + 15] * 3
 
 
+@pytest.mark.parametrize(("fit_int32", "mult"), [(False, [2**12, 1]), (True, [2**8, 1])])
+def test_only_sums_that_stay_int32_raise_gains_for_the_room_of_the_accumulator(fit_int32, mult):
+    codes = torch.zeros(2, 2**15, dtype=torch.uint8)  # sums of 2**15 * 127 leave 8 bits of int32
+    gain = torch.tensor([1.0, 2.0**-12], dtype=torch.float64)
+    form = get_format("pot3d")
+    result = integer_form(codes, gain, torch.zeros_like(gain), form, FixedPoint(8, 5), fit_int32=fit_int32)
+    assert result.mult.tolist() == mult
+    assert result.misfit.tolist() == [False, fit_int32]
+
+
+def test_a_gain_beside_a_far_larger_one_is_marked_as_misfit_but_zero_is_not():
+    gain = torch.tensor([300.0, 0.01, 0.0, 1.0], dtype=torch.float64)
+    codes = torch.zeros(4, 2, dtype=torch.uint8)
+    form = integer_form(codes, gain, torch.zeros_like(gain), get_format("pot3d"), FixedPoint(8, 5))
+    assert form.misfit.tolist() == [False, True, False, False]
+
+
 def test_a_bias_too_large_for_the_grid_is_refused_with_its_channel():
     codes = torch.zeros(3, 2, dtype=torch.uint8)
     shift = torch.tensor([0.0, 1e14, 0.0], dtype=torch.float64)

@@ -40,7 +40,8 @@ class IntegerForm:
     """``(acc * mult + offset) * 2**-frac``; ``acc`` is the sum of ``levels(codes) * q`` for ``q`` of type ``input``.
 
     ``codes`` uint8 of the weight's shape; ``mult`` int32, ``offset`` int64, ``frac`` int32 (all equal), each ``(O)``;
-    ``acc_bound`` float64 ``(O)``, the largest ``|acc|`` that the codes and the input's range allow.
+    ``acc_bound`` float64 ``(O)``, the largest ``|acc|`` that the codes and the input's range allow; ``misfit`` bool
+    ``(O)``, whether a gain other than 0 is held more than 2 % off, because another channel's is far larger.
     """
 
     codes: Tensor
@@ -50,6 +51,7 @@ class IntegerForm:
     format: str
     input: FixedPoint
     acc_bound: Tensor
+    misfit: Tensor
 
 
 def flip_table(format: ShiftFormat) -> list[int]:
@@ -66,7 +68,7 @@ def integer_form(
     If every ``|gain|`` is a power of two so is every ``mult``, and the sum is exact up to the rounding of ``shift``
     to the grid. Otherwise ``mult`` has at most 16 bits: relative to the largest gain, each gain is right to 2**-16. A
     negative gain flips the codes of its channel. Gains are raised to 2**-15 of the largest (powers of two; up to 2**-8
-    where larger accumulators leave less room) or to one unit of ``mult``. Behind equal accumulators such a channel adds
+    where ``fit_int32`` leaves less room) or to one unit of ``mult``. Behind equal accumulators such a channel adds
     nothing that an 8-bit activation could show; a channel whose norm met a vanishing variance can push others there.
 
     Args:
@@ -93,7 +95,7 @@ def integer_form(
     exponent = exponent.long()
     if bool((mantissa == 0.5).all()):
         power = exponent - 1
-        floor = power.max() - min(15, max(8, room))
+        floor = power.max() - (min(15, max(8, room)) if fit_int32 else 15)
         power = torch.maximum(power, floor.clamp_min(input.frac - 60))
         least = power.min()
         mult, frac = torch.ones_like(power) << (power - least), input.frac - int(least)
@@ -112,7 +114,9 @@ def integer_form(
         sum_too_large = f"|acc * mult + offset| of channel {worst} may reach {total:.6g}, over 2**53"
         raise IntegerError(overflow or f"{sum_too_large}; shrink its bias or norm shift")
     grids = torch.full_like(mult, frac, dtype=torch.int32)
-    return IntegerForm(codes, mult.int(), offset.long(), grids, format.name, input, acc_bound)
+    held = mult.double() * 2.0 ** (input.frac - frac)
+    misfit = (gain != 0) & ((held - gain.abs()).abs() > 0.02 * gain.abs())
+    return IntegerForm(codes, mult.int(), offset.long(), grids, format.name, input, acc_bound, misfit)
 
 
 def accumulator_overflow(acc_bound: Tensor, format: ShiftFormat, input: FixedPoint) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 from bitshift.core.formats import FORMATS, get_format
 from bitshift.nn import FreezeError, Rule, ShiftConfig, calibrate, convert, freeze
 from bitshift.nn.layers.frozen import FrozenFloatLayer, FrozenLayer
+from bitshift.nn.norms import ChannelNorm
 from nn_models import ARCHITECTURES, batch, build
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch, of the float model
@@ -249,3 +250,21 @@ def test_rules_and_kept_layers_freeze_too():
     x = batch("ResNet", 4, seed=8)
     with torch.no_grad():
         assert torch.equal(frozen(x), model(x))
+
+
+@pytest.mark.parametrize("multiplier", [False, True])
+def test_a_channel_that_takes_the_grid_from_the_others_is_named_once(multiplier, caplog):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
+    x = torch.randn(4, 2, 3, 3)
+    model, _ = convert(net, ShiftConfig(activations=8, multiplier=multiplier), sample=x)
+    model(x)
+    norm = next(m for m in model.modules() if isinstance(m, ChannelNorm))
+    with torch.no_grad():
+        if multiplier:
+            norm.running_var[2], norm.weight[2] = 0.0, 1e3
+        else:
+            norm.log2_gain[2] += 20
+    freeze(model.eval(), x)
+    (message,) = [r.getMessage() for r in caplog.records if "gain" in r.getMessage()]
+    assert "3 of 4 channels" in message and "channel 2's" in message and message.startswith("layer '0")

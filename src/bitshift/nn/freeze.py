@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from bitshift.nn.activations import ActQuant, FixedPointQuant
 from bitshift.nn.layers import IntegerError, ShiftLayer
-from bitshift.nn.layers.base import accumulator_overflow
+from bitshift.nn.layers.base import IntegerForm, accumulator_overflow
 from bitshift.nn.layers.frozen import (
     FrozenAvgPool,
     FrozenFixedPoint,
@@ -24,6 +25,8 @@ from bitshift.nn.layers.frozen import (
 from bitshift.nn.layers.pointwise import Pointwise
 from bitshift.nn.layers.pool import AvgPool
 from bitshift.nn.observe import as_args
+
+logger = logging.getLogger("bitshift")
 
 
 class FreezeError(ValueError):
@@ -103,6 +106,7 @@ def _frozen_form(path: str, module: nn.Module) -> nn.Module | None:
         overflow = accumulator_overflow(form.acc_bound, module.method.format, form.input)
         if overflow:
             raise FreezeError(f"layer {path!r}: {overflow}")
+        _warn_misfit(path, form)
         return FrozenLayer(module, form)
     if isinstance(module, ActQuant):
         return FrozenQuant(module)
@@ -111,6 +115,22 @@ def _frozen_form(path: str, module: nn.Module) -> nn.Module | None:
     if isinstance(module, AvgPool):
         return FrozenAvgPool(module)
     return None
+
+
+def _warn_misfit(path: str, form: IntegerForm) -> None:
+    """Once a layer, that channels lose their gain to one grid for all; here, because here the layer has a name."""
+    lost = int(form.misfit.sum())
+    if lost:
+        largest = int(form.mult.argmax())
+        logger.warning(
+            "layer %r: %d of %d channels have a gain more than 2 %% off, because channel %d's is far larger and all share "
+            "a grid (the smallest are raised); is channel %d dead, with a running variance near 0 in its norm?",
+            path,
+            lost,
+            len(form.misfit),
+            largest,
+            largest,
+        )
 
 
 def _replace(model: nn.Module) -> nn.Module:

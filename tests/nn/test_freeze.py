@@ -267,4 +267,6 @@ def test_a_channel_that_takes_the_grid_from_the_others_is_named_once(multiplier,
             norm.log2_gain[2] += 20
     freeze(model.eval(), x)
     (message,) = [r.getMessage() for r in caplog.records if "gain" in r.getMessage()]
-    assert "3 of 4 channels" in message and "channel 2's" in message and message.startswith("layer '0")
+    assert "3 of 4 channels" in message
+    assert "channel 2's" in message
+    assert message.startswith("layer '0")

@@ -123,8 +123,8 @@ def _warn_misfit(path: str, form: IntegerForm) -> None:
     if lost:
         largest = int(form.mult.argmax())
         logger.warning(
-            "layer %r: %d of %d channels have a gain more than 2 %% off, because channel %d's is far larger and all share "
-            "a grid (the smallest are raised); is channel %d dead, with a running variance near 0 in its norm?",
+            "layer %r: %d of %d channels have a gain more than 2 %% off, because channel %d's is far larger and all "
+            "share a grid (the smallest are raised); is channel %d dead, with a running variance near 0 in its norm?",
             path,
             lost,
             len(form.misfit),

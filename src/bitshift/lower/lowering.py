@@ -16,6 +16,7 @@ from bitshift.core.graph import Graph
 from bitshift.lower.errors import LoweringError
 from bitshift.lower.literal import literal_graph
 from bitshift.lower.passes import optimise
+from bitshift.lower.prove import prove_equal
 from bitshift.nn.freeze import FrozenModel
 
 
@@ -27,25 +28,28 @@ def lower(
     name: str | None = None,
     sample: Tensor | Sequence[Tensor] | None = None,
 ) -> Graph:
-    """The graph of a frozen model: fused, every type and shape checked, every accumulator bounded.
+    """The graph of a frozen model: fused, types and shapes checked, accumulators bounded, equal to it on the sample.
 
     Args:
         frozen: what :func:`bitshift.freeze` returns (it remembers its sample), or any module in eval mode.
         labels: names of the classes, as many as the last axis of the last output.
         preprocess: how an image becomes the input, docs/model-file.md section 5.
         name: free text, stored in the file.
-        sample: inputs ``(N, ...)`` for a module that is no ``FrozenModel``; only shapes and dtypes are used.
+        sample: inputs ``(N, ...)`` for a module that is no ``FrozenModel``; the first two are compared too.
 
     Raises:
         LoweringError: an op without a rule, or a value the integer graph cannot hold; names op, module and remedy.
+            Or the graph computes other integers than the model on the sample; names output, index and both values.
         GraphError: an accumulator bound over int32; names the layer.
     """
     model = frozen.model if isinstance(frozen, FrozenModel) else frozen  # so that paths are the user's own
-    graph = optimise(literal_graph(model, _inputs(frozen, sample)))
+    inputs = _inputs(frozen, sample)
+    graph = optimise(literal_graph(model, inputs))
     meta = _meta(graph, labels, preprocess, name)
     graph = Graph(graph.inputs, graph.outputs, graph.values, graph.nodes, graph.constants, meta)
     check(graph)
     check_bounds(graph)
+    prove_equal(model, graph, inputs)
     return graph
 
 

@@ -129,7 +129,7 @@ def figures(case: Case, options: argparse.Namespace, data: tuple[ArrayData, Arra
     label = f"{case.name}, seed {seed}"
     budget = json.loads((run / "config.json").read_text())["train"]
     return [
-        Row(case=label, metric="test accuracy", value=100 * accuracy, unit="%"),
+        Row(case=label, metric="test accuracy", value=round(100 * accuracy, 2), unit="%"),
         Row(case=label, metric="test loss", value=loss, unit="nat"),
         Row(case=label, metric="epochs", value=0 if case.rounded else budget["epochs"], unit="epochs"),
         Row(case=label, metric="peak lr", value=0 if case.rounded else budget["lr"], unit="lr"),

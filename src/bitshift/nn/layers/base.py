@@ -14,6 +14,7 @@ from bitshift.core.formats import ShiftFormat
 from bitshift.nn.activations import ActQuant, FixedPointQuant
 from bitshift.nn.method import Method
 from bitshift.nn.norms import ChannelNorm
+from bitshift.nn.ops import power_of_two
 
 _INT32 = 2**31 - 1
 
@@ -39,7 +40,7 @@ class _Replace(torch.autograd.Function):
 class IntegerForm:
     """``(acc * mult + offset) * 2**-frac``; ``acc`` is the sum of ``levels(codes) * q`` for ``q`` of type ``input``.
 
-    ``codes`` uint8 of the weight's shape; ``mult`` int32, ``offset`` int64, ``frac`` int32 (all equal), each ``(O)``;
+    ``codes`` uint8 of the weight's shape; ``mult`` int32, ``offset`` int64, ``frac`` int32, each ``(O)``;
     ``acc_bound`` float64 ``(O)``, the largest ``|acc|`` that the codes and the input's range allow; ``misfit`` bool
     ``(O)``, whether a gain other than 0 is held more than 2 % off, because another channel's is far larger.
     """
@@ -63,13 +64,14 @@ def flip_table(format: ShiftFormat) -> list[int]:
 def integer_form(
     codes: Tensor, gain: Tensor, shift: Tensor, format: ShiftFormat, input: FixedPoint, *, fit_int32: bool = False
 ) -> IntegerForm:
-    """Integers for ``y = acc * 2**-input.frac * gain + shift`` with one grid for all channels.
+    """Integers for ``y = acc * 2**-input.frac * gain + shift``.
 
-    If every ``|gain|`` is a power of two so is every ``mult``, and the sum is exact up to the rounding of ``shift``
-    to the grid. Otherwise ``mult`` has at most 16 bits: relative to the largest gain, each gain is right to 2**-16. A
-    negative gain flips the codes of its channel. Gains are raised to 2**-15 of the largest (powers of two; up to 2**-8
-    where ``fit_int32`` leaves less room) or to one unit of ``mult``. Behind equal accumulators such a channel adds
-    nothing that an 8-bit activation could show; a channel whose norm met a vanishing variance can push others there.
+    If every ``|gain|`` is a power of two so is every ``mult``, all channels share one grid, and the sum is exact up to
+    the rounding of ``shift`` to it; gains are raised to 2**-15 of the largest (up to 2**-8 where ``fit_int32`` leaves
+    less room). Otherwise ``mult`` has at most 16 bits and each channel a grid of its own, up to 2**8 finer than the one
+    of the largest gain; with ``fit_int32`` one grid serves all. Gains are raised to one unit of ``mult``. A negative
+    gain flips the codes of its channel. Behind equal accumulators a raised channel adds nothing that an 8-bit
+    activation could show; a channel whose norm met a vanishing variance can push others there (``misfit``).
 
     Args:
         codes: uint8 ``(O, ...)``.
@@ -98,25 +100,29 @@ def integer_form(
         floor = power.max() - (min(15, max(8, room)) if fit_int32 else 15)
         power = torch.maximum(power, floor.clamp_min(input.frac - 60))
         least = power.min()
-        mult, frac = torch.ones_like(power) << (power - least), input.frac - int(least)
+        mult, frac = torch.ones_like(power) << (power - least), torch.full_like(power, input.frac - int(least))
     else:
-        top = max(int(exponent.max()), input.frac - 44)
+        # Grids of their own for channels of smaller gain, up to 2**8 finer: 24 bits below the largest gain. Not more:
+        # the sum with another layer's output must stay in a float64. One grid serves all where the sum stays unfused.
         bits = min(16, max(8, room)) if fit_int32 else 16
-        mult = torch.floor(gain.abs() * 2.0 ** (bits - top) + 0.5)
-        mult, frac = mult.clamp(1, (1 << bits) - 1).long(), input.frac + bits - top
-    if not -64 <= frac <= 64:
-        raise IntegerError(f"the output grid 2**-{frac} is outside 2**-64..2**64; is a scale or a norm degenerate?")
-    offset = torch.floor(shift * 2.0**frac + 0.5)
+        spread = 0 if fit_int32 else 8
+        top = exponent.clamp_min(int(exponent.max()) - spread).clamp_min(input.frac - 44)
+        mult = torch.floor(gain.abs() * power_of_two(bits - top) + 0.5).clamp(1, (1 << bits) - 1).long()
+        frac = input.frac + bits - top
+    outside = (frac < -64) | (frac > 64)
+    if bool(outside.any()):
+        grid = f"2**-{int(frac[outside][0])}"
+        raise IntegerError(f"the output grid {grid} is outside 2**-64..2**64; is a scale or a norm degenerate?")
+    offset = torch.floor(shift * power_of_two(frac) + 0.5)
     worst = int((acc_bound * mult + offset.abs()).argmax())
     total = float(acc_bound[worst] * mult[worst] + offset[worst].abs())
     if total >= 2.0**53:
         overflow = accumulator_overflow(acc_bound, format, input)
         sum_too_large = f"|acc * mult + offset| of channel {worst} may reach {total:.6g}, over 2**53"
         raise IntegerError(overflow or f"{sum_too_large}; shrink its bias or norm shift")
-    grids = torch.full_like(mult, frac, dtype=torch.int32)
-    held = mult.double() * 2.0 ** (input.frac - frac)
+    held = mult.double() * power_of_two(input.frac - frac)
     misfit = (gain != 0) & ((held - gain.abs()).abs() > 0.02 * gain.abs())
-    return IntegerForm(codes, mult.int(), offset.long(), grids, format.name, input, acc_bound, misfit)
+    return IntegerForm(codes, mult.int(), offset.long(), frac.int(), format.name, input, acc_bound, misfit)
 
 
 def accumulator_overflow(acc_bound: Tensor, format: ShiftFormat, input: FixedPoint) -> str:

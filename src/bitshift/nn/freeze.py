@@ -25,6 +25,7 @@ from bitshift.nn.layers.frozen import (
 from bitshift.nn.layers.pointwise import Pointwise
 from bitshift.nn.layers.pool import AvgPool
 from bitshift.nn.observe import as_args
+from bitshift.nn.ops import power_of_two
 
 logger = logging.getLogger("bitshift")
 
@@ -118,13 +119,14 @@ def _frozen_form(path: str, module: nn.Module) -> nn.Module | None:
 
 
 def _warn_misfit(path: str, form: IntegerForm) -> None:
-    """Once a layer, that channels lose their gain to one grid for all; here, because here the layer has a name."""
+    """Once a layer, that channels lose their gain to the largest one; here, because here the layer has a name."""
     lost = int(form.misfit.sum())
     if lost:
-        largest = int(form.mult.argmax())
+        largest = int((form.mult.double() * power_of_two(-form.frac)).argmax())
         logger.warning(
-            "layer %r: %d of %d channels have a gain more than 2 %% off, because channel %d's is far larger and all "
-            "share a grid (the smallest are raised); is channel %d dead, with a running variance near 0 in its norm?",
+            "layer %r: %d of %d channels have a gain more than 2 %% off, because channel %d's is far larger and "
+            "multipliers have 16 bits (small gains are raised); is channel %d dead, with a running variance near 0 in "
+            "its norm?",
             path,
             lost,
             len(form.misfit),

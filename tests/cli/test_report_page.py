@@ -20,13 +20,13 @@ from bitshift.cli.report.data import (
     Energy,
     Evaluation,
     History,
-    Layer,
     Operations,
     ReportData,
     Tile,
 )
 from bitshift.cli.report.history import read_history, thin
 from bitshift.cli.report.page import render
+from bitshift.cli.summary import WeightLayer
 from bitshift.core.ops import Cost
 
 NASTY = "<script>alert('x')</script> & \"q\""
@@ -48,9 +48,9 @@ FULL = ReportData(
         )
     ],
     layers=[
-        Layer(name="conv1", op="conv", format="pot2d", shape=(2, 3), packed_bytes=4, levels=(-2, -1, 1, 2),
+        WeightLayer(name="conv1", op="conv", format="pot2d", shape=(2, 3), packed_bytes=4, levels=(-2, -1, 1, 2),
               counts=(1, 2, 3, 0)),
-        Layer(name="head", op="linear", format="float32", shape=(2, 5), packed_bytes=40, levels=(), counts=()),
+        WeightLayer(name="head", op="linear", format="float32", shape=(2, 5), packed_bytes=40, levels=(), counts=()),
     ],
     sizes=[("packed weight codes", 4, "")],
     operations=[Operations(name="head", op="linear", shifts=1, adds=2, multiplications=10, where="weights kept float")],

@@ -13,7 +13,7 @@ from bitshift.cli.errors import CliError
 from bitshift.cli.models import NET, open_graph
 from bitshift.cli.output import percent, size_text
 from bitshift.cli.report import comparison
-from bitshift.cli.report.data import Energy, Evaluation, History, Layer, Operations, ReportData, Tile
+from bitshift.cli.report.data import Energy, Evaluation, History, Operations, ReportData, Tile
 from bitshift.cli.report.history import read_history, read_lines
 from bitshift.cli.report.plot import short_number
 from bitshift.cli.report.sections import energy_text
@@ -106,13 +106,7 @@ def _nonzero(parts: Mapping[str, float]) -> dict[str, float]:
 
 def _file_parts(path: Path, graph: Graph) -> dict[str, Any]:
     """What the model file alone tells: layers, sizes, operations, energy, listing."""
-    layers = [
-        Layer(
-            name=x.name, op=x.op, format=x.format, shape=x.shape, packed_bytes=x.packed_bytes,
-            levels=x.levels, counts=x.counts,
-        )
-        for x in summary.weight_layers(graph)
-    ]  # fmt: skip
+    layers = summary.weight_layers(graph)
     operations = [
         Operations(
             name=o.name, op=o.op, shifts=o.cost.shifts + o.cost.float_shifts, adds=o.cost.adds + o.cost.float_adds,

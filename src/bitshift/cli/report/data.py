@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bitshift.cli.summary import WeightLayer
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
@@ -32,28 +34,6 @@ class Comparison:
     note: str = ""
     command: str = ""
     ours: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One layer with weights in the exported file."""
-
-    name: str
-    op: str
-    format: str
-    shape: tuple[int, ...]
-    packed_bytes: int
-    levels: tuple[int, ...]
-    counts: tuple[int, ...]
-    """Weights at each of ``levels``; empty for plain float weights."""
-
-    @property
-    def weights(self) -> int:
-        """Number of weights."""
-        n = 1
-        for axis in self.shape:
-            n *= axis
-        return n
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +102,7 @@ class ReportData:
     comparison: Sequence[Comparison] = ()
     comparison_note: str = ""
     histories: Sequence[History] = ()
-    layers: Sequence[Layer] = ()
+    layers: Sequence[WeightLayer] = ()
     sizes: Sequence[tuple[str, int, str]] = ()
     """(part of the file, bytes, remark)."""
     operations: Sequence[Operations] = ()

@@ -7,7 +7,8 @@ from html import escape
 
 from bitshift.cli.output import percent, size_text, to_json
 from bitshift.cli.report import plot
-from bitshift.cli.report.data import Comparison, Layer, ReportData
+from bitshift.cli.report.data import Comparison, ReportData
+from bitshift.cli.summary import WeightLayer
 
 _MOST_HISTOGRAMS = 72
 """A page stays light: deeper networks show the largest layers, and the table of sizes shows all."""
@@ -160,7 +161,7 @@ def levels(data: ReportData) -> str:
     )
 
 
-def _histogram_note(layer: Layer) -> str:
+def _histogram_note(layer: WeightLayer) -> str:
     used = sum(c > 0 for c in layer.counts)
     return f"{layer.format}, {layer.weights:,} weights, {used}/{len(layer.counts)} levels used"
 

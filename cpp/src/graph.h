@@ -10,6 +10,7 @@
 
 #include "../kernels/portable.h"
 #include "bitshift/formats.h"
+#include "codes.h"
 #include "json.h"
 
 namespace bitshift {
@@ -47,13 +48,14 @@ enum class Role { codes, offset, mult, shift, res_shift, weight, scale, bias, ta
 constexpr int kRoles = 9;
 const char *role_name(Role role);
 
-// One constant, decoded: exactly one of the three vectors is used, by role.
+// One constant: packed codes with the sums of their rows, integers or reals, by role.
 struct Constant {
   std::string name;
   Role role = Role::codes;
   Shape shape;
   const bitshift_format *format = nullptr;  // codes only
-  std::vector<std::uint8_t> codes;
+  PackedCodes codes;
+  std::vector<LevelSums> sums;       // of each row of codes
   std::vector<std::int64_t> ints;    // offset, mult, shift, res_shift, table
   std::vector<float> reals;          // weight, scale, bias
   bsk_dtype stored = BSK_U8;         // table: the dtype in the file

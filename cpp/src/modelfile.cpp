@@ -130,7 +130,7 @@ std::vector<std::int64_t> integers(const Tensor &tensor) {
   }
 }
 
-// Unpacks rows of `bits` wide codes, least significant bit first, each row on a byte of its own.
+// Packed rows, which stay where they are.
 Constant read_codes(const std::string &name, const Json &found, const std::unordered_map<std::string, Tensor> &tensors) {
   const std::string where = "codes " + quoted(name);
   expect(found.has_exactly({"format", "shape"}), where + ": needs exactly format and shape");
@@ -144,31 +144,13 @@ Constant read_codes(const std::string &name, const Json &found, const std::unord
   expect(!out.shape.empty() && total > 0, where + ": shape " + shape_text(out.shape) + ": 1 to 8 axes, at most 2147483647 codes");
   const auto tensor = tensors.find(name);
   expect(tensor != tensors.end(), where + ": no tensor of that name");
-  const std::int64_t rows = out.shape[0], per_row = total / rows, bits = out.format->bits;
-  const std::int64_t row_bytes = (per_row * bits + 7) / 8;
+  const std::int64_t rows = out.shape[0], per_row = total / rows, row_bytes = (per_row * out.format->bits + 7) / 8;
   const Tensor &packed = tensor->second;
   expect(packed.dtype == Stored::u8 && packed.shape.size() == 1 && packed.bytes == static_cast<std::size_t>(rows * row_bytes),
          where + ": a " + stored_name(packed.dtype) + " tensor of shape " + shape_text(packed.shape) + "; shape " + shape_text(out.shape) +
              " in " + out.format->name + " needs U8 of shape [" + std::to_string(rows * row_bytes) + "]");
-  out.codes.resize(static_cast<std::size_t>(total));
-  const unsigned mask = (1u << bits) - 1;
-  std::uint8_t *code = out.codes.data();
-  for (std::int64_t r = 0; r < rows; r++) {
-    const std::uint8_t *row = packed.data + r * row_bytes;
-    unsigned held = 0;
-    int have = 0;
-    for (std::int64_t i = 0; i < per_row; i++, code++) {
-      if (have < bits) {
-        held |= static_cast<unsigned>(*row++) << have;
-        have += 8;
-      }
-      *code = static_cast<std::uint8_t>(held & mask);
-      held >>= bits;
-      have -= static_cast<int>(bits);
-      expect(*code != out.format->reserved, where + ": reserved code " + std::to_string(*code) + " in row " + std::to_string(r));
-    }
-    expect(held == 0, where + ": a padding bit of packed row " + std::to_string(r) + " is set; padding must be 0");
-  }
+  out.codes = {packed.data, out.format, rows, per_row};
+  out.sums = check_codes(out.codes, where);
   return out;
 }
 

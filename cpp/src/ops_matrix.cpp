@@ -97,16 +97,11 @@ Bound bound_weighted(const Graph &graph, const Node &node, const std::vector<Ran
   if (is_float(graph, node)) return {};
   const Constant &codes = weights_of(graph, node);
   const std::int64_t lo = std::min<std::int64_t>(inputs[0].lo, 0), hi = std::max<std::int64_t>(inputs[0].hi, 0);
-  const std::size_t channels = static_cast<std::size_t>(codes.shape[0]), per_channel = codes.codes.size() / channels;
+  const std::size_t channels = codes.sums.size();
   std::vector<Range> acc(channels);
   Bound bound;
   for (std::size_t c = 0; c < channels; c++) {
-    // Sums of at most 2^31 levels of at most 2^15.
-    std::int64_t above = 0, below = 0;
-    for (std::size_t i = 0; i < per_channel; i++) {
-      const std::int32_t level = node.attrs.format->levels[codes.codes[c * per_channel + i]];
-      (level > 0 ? above : below) += level;
-    }
+    const auto [above, below] = codes.sums[c];
     const Magnitude up = Magnitude::of(above), down = Magnitude::of(below), low = Magnitude::of(lo), high = Magnitude::of(hi);
     const Magnitude largest = std::max(up * low + down * high, up * high + down * low);
     if (bound.channel < 0 || bound.acc < largest) {
@@ -155,32 +150,46 @@ bsk_dot dot_kind(const Graph &graph, const Node &node, bool depthwise) {
 }
 
 // Rows of `taps` x `channels` weights in (tap, channel) order, each `stride` long and padded with zeros, from the file's
-// (channel, tap) order.
-template <class T, class Level>
-std::vector<T> rows_of(const Constant &weights, std::size_t channels, std::size_t taps, std::size_t stride, Level level) {
-  const std::size_t rows = static_cast<std::size_t>(weights.shape[0]);
+// (channel, tap) order. `row(o)` gives the weights of an output as the file has them.
+template <class T, class Row>
+std::vector<T> rows_of(std::size_t rows, std::size_t channels, std::size_t taps, std::size_t stride, Row row) {
   std::vector<T> out(rows * stride, T{});
-  for (std::size_t o = 0; o < rows; o++)
+  for (std::size_t o = 0; o < rows; o++) {
+    const T *from = row(o);
     for (std::size_t c = 0; c < channels; c++)
-      for (std::size_t t = 0; t < taps; t++) out[o * stride + t * channels + c] = level((o * channels + c) * taps + t);
+      for (std::size_t t = 0; t < taps; t++) out[o * stride + t * channels + c] = from[c * taps + t];
+  }
   return out;
+}
+
+// The levels of one output after another.
+template <class T, class Level>
+auto level_rows(const PackedCodes &codes, const Level *levels) {
+  return [&codes, levels, bytes = std::vector<std::uint8_t>(static_cast<std::size_t>(codes.per_row)),
+          row = std::vector<T>(static_cast<std::size_t>(codes.per_row))](std::size_t o) mutable {
+    codes.unpack(static_cast<std::int64_t>(o), 1, bytes.data());
+    std::transform(bytes.begin(), bytes.end(), row.begin(), [levels](std::uint8_t code) { return static_cast<T>(levels[code]); });
+    return static_cast<const T *>(row.data());
+  };
 }
 
 std::shared_ptr<Prepared> prepare(const Graph &graph, const Node &node, const Bound &bound, bool depthwise) {
   auto p = std::make_shared<Prepared>();
   const Constant &w = weights_of(graph, node);
-  const std::size_t channels = static_cast<std::size_t>(w.shape[1]);
+  const std::size_t rows = static_cast<std::size_t>(w.shape[0]), channels = static_cast<std::size_t>(w.shape[1]);
   std::size_t taps = 1;
   for (std::size_t i = 2; i < w.shape.size(); i++) taps *= static_cast<std::size_t>(w.shape[i]);
   const std::size_t stride = depthwise ? taps : bsk_row_stride(channels * taps);
   const bitshift_format *format = node.attrs.format;
   p->kind = dot_kind(graph, node, depthwise);
   if (p->kind == BSK_DOT_I16)
-    p->w16 = rows_of<std::int16_t>(w, channels, taps, stride, [&](std::size_t i) { return static_cast<std::int16_t>(format->levels[w.codes[i]]); });
+    p->w16 = rows_of<std::int16_t>(rows, channels, taps, stride, level_rows<std::int16_t>(w.codes, format->levels));
   else if (p->kind == BSK_DOT_I32)
-    p->w32 = rows_of<std::int32_t>(w, channels, taps, stride, [&](std::size_t i) { return format->levels[w.codes[i]]; });
+    p->w32 = rows_of<std::int32_t>(rows, channels, taps, stride, level_rows<std::int32_t>(w.codes, format->levels));
+  else if (format)
+    p->reals = rows_of<float>(rows, channels, taps, stride, level_rows<float>(w.codes, format->levels_f32));
   else
-    p->reals = rows_of<float>(w, channels, taps, stride, [&](std::size_t i) { return format ? format->levels_f32[w.codes[i]] : w.reals[i]; });
+    p->reals = rows_of<float>(rows, channels, taps, stride, [&](std::size_t o) { return w.reals.data() + o * channels * taps; });
   if (p->kind == BSK_DOT_F32) {
     p->scale = float_vector(graph, node, Role::scale, w.shape[0]);
     p->bias = float_vector(graph, node, Role::bias, w.shape[0]);

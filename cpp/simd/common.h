@@ -11,6 +11,13 @@
 #include "../kernels/portable.h"
 #include "bitshift/formats.h"
 
+// Methods of shared types are compiled into files of every instruction set: a copy that is not inlined could be linked into all.
+#if defined(__GNUC__)
+#define BITSHIFT_INLINE __attribute__((always_inline)) inline
+#else
+#define BITSHIFT_INLINE inline
+#endif
+
 namespace bitshift::simd {
 
 constexpr int kLanes = 16;   // outputs of a block
@@ -27,11 +34,11 @@ struct Map {
   int item = 1;
   std::uint8_t zero = 0;
 
-  std::int64_t row() const { return (width + 2 * border_w) * channels * item; }  // bytes from a row to the next
-  std::int64_t origin() const { return border_h * row() + border_w * channels * item; }  // bytes from the buffer to pixel (0, 0)
+  BITSHIFT_INLINE std::int64_t row() const { return (width + 2 * border_w) * channels * item; }  // bytes from a row to the next
+  BITSHIFT_INLINE std::int64_t origin() const { return border_h * row() + border_w * channels * item; }  // bytes from the buffer to pixel (0, 0)
   // Two rows and 64 bytes behind the map may be read (never used), by segment tails, vector loads and Winograd tiles.
-  std::int64_t bytes() const { return (height + 2 * border_h) * row() + slack(); }
-  std::int64_t slack() const { return 2 * row() + 64; }
+  BITSHIFT_INLINE std::int64_t bytes() const { return (height + 2 * border_h) * row() + slack(); }
+  BITSHIFT_INLINE std::int64_t slack() const { return 2 * row() + 64; }
 };
 
 // Weights in kernel layout. The inputs of an output are cut into segments of equal length, each padded to whole steps;
@@ -54,8 +61,8 @@ struct Weights {
   std::int8_t table[kMaxPlanes][256] = {};
   int shift[kMaxPlanes] = {};
 
-  std::size_t block_bytes() const { return static_cast<std::size_t>(supers) * 64u * static_cast<std::size_t>(format->bits); }
-  std::size_t bytes() const { return static_cast<std::size_t>(groups * blocks) * block_bytes(); }
+  BITSHIFT_INLINE std::size_t block_bytes() const { return static_cast<std::size_t>(supers) * 64u * static_cast<std::size_t>(format->bits); }
+  BITSHIFT_INLINE std::size_t bytes() const { return static_cast<std::size_t>(groups * blocks) * block_bytes(); }
 };
 
 // Rule 4: out = clamp(((acc - correction)*mult + offset + (residual << res_shift)) >> shift, lo, hi). One entry an output
@@ -86,7 +93,7 @@ struct Task {
   int thread = 0, threads = 1;
 
   // This thread's part of `items` equal pieces, in order.
-  void share(std::int64_t items, std::int64_t &begin, std::int64_t &end) const {
+  BITSHIFT_INLINE void share(std::int64_t items, std::int64_t &begin, std::int64_t &end) const {
     begin = items * thread / threads;
     end = items * (thread + 1) / threads;
   }

@@ -85,12 +85,12 @@ extern "C" {
 bs_status bs_model_load_memory(const void *data, size_t size, const bs_options *options, bs_model **model) {
   if (!model || (!data && size)) return failed(BS_BAD_CALL, "null pointer");
   *model = nullptr;
-  bitshift::Limits limits;
-  if (options && options->memory_limit) limits.memory = options->memory_limit;
-  if (options && options->op_limit) limits.operations = options->op_limit;
+  bitshift::Options chosen;
+  if (options && options->memory_limit) chosen.memory = options->memory_limit;
+  if (options && options->op_limit) chosen.operations = options->op_limit;
   return guarded([&] {
     auto loaded = std::make_unique<bs_model>();
-    loaded->model = std::make_unique<bitshift::Model>(static_cast<const std::uint8_t *>(data), size, limits);
+    loaded->model = std::make_unique<bitshift::Model>(static_cast<const std::uint8_t *>(data), size, chosen);
     *model = loaded.release();
   });
 }

@@ -24,25 +24,25 @@ struct Model::Workspace {
 
 Model::~Model() = default;
 
-Model::Model(const std::uint8_t *data, std::size_t size, const Limits &limits) {
+Model::Model(const std::uint8_t *data, std::size_t size, const Options &options) {
   const Graph graph = read_model(data, size);
   const std::vector<Bound> bounds = check_bounds(graph);
   Magnitude operations;
   for (const Node &node : graph.nodes) operations = operations + node.op->operations(graph, node);
-  if (operations.value() > limits.operations)
-    throw UsageError("one sample needs " + operations.text() + " operations; the limit is " + std::to_string(limits.operations));
+  if (operations.value() > options.operations)
+    throw UsageError("one sample needs " + operations.text() + " operations; the limit is " + std::to_string(options.operations));
   // Inputs lie with the caller, but a file that asks for terabytes of them is refused like any other.
   Magnitude held;
   for (int index : graph.inputs) held = held + Magnitude(graph.values[static_cast<std::size_t>(index)].bytes());
-  if (held.value() > limits.memory)
-    throw UsageError("the inputs of one sample need " + held.text() + " bytes; the memory limit is " + std::to_string(limits.memory));
+  if (held.value() > options.memory)
+    throw UsageError("the inputs of one sample need " + held.text() + " bytes; the memory limit is " + std::to_string(options.memory));
   for (std::size_t i = 0; i < graph.nodes.size(); i++) {
     steps_.push_back(graph.nodes[i].op->compile(graph, graph.nodes[i], bounds[i]));
-    if (steps_.back().scratch > limits.memory)
+    if (steps_.back().scratch > options.memory)
       throw UsageError(graph.place(graph.nodes[i]) + " needs " + std::to_string(steps_.back().scratch) + " bytes of scratch memory; the memory limit is " +
-                       std::to_string(limits.memory));
+                       std::to_string(options.memory));
   }
-  plan_ = make_plan(graph, steps_, limits.memory - static_cast<std::uint64_t>(held.value()));
+  plan_ = make_plan(graph, steps_, options.memory - static_cast<std::uint64_t>(held.value()));
   input_index_ = graph.inputs;
   output_index_ = graph.outputs;
   for (int index : input_index_) inputs_.push_back(graph.values[static_cast<std::size_t>(index)]);

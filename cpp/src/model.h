@@ -4,14 +4,20 @@
 
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "plan.h"
 
 namespace bitshift {
 
-struct Limits {
+// What a model may take, and how it runs. Empty and 0: the environment's word (BITSHIFT_THREADS, BITSHIFT_ISA, BITSHIFT_TUNE),
+// else the default.
+struct Options {
   std::uint64_t memory = std::uint64_t{2} << 30;  // bytes of inputs, activations and scratch memory of one sample
   std::uint64_t operations = std::uint64_t{1} << 50;
+  int threads = 0;   // default: the processors in the affinity mask
+  std::string isa;   // "avx512", "avxvnni", "avx2", "neon" or "portable"; default: the best that the processor has
+  std::string tune;  // "auto", "off" or "force"; default: auto
 };
 
 struct Buffer {
@@ -26,7 +32,7 @@ struct MutableBuffer {
 class Model {
  public:
   // Throws ModelFileError for a bad file, UsageError when a limit is exceeded. `data` is not needed afterwards.
-  Model(const std::uint8_t *data, std::size_t size, const Limits &limits);
+  Model(const std::uint8_t *data, std::size_t size, const Options &options);
 
   const std::vector<Value> &inputs() const { return inputs_; }
   const std::vector<Value> &outputs() const { return outputs_; }

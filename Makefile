@@ -23,6 +23,7 @@ test test-all bench: export OMP_NUM_THREADS ?= 1
 NATIVE := $(wildcard CMakeLists.txt) $(shell find cpp -type f 2>/dev/null)
 HAVE_COMPILER := command -v "$${CC:-cc}" >/dev/null && command -v "$${CXX:-c++}" >/dev/null
 RESULTS := bench/results
+BENCH_SHARED := bench/common.py bench/nets.py bench/torch_nets.py
 # Benchmarks that train on CIFAR-10 take its folder as their first argument.
 BENCH_CIFAR := $(wildcard bench/cifar_*.py)
 
@@ -54,7 +55,7 @@ generate: setup  ## rewrite the generated files: C headers, format table, tables
 
 bench: setup  ## run every benchmark; JSON goes to bench/results; CIFAR10=DIR adds those that train on it
 	@mkdir -p $(RESULTS)
-	@for file in $(filter-out bench/common.py $(BENCH_CIFAR),$(sort $(wildcard bench/*.py))); do \
+	@for file in $(filter-out $(BENCH_SHARED) $(BENCH_CIFAR),$(sort $(wildcard bench/*.py))); do \
 	  name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python $$file --json $(RESULTS)/$$name.json; done
 	@for file in $(BENCH_CIFAR); do name=$$(basename $$file .py); \
 	  if [ -n "$(CIFAR10)" ]; then echo "== $$name"; $(BIN)/python $$file "$(CIFAR10)" --json $(RESULTS)/$$name.json; \

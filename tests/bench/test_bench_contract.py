@@ -11,7 +11,8 @@ import pytest
 import tables
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
-FILES = sorted(path for path in BENCH.glob("*.py") if path.name != "common.py")
+SHARED = {"common.py", "nets.py", "torch_nets.py"}
+FILES = sorted(path for path in BENCH.glob("*.py") if path.name not in SHARED)
 
 
 def calls(path: Path) -> set[str]:

@@ -89,7 +89,7 @@ NB_MODULE(_engine, m) {
             const auto *begin = static_cast<const std::uint8_t *>(data.data());
             const std::size_t size = data.size();
             nb::gil_scoped_release released;
-            new (self) bitshift::Model(begin, size, {memory_limit, op_limit});
+            new (self) bitshift::Model({begin, size}, {memory_limit, op_limit});
           },
           "data"_a, nb::kw_only(), "memory_limit"_a, "op_limit"_a,
           "The model in the bytes of a model file.\n\nEngineFileError: the file breaks a rule or a bound. EngineUsageError: a limit.")

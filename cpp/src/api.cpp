@@ -1,8 +1,4 @@
 // The C API: exceptions end here.
-#include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <string>
@@ -51,6 +47,8 @@ bs_status guarded(F &&body) noexcept {
     return failed(BS_BAD_FILE, error.what());
   } catch (const bitshift::UsageError &error) {
     return failed(BS_BAD_CALL, error.what());
+  } catch (const bitshift::IoError &error) {
+    return failed(BS_IO, error.what());
   } catch (const std::bad_alloc &) {
     return failed(BS_NO_MEMORY, "out of memory");
   } catch (const std::exception &error) {
@@ -67,15 +65,17 @@ bs_status info_of(const std::vector<bitshift::Value> &values, size_t index, bs_v
   return BS_OK;
 }
 
-std::vector<std::uint8_t> read_file(const char *path) {
-  std::unique_ptr<std::FILE, int (*)(std::FILE *)> file(std::fopen(path, "rb"), std::fclose);
-  if (!file) throw std::runtime_error(std::string(path) + ": " + std::strerror(errno));
-  std::vector<std::uint8_t> data;
-  std::uint8_t block[65536];
-  std::size_t n;
-  while ((n = std::fread(block, 1, sizeof block, file.get())) > 0) data.insert(data.end(), block, block + n);
-  if (std::ferror(file.get())) throw std::runtime_error(std::string(path) + ": cannot be read");
-  return data;
+// Loads from what `open` gives, which is called with exceptions still to be caught.
+template <class Open>
+bs_status load(Open &&open, const bs_options *options, bs_model **model) noexcept {
+  bitshift::Options chosen;
+  if (options && options->memory_limit) chosen.memory = options->memory_limit;
+  if (options && options->op_limit) chosen.operations = options->op_limit;
+  return guarded([&] {
+    auto loaded = std::make_unique<bs_model>();
+    loaded->model = std::make_unique<bitshift::Model>(open(), chosen);
+    *model = loaded.release();
+  });
 }
 
 }  // namespace
@@ -85,29 +85,14 @@ extern "C" {
 bs_status bs_model_load_memory(const void *data, size_t size, const bs_options *options, bs_model **model) {
   if (!model || (!data && size)) return failed(BS_BAD_CALL, "null pointer");
   *model = nullptr;
-  bitshift::Options chosen;
-  if (options && options->memory_limit) chosen.memory = options->memory_limit;
-  if (options && options->op_limit) chosen.operations = options->op_limit;
-  return guarded([&] {
-    auto loaded = std::make_unique<bs_model>();
-    loaded->model = std::make_unique<bitshift::Model>(static_cast<const std::uint8_t *>(data), size, chosen);
-    *model = loaded.release();
-  });
+  return load([&] { return bitshift::ModelBytes(static_cast<const std::uint8_t *>(data), size); }, options, model);
 }
 
 bs_status bs_model_load(const char *path, const bs_options *options, bs_model **model) {
   if (!path || !model) return failed(BS_BAD_CALL, "null pointer");
   *model = nullptr;
-  std::vector<std::uint8_t> data;
-  try {
-    data = read_file(path);
-  } catch (const std::bad_alloc &) {
-    return failed(BS_NO_MEMORY, "out of memory");
-  } catch (const std::exception &error) {
-    return failed(BS_IO, error.what());
-  }
-  const bs_status status = bs_model_load_memory(data.data(), data.size(), options, model);
-  if (status == BS_OK) return status;
+  const bs_status status = load([&] { return bitshift::ModelBytes(path); }, options, model);
+  if (status == BS_OK || status == BS_IO) return status;
   return guarded([&] { last_error() = std::string(path) + ": " + last_error(); }) == BS_OK ? status : BS_NO_MEMORY;
 }
 

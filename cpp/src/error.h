@@ -1,4 +1,4 @@
-// The two ways in which the engine says no.
+// The ways in which the engine says no.
 #ifndef BITSHIFT_SRC_ERROR_H
 #define BITSHIFT_SRC_ERROR_H
 
@@ -14,6 +14,11 @@ struct ModelFileError : std::runtime_error {
 
 // A call that does not fit a good model: wrong sizes, values outside of a type, limits.
 struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// A file that cannot be opened or read.
+struct IoError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 

@@ -24,8 +24,8 @@ struct Model::Workspace {
 
 Model::~Model() = default;
 
-Model::Model(const std::uint8_t *data, std::size_t size, const Options &options) {
-  const Graph graph = read_model(data, size);
+Model::Model(const ModelBytes &file, const Options &options) {
+  const Graph graph = read_model(file);
   const std::vector<Bound> bounds = check_bounds(graph);
   Magnitude operations;
   for (const Node &node : graph.nodes) operations = operations + node.op->operations(graph, node);
@@ -41,6 +41,8 @@ Model::Model(const std::uint8_t *data, std::size_t size, const Options &options)
     if (steps_.back().scratch > options.memory)
       throw UsageError(graph.place(graph.nodes[i]) + " needs " + std::to_string(steps_.back().scratch) + " bytes of scratch memory; the memory limit is " +
                        std::to_string(options.memory));
+    if (const Constant *codes = graph.constant(graph.nodes[i], Role::codes))
+      file.release(codes->codes.data, static_cast<std::size_t>(codes->codes.bytes()));
   }
   plan_ = make_plan(graph, steps_, options.memory - static_cast<std::uint64_t>(held.value()));
   input_index_ = graph.inputs;

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <string>
 
+#include "file.h"
 #include "plan.h"
 
 namespace bitshift {
@@ -31,8 +32,8 @@ struct MutableBuffer {
 
 class Model {
  public:
-  // Throws ModelFileError for a bad file, UsageError when a limit is exceeded. `data` is not needed afterwards.
-  Model(const std::uint8_t *data, std::size_t size, const Options &options);
+  // Throws ModelFileError for a bad file, UsageError when a limit is exceeded. `file` is not needed afterwards.
+  Model(const ModelBytes &file, const Options &options);
 
   const std::vector<Value> &inputs() const { return inputs_; }
   const std::vector<Value> &outputs() const { return outputs_; }

@@ -190,7 +190,7 @@ Constant read_constant(const std::string &name, Role role, const Tensor &tensor,
 
 class Reader {
  public:
-  explicit Reader(const Container &file) : file_(file) {}
+  Reader(const ModelBytes &bytes, const Container &file) : bytes_(bytes), file_(file) {}
 
   Graph run() {
     check_metadata();
@@ -209,6 +209,8 @@ class Reader {
     for (const auto &[name, found] : *tree.find("codes")->object()) {
       constant_index_.emplace(name, static_cast<int>(graph_.constants.size()));
       graph_.constants.push_back(read_codes(name, found, file_.tensors));
+      const PackedCodes &codes = graph_.constants.back().codes;
+      bytes_.release(codes.data, static_cast<std::size_t>(codes.bytes()));
       used_.push_back(false);
     }
     defined_.assign(graph_.values.size(), false);
@@ -314,6 +316,7 @@ class Reader {
     }
   }
 
+  const ModelBytes &bytes_;
   const Container &file_;
   Graph graph_;
   std::unordered_map<std::string, int> value_index_, constant_index_;
@@ -322,9 +325,9 @@ class Reader {
 
 }  // namespace
 
-Graph read_model(const std::uint8_t *data, std::size_t size) {
-  const Container file = read_container(data, size);
-  return Reader(file).run();
+Graph read_model(const ModelBytes &file) {
+  const Container container = read_container(file.data(), file.size());
+  return Reader(file, container).run();
 }
 
 }  // namespace bitshift

@@ -45,6 +45,8 @@ struct Map {
 // a group's blocks of 16 outputs follow each other, a block is `supers` superblocks. pack.h writes them.
 //  - "rows" (groups == 1 and dilation_w == 1): kernel_h segments of kernel_w * in_c bytes;
 //  - else: kernel_h * kernel_w segments of in_c / groups bytes; a linear layer is one segment.
+//  - depthwise (groups == in_c > 1): groups is 1, segment = kernel_h * kernel_w taps, and a block is no superblocks but, for each
+//    tap in order, `bits` little-endian 16-bit words: bit `lane` of word b is bit b of the code of output lane.
 // Lanes that no input or output owns hold code 0 and must be masked (inputs) or not stored (outputs).
 struct Weights {
   const std::uint8_t *packed = nullptr;
@@ -54,6 +56,7 @@ struct Weights {
   std::int64_t segments = 1, segment = 0;       // count, and length in bytes before padding
   std::int64_t segment_steps = 0, steps = 0;    // ceil(segment / 4); segments * segment_steps
   std::int64_t supers = 0;                      // ceil(steps / 8)
+  bool depthwise = false;
   // A level is sum_p table[p][code] << (shift of plane p); planes are stored from the highest to the lowest, so that
   // acc = ((plane 0) << shift[0] | + plane 1) << shift[1] ... : shift[p] is applied to the sum behind plane p, shift of the last is 0.
   // Every table entry is at most `limit` in magnitude: 127 (dot-product instructions) or 64 (pmaddubsw pairs in int16).

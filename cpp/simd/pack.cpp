@@ -111,6 +111,19 @@ std::int64_t sum_levels(const std::uint8_t *row, std::int64_t count, const std::
   return sum;
 }
 
+// A depthwise block: a word of 16 outputs for each bit of each tap. Superblocks would pad 9 taps to 32.
+void pack_taps(const std::uint8_t *codes, std::int64_t taps, int bits, std::uint8_t *out) {
+  for (std::int64_t t = 0; t < taps; ++t) {
+    const std::uint8_t *tap = codes + t / kStep * 64 + t % kStep;
+    for (int b = 0; b < bits; ++b, out += 2) {
+      unsigned word = 0;
+      for (int lane = 0; lane < kLanes; ++lane) word |= (tap[lane * kStep] >> b & 1u) << lane;
+      out[0] = static_cast<std::uint8_t>(word);
+      out[1] = static_cast<std::uint8_t>(word >> 8);
+    }
+  }
+}
+
 PackedWeights pack(Weights w, std::int64_t channels, std::int64_t taps, bool winograd, const CodeRows &rows, std::uint8_t *memory) {
   PackedWeights p;
   if (!memory) {
@@ -140,8 +153,12 @@ PackedWeights pack(Weights w, std::int64_t channels, std::int64_t taps, bool win
           p.level_sums.push_back(sum_levels(row, all, format.levels));
         }
       }
-      for (std::int64_t s = 0; s < w.supers; ++s, memory += 64 * format.bits)
-        pack_superblock(block.data() + s * kSuper, format.bits, memory);
+      if (w.depthwise) {
+        pack_taps(block.data(), w.segment, format.bits, memory);
+      } else {
+        for (std::int64_t s = 0; s < w.supers; ++s) pack_superblock(block.data() + s * kSuper, format.bits, memory + s * 64 * format.bits);
+      }
+      memory += w.block_bytes();
     }
   }
   p.wino1_max = range.one;
@@ -223,7 +240,11 @@ bool split_levels(const bitshift_format &format, int limit, Weights &w) {
 }
 
 Weights conv_weights(const bsk_conv &g, const bitshift_format &format, int limit) {
-  if (is_depthwise(g)) return layout(1, g.out_c, 1, g.kernel_h * g.kernel_w, format, limit);
+  if (is_depthwise(g)) {
+    Weights w = layout(1, g.out_c, 1, g.kernel_h * g.kernel_w, format, limit);
+    w.depthwise = true;
+    return w;
+  }
   if (g.groups == 1 && g.dilation_w == 1) return layout(1, g.out_c, g.kernel_h, g.kernel_w * g.in_c, format, limit);
   return layout(g.groups, g.out_c / g.groups, g.kernel_h * g.kernel_w, g.in_c / g.groups, format, limit);
 }

@@ -40,8 +40,7 @@ struct PackedWeights {
   int wino1_max = 0, wino2_max = 0;
 };
 
-// The layout of a layer, without codes. Depthwise layers (one input a group, groups > 1) are laid out like a linear layer of
-// kernel_h * kernel_w inputs and out_c outputs: Weights.groups is 1 and a block holds 16 channels of 32 taps.
+// The layout of a layer, without codes.
 // limit: the largest magnitude of a plane's entries, 127 or 64. Formats without integer levels (pot6, pot6d) get planes = 0.
 Weights conv_weights(const bsk_conv &g, const bitshift_format &format, int limit);
 Weights linear_weights(std::int64_t in, std::int64_t out, const bitshift_format &format, int limit);

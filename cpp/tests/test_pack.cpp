@@ -87,6 +87,14 @@ std::uint8_t code_at(const Weights &w, std::int64_t group, std::int64_t output, 
   return codes[step % 8 * 64 + output % kLanes * kStep + k % kStep];
 }
 
+std::uint8_t tap_code(const Weights &w, std::int64_t output, std::int64_t tap) {
+  const std::uint8_t *word = w.packed + static_cast<std::size_t>(output / kLanes) * w.block_bytes() + tap * 2 * w.format->bits;
+  const std::int64_t lane = output % kLanes;
+  int code = 0;
+  for (int b = 0; b < w.format->bits; ++b) code |= (word[2 * b + lane / 8] >> lane % 8 & 1) << b;
+  return static_cast<std::uint8_t>(code);
+}
+
 void a_layer_lies_as_its_geometry_says(const bitshift_format &f, const bsk_conv &g) {
   const std::int64_t per = g.in_c / g.groups, taps = g.kernel_h * g.kernel_w, k = per * taps, outs = g.out_c / g.groups;
   const auto codes = random_codes(g.out_c * k, f);
@@ -105,7 +113,7 @@ void a_layer_lies_as_its_geometry_says(const bitshift_format &f, const bsk_conv 
         if (f.levels) sum += f.levels[c[i * taps + t]];
         const std::int64_t y = t / g.kernel_w, x = t % g.kernel_w;
         std::uint8_t got;
-        if (depthwise) got = code_at(p.w, 0, o, 0, t);
+        if (depthwise) got = tap_code(p.w, o, t);
         else if (g.groups == 1 && g.dilation_w == 1) got = code_at(p.w, 0, o, y, x * per + i);
         else got = code_at(p.w, o / outs, o % outs, t, i);
         expect(got == c[i * taps + t], "code of a weight", f.name, o);

@@ -1,15 +1,40 @@
 // The C API: exceptions end here.
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <string>
 
 #include "bitshift/bitshift.h"
+#include "../simd/isa.h"
 #include "error.h"
 #include "model.h"
 
-#ifndef BITSHIFT_VERSION
-#define BITSHIFT_VERSION "unknown"
+// The sets whose kernels CMakeLists.txt found, the best first, each with a space behind it.
+#ifdef BITSHIFT_WITH_pixels_avx512
+#define BUILT_AVX512 "avx512 "
+#else
+#define BUILT_AVX512
 #endif
+#ifdef BITSHIFT_WITH_pixels_avx2
+#define BUILT_AVX2 "avxvnni avx2 "
+#else
+#define BUILT_AVX2
+#endif
+#ifdef BITSHIFT_WITH_pixels_neon
+#define BUILT_NEON "neon "
+#else
+#define BUILT_NEON
+#endif
+
+constexpr bool begins(const char *text, const char *with) { return *with == 0 || (*text == *with && begins(text + 1, with + 1)); }
+static_assert(begins(BITSHIFT_VERSION, BS_VERSION), "bitshift.h and src/bitshift/__init__.py name different versions");
+#define NUMBER_TEXT(n) #n
+#define TEXT(n) NUMBER_TEXT(n)
+static_assert(begins(BS_VERSION, TEXT(BS_VERSION_MAJOR) "." TEXT(BS_VERSION_MINOR) "." TEXT(BS_VERSION_PATCH)),
+              "the version macros of bitshift.h contradict each other");
 
 static_assert(static_cast<int>(BS_U8) == BSK_U8 && static_cast<int>(BS_I8) == BSK_I8 && static_cast<int>(BS_I16) == BSK_I16 &&
                   static_cast<int>(BS_I32) == BSK_I32 && static_cast<int>(BS_F32) == BSK_F32,
@@ -53,6 +78,8 @@ bs_status guarded(F &&body) noexcept {
     return failed(BS_NO_MEMORY, "out of memory");
   } catch (const std::exception &error) {
     return failed(BS_INTERNAL, error.what());
+  } catch (...) {
+    return failed(BS_INTERNAL, "an exception of unknown kind");
   }
 }
 
@@ -65,15 +92,47 @@ bs_status info_of(const std::vector<bitshift::Value> &values, size_t index, bs_v
   return BS_OK;
 }
 
+int check_threads(int threads) {
+  if (threads < 0) throw bitshift::UsageError("threads is " + std::to_string(threads) + "; allowed are 1 and more, and 0 for the default");
+  return threads;
+}
+
+// What the caller's `given` says in the terms of this version: fields that an older program lacks are 0, and those that only a
+// newer library knows must be.
+template <class T>
+T known_part(const T *given) {
+  T out{};
+  if (!given) return out;
+  const std::size_t size = given->struct_size, known = std::min(size, sizeof(T));
+  if (size < offsetof(T, struct_size) + sizeof given->struct_size)
+    throw bitshift::UsageError("struct_size of the options is " + std::to_string(size) + ": begin with the _INIT of their type");
+  const auto *bytes = reinterpret_cast<const unsigned char *>(given);
+  if (std::any_of(bytes + known, bytes + size, [](unsigned char b) { return b != 0; }))
+    throw bitshift::UsageError("the options ask for what bitshift " BITSHIFT_VERSION " does not know; the program needs a newer library");
+  std::memcpy(&out, given, known);
+  return out;
+}
+
+bitshift::Options options_of(const bs_options *given) {
+  const bs_options known = known_part(given);
+  bitshift::Options out;
+  if (known.memory_limit) out.memory = known.memory_limit;
+  if (known.op_limit) out.operations = known.op_limit;
+  if (known.isa) out.isa = known.isa;
+  out.threads = check_threads(known.threads);
+  constexpr std::array<const char *, 4> tunes = {"", "auto", "off", "force"};  // by bs_tune
+  if (known.tune < 0 || known.tune >= static_cast<int>(tunes.size()))
+    throw bitshift::UsageError("tune is " + std::to_string(known.tune) + "; allowed are the values of bs_tune");
+  out.tune = tunes[static_cast<std::size_t>(known.tune)];
+  return out;
+}
+
 // Loads from what `open` gives, which is called with exceptions still to be caught.
 template <class Open>
 bs_status load(Open &&open, const bs_options *options, bs_model **model) noexcept {
-  bitshift::Options chosen;
-  if (options && options->memory_limit) chosen.memory = options->memory_limit;
-  if (options && options->op_limit) chosen.operations = options->op_limit;
   return guarded([&] {
     auto loaded = std::make_unique<bs_model>();
-    loaded->model = std::make_unique<bitshift::Model>(open(), chosen);
+    loaded->model = std::make_unique<bitshift::Model>(open(), options_of(options));
     *model = loaded.release();
   });
 }
@@ -122,6 +181,21 @@ bs_status bs_run(const bs_model *model, size_t batch, const void *const *inputs,
     for (size_t i = 0; i < out; i++) to.push_back({outputs[i], output_bytes[i]});
     model->model->run(batch, from, to);
   });
+}
+
+const char *bs_build_features(void) { return BUILT_AVX512 BUILT_AVX2 BUILT_NEON "portable"; }
+
+const char *bs_features(void) {
+  const char *found = "portable";  // what is left without memory for the list
+  guarded([&] {
+    static const std::string words = [] {
+      std::string out;
+      for (const bitshift::simd::Isa &isa : bitshift::simd::isas()) out += std::string(isa.name) + " ";
+      return out + "portable";
+    }();
+    found = words.c_str();
+  });
+  return found;
 }
 
 const char *bs_last_error(void) { return last_error().c_str(); }

@@ -23,7 +23,12 @@
 namespace {
 
 using Bytes = std::vector<std::uint8_t>;
-constexpr bs_options kLimits = {std::uint64_t{32} << 20, std::uint64_t{1} << 24};
+const bs_options kLimits = [] {
+  bs_options limits = BS_OPTIONS_INIT;
+  limits.memory_limit = std::uint64_t{32} << 20;
+  limits.op_limit = std::uint64_t{1} << 24;
+  return limits;
+}();
 constexpr std::size_t kBatch = 2;
 
 struct Tally {

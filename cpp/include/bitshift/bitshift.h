@@ -5,7 +5,8 @@
  *   bs_run(model, 1, inputs, input_bytes, outputs, output_bytes);
  *   bs_free(model);
  *
- * A model may be used by several threads at once. cpp/examples/run.c is a whole program.
+ * Every function may be called by several threads at once, with the same model too; only bs_free ends it. After fork() the
+ * child may go on with the models of its parent. cpp/examples/run.c is a whole program, docs/engine-c.md the manual.
  */
 #ifndef BITSHIFT_BITSHIFT_H
 #define BITSHIFT_BITSHIFT_H
@@ -20,6 +21,12 @@
 #else
 #define BS_API
 #endif
+
+/* The version of this header; bs_version() is that of the library. Programs built against 0.N run with every 0.N.x. */
+#define BS_VERSION_MAJOR 0
+#define BS_VERSION_MINOR 1
+#define BS_VERSION_PATCH 0
+#define BS_VERSION "0.1.0"
 
 #ifdef __cplusplus
 extern "C" {
@@ -50,13 +57,23 @@ typedef struct {
   size_t sample_bytes;
 } bs_value_info;
 
-/* What a file may make this process do for one sample. Fields that are 0 mean the default. */
-typedef struct {
-  uint64_t memory_limit; /* bytes of inputs, activations and scratch memory; default 2 GiB */
-  uint64_t op_limit;     /* operations; default 2^50 */
-} bs_options;
+/* Choosing a kernel for each layer: measure those that the cache does not know (BS_TUNE_AUTO), measure all, or take the likely
+ * best. Results never depend on it. BS_TUNE_DEFAULT: BITSHIFT_TUNE in the environment, else auto. */
+typedef enum { BS_TUNE_DEFAULT = 0, BS_TUNE_AUTO = 1, BS_TUNE_OFF = 2, BS_TUNE_FORCE = 3 } bs_tune;
 
-/* Loads and checks a model. options may be NULL. On failure *model is NULL and bs_last_error() says why. */
+/* How to load. Begin with BS_OPTIONS_INIT; fields that are 0 mean the default. */
+typedef struct {
+  size_t struct_size;    /* sizeof(bs_options), so that later versions can add fields */
+  uint64_t memory_limit; /* what a file may take for one sample: bytes of inputs, activations and scratch memory; default 2 GiB */
+  uint64_t op_limit;     /* and operations; default 2^50 */
+  const char *isa;       /* a word of bs_features(); default BITSHIFT_ISA in the environment, else the first of bs_features() */
+  int32_t threads;       /* of one run; default BITSHIFT_THREADS in the environment, else the processors that may be used */
+  int32_t tune;          /* bs_tune */
+} bs_options;
+#define BS_OPTIONS_INIT {sizeof(bs_options), 0, 0, NULL, 0, BS_TUNE_DEFAULT}
+
+/* Loads and checks a model. options may be NULL. On failure *model is NULL and bs_last_error() says why. The file is mapped
+ * where that is possible, must not change meanwhile, and is not needed afterwards. */
 BS_API bs_status bs_model_load(const char *path, const bs_options *options, bs_model **model);
 /* The same from memory, which is not needed afterwards. */
 BS_API bs_status bs_model_load_memory(const void *data, size_t size, const bs_options *options, bs_model **model);
@@ -72,6 +89,11 @@ BS_API size_t bs_arena_bytes(const bs_model *model);
  * output; *_bytes are the sizes of the buffers and must be batch * sample_bytes. Inputs and outputs must not overlap. */
 BS_API bs_status bs_run(const bs_model *model, size_t batch, const void *const *inputs, const size_t *input_bytes,
                         void *const *outputs, const size_t *output_bytes);
+
+/* The instruction sets that this library holds kernels for, and those among them that this processor runs: words with spaces
+ * between them, the best first, "portable" last. */
+BS_API const char *bs_build_features(void);
+BS_API const char *bs_features(void);
 
 /* What went wrong in this thread's last call that failed; valid until the thread's next failing call. */
 BS_API const char *bs_last_error(void);

@@ -16,6 +16,7 @@ struct ConvLayer {
   // Largest magnitude of an exact Winograd weight, 2 G g (1-d, along the width) and 4 G g G^T (2-d); 0: not a 3x3 stride 1
   // dilation 1 groups 1 layer with in_c % 4 == 0.
   int wino1_max = 0, wino2_max = 0;
+  const std::int32_t *tap_sums = nullptr;  // PackedWeights::tap_sums.data(); null where that is empty
 };
 
 // A way to compute a layer. `run` is called by every thread of the call for each phase in turn; all threads finish a phase

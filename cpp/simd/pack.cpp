@@ -91,18 +91,16 @@ void scatter(const std::uint8_t *row, std::int64_t channels, std::int64_t all_ta
   }
 }
 
-// The same levels again, [tap][channel], for the range analysis; the sum of all of them as a by-product.
-std::int64_t levels_of(const std::uint8_t *row, std::int64_t channels, std::int64_t taps, const std::int32_t *levels,
-                       std::int16_t *out) {
-  std::int32_t sum = 0;
-  for (std::int64_t c = 0; c < channels; ++c) {
-    for (std::int64_t t = 0; t < taps; ++t) {
-      const std::int32_t v = levels[row[c * taps + t]];
-      out[t * channels + c] = static_cast<std::int16_t>(v);
-      sum += v;
-    }
+// The levels of a row of (channels, 9) codes as [tap][channel], for the range analysis, and each tap's sum.
+void levels_of(const std::uint8_t *row, std::int64_t channels, const std::int32_t *levels, std::int16_t *out, std::int32_t *sums,
+               std::int64_t stride) {
+  for (std::int64_t c = 0; c < channels; ++c)
+    for (std::int64_t t = 0; t < 9; ++t) out[t * channels + c] = static_cast<std::int16_t>(levels[row[c * 9 + t]]);
+  for (std::int64_t t = 0; t < 9; ++t) {
+    std::int32_t sum = 0;
+    for (std::int64_t c = 0; c < channels; ++c) sum += out[t * channels + c];
+    sums[t * stride] = sum;
   }
-  return sum;
 }
 
 std::int64_t sum_levels(const std::uint8_t *row, std::int64_t count, const std::int32_t *levels) {
@@ -137,6 +135,7 @@ PackedWeights pack(Weights w, std::int64_t channels, std::int64_t taps, bool win
   // 9 * 3640 fits int16; and the sum of a 3x3 layer's levels fits int32 then for any layer that fits memory.
   winograd = winograd && format.levels && format.max_level <= 3640;
   std::vector<std::int16_t> levels(winograd ? static_cast<std::size_t>(all) : 0);
+  if (winograd) p.tap_sums.resize(static_cast<std::size_t>(9 * kLanes * w.blocks));
   Range range;
   if (format.levels) p.level_sums.reserve(static_cast<std::size_t>(w.groups * w.outputs));
   for (std::int64_t group = 0; group < w.groups; ++group) {
@@ -147,7 +146,10 @@ PackedWeights pack(Weights w, std::int64_t channels, std::int64_t taps, bool win
         const std::uint8_t *row = rows(group * w.outputs + first + lane);
         scatter(row, channels, taps, w, block.data() + lane * kStep);
         if (winograd) {
-          p.level_sums.push_back(levels_of(row, channels, taps, format.levels, levels.data()));
+          std::int32_t *sums = p.tap_sums.data() + first + lane;
+          levels_of(row, channels, format.levels, levels.data(), sums, kLanes * w.blocks);
+          p.level_sums.push_back(0);
+          for (std::int64_t t = 0; t < taps; ++t) p.level_sums.back() += sums[t * kLanes * w.blocks];
           range.add(levels.data(), channels);
         } else if (format.levels) {
           p.level_sums.push_back(sum_levels(row, all, format.levels));

@@ -38,6 +38,8 @@ struct PackedWeights {
   // Of |2 G g| along the width and |4 G g G^T|; 0 if the layer is not 3x3, stride 1, dilation 1, groups 1, in_c % 4 == 0. No
   // kernel can use more than 127: a value over 3640 * 9 is cut.
   int wino1_max = 0, wino2_max = 0;
+  // Of the layers that have a range: sums over the inputs of each tap's levels, tap t of output o at t * 16 * blocks + o.
+  std::vector<std::int32_t> tap_sums;
 };
 
 // The layout of a layer, without codes.

@@ -120,6 +120,11 @@ void a_layer_lies_as_its_geometry_says(const bitshift_format &f, const bsk_conv 
       }
     if (f.levels) expect(p.level_sums[static_cast<std::size_t>(o)] == sum, "sum of an output's levels", f.name, o);
     if (p.wino2_max == 0) continue;
+    for (std::int64_t t = 0; t < 9; ++t) {
+      std::int32_t tap = 0;
+      for (std::int64_t i = 0; i < per; ++i) tap += f.levels[c[i * 9 + t]];
+      expect(p.tap_sums[static_cast<std::size_t>(t * 16 * p.w.blocks + o)] == tap, "sum of a tap's levels", f.name, o);
+    }
     static const int G[4][3] = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}};
     for (std::int64_t i = 0; i < per; ++i)
       for (auto &gy : G)

@@ -9,6 +9,11 @@
 #ifndef BITSHIFT_SIMD_DECODE_AVX512_H
 #define BITSHIFT_SIMD_DECODE_AVX512_H
 
+#if defined(__GNUC__) && !defined(__clang__)
+// gcc 12 takes the "any value will do" operands of its own intrinsics for a mistake of ours (bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #include "common.h"
@@ -76,7 +81,11 @@ struct CodePlaces<8> {  // four quarters
 // index[z]: what a table of CodePlaces<Bits> is looked up with.
 template <int Bits>
 inline void code_indices(const std::uint8_t *p, __m512i index[8]) {
-  const auto row = [p](int r) { return _mm512_loadu_si512(p + 64 * r); };
+  const auto row = [p](int r) {
+    __m512i x = _mm512_loadu_si512(p + 64 * r);
+    asm("" : "+v"(x));  // gcc would rather load a row once for each use
+    return x;
+  };
   if constexpr (Bits == 1) {
     const __m512i x = row(0), high = _mm512_srli_epi16(x, 2);
     for (int z = 0; z < 8; z++) index[z] = z < 6 ? x : high;

@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bitshift.backends import BACKENDS, Executable, get_backend
+from bitshift.backends import BACKENDS, Executable, engine, get_backend
 from bitshift.core import modelfile
+from bitshift.core.container import ModelFileError
 from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.core.graph import Graph, GraphError, Value
 from bitshift.core.ops.dequantize import dequantize
@@ -19,7 +21,9 @@ from bitshift.core.ops.quantize import quantize
 
 _log = logging.getLogger("bitshift")
 
-Arrays = np.ndarray | Mapping[str, np.ndarray]
+Arrays = Any
+"""One array, or arrays by name."""
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Model:
@@ -28,11 +32,17 @@ class Model:
     Inputs are batches (N, *shape). A fixed-point input takes its own integer dtype unchanged, or float32/float64
     values, which are quantised by the rule of the op ``quantize``. One array stands for the only input or output of
     a graph; where there are several, they are given and returned by name.
+
+    Arrays are numpy's, or objects that lend their memory by ``__dlpack__`` (torch tensors on the CPU). The engine
+    reads contiguous ones where they lie. ``out`` are arrays that a run writes its outputs to, of the shapes and dtypes
+    that it would else allocate; they are what it returns then.
     """
 
-    graph: Graph
     backend: str
     """Name of the backend that runs the graph."""
+    inputs: tuple[Value, ...]
+    """Name, shape of a sample and type of each input."""
+    outputs: tuple[Value, ...]
 
     def __init__(self, graph: Graph, *, backend: str = "auto", **options: Any) -> None:
         """Compile ``graph``; ``options`` go to the backend.
@@ -40,28 +50,55 @@ class Model:
         Raises:
             ValueError: an unknown backend, or one that cannot run here or cannot run this graph (the message says why).
         """
-        self.graph = graph
         self.backend = _choose(graph) if backend == "auto" else backend
         self._executable = _compile(graph, self.backend, options)
+        self._file: _File | None = None
+        self._graph: Graph | None = graph
+        self._describe(graph.meta, *(tuple(graph.values[n] for n in names) for names in (graph.inputs, graph.outputs)))
+
+    @classmethod
+    def _open(cls, path: str | os.PathLike[str], options: Mapping[str, Any]) -> Model:
+        """The engine reads the file itself; nothing of it is decoded in Python."""
+        self = cls.__new__(cls)
+        file = _File(path)
+        self._executable = engine.load(path, **options)
+        self.backend, self._file, self._graph = engine.NAME, file, None
+        self._describe(file.meta(), self._executable.inputs, self._executable.outputs)
+        return self
+
+    def _describe(self, meta: Mapping[str, Any], inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> None:
+        self._meta, self.inputs, self.outputs = meta, inputs, outputs
+
+    @property
+    def graph(self) -> Graph:
+        """The graph; after :func:`load` with the engine it is read from the file when it is first asked for.
+
+        Raises:
+            ModelFileError: the file has changed since.
+            OSError: the file is gone.
+        """
+        if self._graph is None:
+            assert self._file is not None
+            self._graph = self._file.graph()
+        return self._graph
 
     @property
     def labels(self) -> tuple[str, ...] | None:
         """Names of the classes, if the file holds them."""
-        labels = self.graph.meta.get("labels")
+        labels = self._meta.get("labels")
         return None if labels is None else tuple(labels)
 
-    def run(self, x: Arrays) -> Any:
+    def run(self, x: Arrays, *, out: Arrays | None = None) -> Any:
         """Outputs as float32 values, ``q * 2**-frac``: an array, or arrays by name if the graph has several outputs.
 
         Raises:
-            ValueError: a wrong dtype, shape or name of an input; says what is needed.
+            ValueError: a wrong dtype, shape or name of an array; says what is needed.
         """
-        integers = self._execute(x)
-        return self._shaped({name: _value(array, self.graph.values[name]) for name, array in integers.items()})
+        return self._run(x, out, values=True)
 
-    def run_int(self, x: Arrays) -> Any:
+    def run_int(self, x: Arrays, *, out: Arrays | None = None) -> Any:
         """Like :meth:`run`, but the integers that the graph computes (float32 where it ends in floats)."""
-        return self._shaped(self._execute(x))
+        return self._run(x, out, values=False)
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """One picture, uint8 of shape (H, W) or (H, W, C), as the network's input: float32 of shape (1, C, H, W).
@@ -72,7 +109,7 @@ class Model:
         Raises:
             ValueError: the file holds no preprocessing, or the picture has another dtype, size or number of channels.
         """
-        found = self.graph.meta.get("preprocess")
+        found = self._meta.get("preprocess")
         if found is None:
             raise ValueError("this model file holds no preprocessing; give run() the network's own input values")
         pixels = _channels_first(image, found["channels"])
@@ -86,26 +123,68 @@ class Model:
         return ((pixels.astype(np.float32) - mean) * scale)[None]
 
     def __repr__(self) -> str:
-        ends = (f"{n}: {list(self.graph.values[n].shape)} {self.graph.values[n].type}" for n in self._ends())
+        ends = (f"{v.name}: {list(v.shape)} {v.type}" for v in (*self.inputs, *self.outputs))
         return f"Model({', '.join(ends)}, backend={self.backend!r})"
 
-    def _ends(self) -> tuple[str, ...]:
-        return (*self.graph.inputs, *self.graph.outputs)
+    def _run(self, x: Arrays, out: Arrays | None, *, values: bool) -> Any:
+        given = self._listed(x, self.inputs, "input")
+        written = None if out is None else self._listed(out, self.outputs, "output")
+        if isinstance(self._executable, engine.Executable):
+            arrays = [_lent(array, value) for array, value in zip(given, self.inputs, strict=True)]
+            if written is None:
+                written = engine.empty(self.outputs, arrays[0], values=values)
+            else:
+                _check_outputs(written, self.outputs, values=values)
+            self._executable.run(arrays, written, values=True)
+        else:
+            integers = self._executable.run_int(
+                {v.name: _border(_as_numpy(array), v) for array, v in zip(given, self.inputs, strict=True)}
+            )
+            results = [_value(integers[v.name], v) if values else integers[v.name] for v in self.outputs]
+            if written is None:
+                written = results
+            else:
+                _check_outputs(written, self.outputs, values=values)
+                for result, array, value in zip(results, written, self.outputs, strict=True):
+                    _write(result, array, value)
+        return written[0] if len(written) == 1 else dict(zip((v.name for v in self.outputs), written, strict=True))
 
-    def _execute(self, x: Arrays) -> dict[str, np.ndarray]:
-        given = x if isinstance(x, Mapping) else {self._only_input(): x}
-        unknown = sorted(set(given) ^ set(self.graph.inputs))
-        if unknown:
-            raise ValueError(f"inputs {sorted(given)} given; this model takes {sorted(self.graph.inputs)}")
-        return self._executable.run_int({name: _border(given[name], self.graph.values[name]) for name in given})
+    def _listed(self, x: Any, ends: tuple[Value, ...], kind: str) -> list[Any]:
+        """The arrays of ``x`` in the order of ``ends``."""
+        if isinstance(x, Mapping):
+            names = [value.name for value in ends]
+            if set(x) != set(names):
+                verb = "takes" if kind == "input" else "gives"
+                raise ValueError(f"{kind}s {sorted(x)} given; this model {verb} {sorted(names)}")
+            return [x[name] for name in names]
+        if len(ends) != 1:
+            names = ", ".join(value.name for value in ends)
+            raise ValueError(f"this model has the {kind}s {names}: give a dict of arrays by name")
+        return [x]
 
-    def _only_input(self) -> str:
-        if len(self.graph.inputs) != 1:
-            raise ValueError(f"this model has the inputs {', '.join(self.graph.inputs)}: give a dict of arrays by name")
-        return self.graph.inputs[0]
 
-    def _shaped(self, outputs: dict[str, np.ndarray]) -> Any:
-        return outputs[self.graph.outputs[0]] if len(self.graph.outputs) == 1 else outputs
+class _File:
+    """A model file, as it was when it was opened."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        self._state = self._now()
+
+    def _now(self) -> tuple[int, ...]:
+        found = self.path.stat()
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _unchanged(self, found: Any) -> Any:
+        """``found``, which was just read."""
+        if self._now() != self._state:
+            raise ModelFileError(f"{self.path}: the file has changed since the model was loaded from it; load it again")
+        return found
+
+    def meta(self) -> dict[str, Any]:
+        return self._unchanged(modelfile.read_meta(self.path))
+
+    def graph(self) -> Graph:
+        return self._unchanged(modelfile.load(self.path))
 
 
 def load(path: str | os.PathLike[str], *, backend: str = "auto", **options: Any) -> Model:
@@ -120,6 +199,8 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto", **options: Any)
         GraphError: its bounds or limits are exceeded.
         ValueError: the backend does not exist, is not available, or cannot run this graph.
     """
+    if backend in (engine.NAME, "auto") and engine.available() is None:
+        return Model._open(path, options)
     return Model(modelfile.load(path), backend=backend, **options)
 
 
@@ -151,29 +232,71 @@ def _warn_slow(reason: str) -> None:
     )
 
 
-def _border(array: Any, value: Value) -> np.ndarray:
-    """``array`` in the dtype of ``value``, quantised if it holds floats for a fixed-point input; refuses all else."""
+def _lent(array: Any, value: Value) -> Any:
+    """``array`` as the engine reads it: as it is, but for numpy arrays that are not contiguous, aligned and native."""
+    if isinstance(array, np.ndarray):
+        _check_input(array, value)
+        flags = array.flags
+        if flags.c_contiguous and flags.aligned and array.dtype.isnative:
+            return array
+        return np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+    if not hasattr(array, "__dlpack__"):
+        _check_input(array, value)
+    return array if hasattr(array, "shape") else np.from_dlpack(array)
+
+
+def _as_numpy(array: Any) -> Any:
+    return np.from_dlpack(array) if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray) else array
+
+
+def _check_input(array: Any, value: Value) -> None:
+    """Refuse what is no array of numpy, and a wrong shape or dtype."""
     if not isinstance(array, np.ndarray):
         raise ValueError(f"input {value.name!r} is a {type(array).__name__}; a numpy array is needed: use np.asarray")
     if array.shape[1:] != value.shape or array.ndim != len(value.shape) + 1:
         hint = ": add the batch axis with x[np.newaxis]" if array.shape == value.shape else ""
         wanted = ", ".join(map(str, ("N", *value.shape)))
         raise ValueError(f"input {value.name!r} has shape {array.shape}; needed is ({wanted}){hint}")
-    dtype = array.dtype.newbyteorder("=")
-    if dtype == value.type.dtype:
-        return np.ascontiguousarray(array, dtype=dtype)
-    floats = dtype in (np.dtype(np.float32), np.dtype(np.float64))
-    if isinstance(value.type, FixedPoint) and floats:
-        return quantize(array, value.type)
-    if isinstance(value.type, Float32) and floats:
-        with np.errstate(over="ignore"):
-            return array.astype(np.float32)
+    dtype = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
+    if dtype == value.type.dtype or dtype in _FLOATS:
+        return
     if isinstance(value.type, Float32):
         raise ValueError(f"input {value.name!r} has dtype {array.dtype}; needed is float32: use x.astype(np.float32)")
     raise ValueError(
         f"input {value.name!r} has dtype {array.dtype}; needed is {value.type.dtype} (integers q that stand for "
         f"q * 2**{-value.type.frac}) or float32 (values, which are quantised): convert it to the one you mean"
     )
+
+
+def _border(array: Any, value: Value) -> np.ndarray:
+    """``array`` in the dtype of ``value``, quantised if it holds floats for a fixed-point input; refuses all else."""
+    _check_input(array, value)
+    dtype = array.dtype.newbyteorder("=")
+    if dtype == value.type.dtype:
+        return np.ascontiguousarray(array, dtype=dtype)
+    if isinstance(value.type, FixedPoint):
+        return quantize(array, value.type)
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
+
+
+def _check_outputs(arrays: list[Any], ends: tuple[Value, ...], *, values: bool) -> None:
+    """Refuse other dtypes than the outputs would be allocated with; who writes to them checks the rest."""
+    for array, value in zip(arrays, ends, strict=True):
+        wanted = "float32" if values else str(value.type.dtype)
+        found = str(getattr(array, "dtype", "")).removeprefix("torch.")
+        if found != wanted:
+            raise ValueError(f"output {value.name!r} has dtype {found or type(array).__name__}; needed is {wanted}")
+
+
+def _write(result: np.ndarray, out: Any, value: Value) -> None:
+    """Copy ``result`` to an array of the caller."""
+    array = _as_numpy(out)
+    if array.shape != result.shape or not array.flags.writeable or not array.flags.c_contiguous:
+        raise ValueError(
+            f"output {value.name!r} has shape {array.shape}; needed is a writable C-contiguous array of {result.shape}"
+        )
+    array[...] = result
 
 
 def _value(array: np.ndarray, value: Value) -> np.ndarray:

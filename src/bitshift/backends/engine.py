@@ -1,22 +1,24 @@
 """The compiled engine: the same integers as the reference, much faster, and no torch.
 
-A graph reaches the engine as the bytes of its model file, so that what runs is what the file says; ``cpp/`` has a
+A model reaches the engine as the bytes of its file, so that what runs is what the file says; ``cpp/`` has a
 reader of its own, which checks everything again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bitshift.core.container import ModelFileError
 from bitshift.core.cost import MAX_ACTIVATION_BYTES, MAX_OPERATIONS
-from bitshift.core.graph import Graph, GraphError
-from bitshift.core.modelfile import dumps
+from bitshift.core.graph import Graph, GraphError, Value
+from bitshift.core.modelfile import dumps, parse_type
 from bitshift.core.ops import OPS
-from bitshift.core.reference import check_inputs
 
 _engine: Any
 try:
@@ -44,40 +46,125 @@ def unsupported(graph: Graph) -> list[str]:
 
 
 class Executable:
-    """A model in the engine's memory. Any number of threads may run it at once; a run holds no Python lock."""
+    """A model in the engine's memory. Any number of threads may run it at once; a run holds no Python lock.
 
-    def __init__(self, graph: Graph, *, max_activation_bytes: int = MAX_ACTIVATION_BYTES) -> None:
-        if _engine is None:
-            raise GraphError(f"backend {NAME!r} is not available: {_reason}")
-        try:
-            self._model = _engine.Model(dumps(graph), memory_limit=max_activation_bytes, op_limit=MAX_OPERATIONS)
-        except _engine.EngineUsageError as error:
-            raise GraphError(f"{error} (max_activation_bytes raises the memory limit)") from None
-        except _engine.EngineFileError as error:
-            raise ModelFileError(str(error)) from None
-        self.graph = graph
+    ``inputs`` and ``outputs`` describe its ends in the order of the graph. Made by :func:`compile` and :func:`load`.
+    """
+
+    def __init__(self, native: Any) -> None:
+        self._model = native
+        ends = native.ends()
+        self.inputs, self.outputs = (
+            tuple(Value(name, shape, parse_type(kind, name)) for name, shape, kind in described) for described in ends
+        )
 
     @property
     def arena_bytes(self) -> int:
         """Bytes of activations and scratch memory that one running thread needs."""
         return self._model.arena_bytes
 
-    def run_int(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run_int(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name, each (N, *shape) in the dtype of its type.
 
-        C-contiguous inputs are read where they lie; others are copied first.
+        C-contiguous inputs are read where they lie; other numpy arrays are copied first.
 
         Raises:
             ValueError: names the bad input.
         """
-        checked = check_inputs(self.graph, inputs)
-        arrays = [np.ascontiguousarray(checked[name]) for name in self._model.inputs]
-        values = [self.graph.values[name] for name in self._model.outputs]
-        outputs = [np.empty((arrays[0].shape[0], *value.shape), value.type.dtype) for value in values]
-        self._model.run(arrays, outputs)
-        return dict(zip(self._model.outputs, outputs, strict=True))
+        if set(inputs) != {value.name for value in self.inputs}:
+            raise ValueError(
+                f"inputs {sorted(inputs)} given; the graph takes {sorted(value.name for value in self.inputs)}"
+            )
+        arrays = [contiguous(inputs[value.name]) for value in self.inputs]
+        outputs = empty(self.outputs, arrays[0])
+        self.run(arrays, outputs)
+        return {value.name: array for value, array in zip(self.outputs, outputs, strict=True)}
+
+    def run(self, inputs: Sequence[Any], outputs: Sequence[Any], *, values: bool = False) -> None:
+        """Run ``inputs`` (N, *shape), writing to the arrays in ``outputs``; both in the order of the graph.
+
+        Arrays are numpy's or whatever lends memory by ``__dlpack__`` (torch tensors on the CPU), C-contiguous; no
+        element is copied. They hold what the graph computes with; with ``values``, float32 or float64 inputs are
+        quantised by the rule of the op ``quantize``, and float32 outputs get ``q * 2**-frac``.
+
+        Raises:
+            ValueError: names the bad array.
+        """
+        try:
+            self._model.run(inputs, outputs, values=values)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
 
 
-def compile(graph: Graph, *, max_activation_bytes: int = MAX_ACTIVATION_BYTES) -> Executable:
-    """Check ``graph`` and its bounds and limits in the engine; GraphError or ModelFileError names what is refused."""
-    return Executable(graph, max_activation_bytes=max_activation_bytes)
+def contiguous(array: Any) -> Any:
+    """``array``, copied if it is a numpy array that is not C-contiguous."""
+    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) and array.ndim else array
+
+
+def empty(outputs: Sequence[Value], like: Any, *, values: bool = False) -> list[np.ndarray]:
+    """Arrays for ``outputs`` of as many samples as ``like`` has; float32 with ``values``."""
+    shape = getattr(like, "shape", None)
+    count = shape[0] if shape is not None and len(shape) else 0
+    return [np.empty((count, *v.shape), np.float32 if values else v.type.dtype) for v in outputs]
+
+
+def compile(
+    graph: Graph,
+    *,
+    max_activation_bytes: int = MAX_ACTIVATION_BYTES,
+    threads: int | None = None,
+    isa: str | None = None,
+    tune: str | None = None,
+) -> Executable:
+    """Check ``graph`` and its bounds and limits in the engine; GraphError or ModelFileError names what is refused.
+
+    The options are those of :func:`load`.
+    """
+    create = partial(_module().Model, dumps(graph))
+    return _make(create, "", max_activation_bytes, threads, isa, tune)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    max_activation_bytes: int = MAX_ACTIVATION_BYTES,
+    threads: int | None = None,
+    isa: str | None = None,
+    tune: str | None = None,
+) -> Executable:
+    """The model in the file ``path``, read by the engine alone.
+
+    ``threads`` is how many threads a run may use (None: ``BITSHIFT_THREADS``, else all processors), ``isa`` an
+    instruction set (None: ``BITSHIFT_ISA``, else the best one here), ``tune`` whether layers are measured when they
+    are loaded: ``auto``, ``off`` or ``force`` (None: ``BITSHIFT_TUNE``, else ``auto``). No option changes a result.
+
+    Raises:
+        OSError: the file cannot be read.
+        ModelFileError: it is not a valid model file.
+        GraphError: a limit is exceeded.
+        ValueError: an unknown instruction set or way to tune.
+    """
+    with Path(path).open("rb"):  # Python's own errors for a file that is not there
+        create = partial(_module().Model.open, os.fsencode(path))
+    return _make(create, f"{os.fspath(path)}: ", max_activation_bytes, threads, isa, tune)
+
+
+def _module() -> Any:
+    if _engine is None:
+        raise GraphError(f"backend {NAME!r} is not available: {_reason}")
+    return _engine
+
+
+def _make(create: Any, where: str, memory: int, threads: int | None, isa: str | None, tune: str | None) -> Executable:
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ValueError(f"threads={threads!r}: allowed are None and integers from 1 on")
+    try:
+        native = create(
+            memory_limit=memory, op_limit=MAX_OPERATIONS, threads=threads or 0, isa=isa or "", tune=tune or ""
+        )
+    except _engine.EngineUsageError as error:
+        hint = " (max_activation_bytes raises the memory limit)" if "memory limit" in str(error) else ""
+        raise GraphError(f"{where}{error}{hint}") from None
+    except _engine.EngineFileError as error:
+        raise ModelFileError(f"{where}{error}") from None
+    return Executable(native)

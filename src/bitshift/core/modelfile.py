@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -129,6 +130,13 @@ def load(path: str | os.PathLike[str]) -> Graph:
         return loads(data)
     except ModelFileError as error:
         raise ModelFileError(f"{os.fspath(path)}: {error}") from error
+
+
+def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``meta`` of a model file that a reader has accepted: labels, preprocessing, name. Reads the header alone."""
+    with Path(path).open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return json.loads(header["__metadata__"]["graph"])["meta"]
 
 
 def parse_type(text: Any, where: str) -> ValueType:

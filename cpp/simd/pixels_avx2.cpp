@@ -1,0 +1,2 @@
+#define BITSHIFT_SIMD_SET avx2
+#include "pixels.inc.h"

@@ -1,0 +1,2 @@
+#define BITSHIFT_SIMD_SET avx512
+#include "pixels.inc.h"

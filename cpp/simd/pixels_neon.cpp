@@ -1,0 +1,2 @@
+#define BITSHIFT_SIMD_SET neon
+#include "pixels.inc.h"

@@ -1,0 +1,2 @@
+#define BITSHIFT_SIMD_SET portable
+#include "pixels.inc.h"

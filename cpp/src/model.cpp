@@ -10,21 +10,29 @@
 
 namespace bitshift {
 
-// The memory of one call.
-struct Model::Workspace {
-  explicit Workspace(std::size_t bytes) : memory(bytes + kAlignment), values() {
-    const auto at = reinterpret_cast<std::uintptr_t>(memory.data());
-    arena = memory.data() + (kAlignment - at % kAlignment) % kAlignment;
-  }
-  std::vector<std::uint8_t> memory;
-  std::uint8_t *arena;
-  std::vector<void *> values;               // by value
-  std::vector<std::vector<std::uint32_t>> aligned;  // copies of inputs that lie at odd addresses
-};
+namespace {
 
-Model::~Model() = default;
+// For this machine; with the portable kernels alone where a sample's maps would not fit into the memory limit.
+std::unique_ptr<const Runner> make_runner(const Graph &graph, const std::vector<Bound> &bounds, Settings &settings, const ModelBytes &file,
+                                          std::uint64_t memory, double operations) {
+  const auto packed = [&](const Node &node) {
+    if (const Constant *codes = graph.constant(node, Role::codes))
+      file.release(codes->codes.data, static_cast<std::size_t>(codes->codes.bytes()));
+  };
+  if (settings.isa) {
+    try {
+      return std::make_unique<const Runner>(make_program(graph, bounds, settings, packed), settings.threads, memory, operations);
+    } catch (const UsageError &) {
+      settings.isa = nullptr;
+    }
+  }
+  return std::make_unique<const Runner>(make_program(graph, bounds, settings, packed), settings.threads, memory, operations);
+}
+
+}  // namespace
 
 Model::Model(const ModelBytes &file, const Options &options) {
+  Settings settings = resolve(options);
   const Graph graph = read_model(file);
   const std::vector<Bound> bounds = check_bounds(graph);
   Magnitude operations;
@@ -36,34 +44,12 @@ Model::Model(const ModelBytes &file, const Options &options) {
   for (int index : graph.inputs) held = held + Magnitude(graph.values[static_cast<std::size_t>(index)].bytes());
   if (held.value() > options.memory)
     throw UsageError("the inputs of one sample need " + held.text() + " bytes; the memory limit is " + std::to_string(options.memory));
-  for (std::size_t i = 0; i < graph.nodes.size(); i++) {
-    steps_.push_back(graph.nodes[i].op->compile(graph, graph.nodes[i], bounds[i]));
-    if (steps_.back().scratch > options.memory)
-      throw UsageError(graph.place(graph.nodes[i]) + " needs " + std::to_string(steps_.back().scratch) + " bytes of scratch memory; the memory limit is " +
-                       std::to_string(options.memory));
-    if (const Constant *codes = graph.constant(graph.nodes[i], Role::codes))
-      file.release(codes->codes.data, static_cast<std::size_t>(codes->codes.bytes()));
-  }
-  plan_ = make_plan(graph, steps_, options.memory - static_cast<std::uint64_t>(held.value()));
-  input_index_ = graph.inputs;
-  output_index_ = graph.outputs;
-  for (int index : input_index_) inputs_.push_back(graph.values[static_cast<std::size_t>(index)]);
-  for (int index : output_index_) outputs_.push_back(graph.values[static_cast<std::size_t>(index)]);
-}
-
-std::unique_ptr<Model::Workspace> Model::borrow() const {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (!idle_.empty()) {
-      auto workspace = std::move(idle_.back());
-      idle_.pop_back();
-      return workspace;
-    }
-  }
-  auto workspace = std::make_unique<Workspace>(plan_.arena);
-  for (std::size_t offset : plan_.offset) workspace->values.push_back(workspace->arena + offset);
-  workspace->aligned.resize(inputs_.size());
-  return workspace;
+  runner_ = make_runner(graph, bounds, settings, file, options.memory - static_cast<std::uint64_t>(held.value()),
+                        static_cast<double>(operations.value()));
+  isa_ = settings.isa_name();
+  for (const Step &step : runner_->program().steps) steps_.push_back(step);
+  for (int index : graph.inputs) inputs_.push_back(graph.values[static_cast<std::size_t>(index)]);
+  for (int index : graph.outputs) outputs_.push_back(graph.values[static_cast<std::size_t>(index)]);
 }
 
 void Model::check_buffers(std::size_t batch, const std::vector<Buffer> &inputs, const std::vector<MutableBuffer> &outputs) const {
@@ -99,33 +85,25 @@ void Model::check_buffers(std::size_t batch, const std::vector<Buffer> &inputs, 
   for (std::size_t i = 0; i < outputs.size(); i++) check("output", outputs_[i], outputs[i].bytes, outputs[i].data);
 }
 
-void Model::run(std::size_t batch, const std::vector<Buffer> &inputs, const std::vector<MutableBuffer> &outputs) const {
+void Model::run(std::size_t batch, const std::vector<Buffer> &inputs, const std::vector<MutableBuffer> &outputs,
+                std::vector<Event> *events) const {
   check_buffers(batch, inputs, outputs);
-  std::unique_ptr<Workspace> workspace = borrow();
-  Workspace &w = *workspace;
-  for (std::size_t sample = 0; sample < batch; sample++) {
-    for (std::size_t i = 0; i < inputs.size(); i++) {
-      const std::size_t bytes = inputs_[i].bytes(), item = bsk_dtype_size(inputs_[i].type.dtype());
-      const auto *at = static_cast<const std::uint8_t *>(inputs[i].data) + sample * bytes;
-      const void *source = at;
-      if (reinterpret_cast<std::uintptr_t>(at) % item) {
-        w.aligned[i].resize(bytes / 4 + 1);
-        std::memcpy(w.aligned[i].data(), at, bytes);
-        source = w.aligned[i].data();
-      }
-      // No step writes to a graph input: each value has one writer, and inputs have none.
-      w.values[static_cast<std::size_t>(input_index_[i])] = const_cast<void *>(source);
+  Runner::Ends ends;
+  std::vector<std::vector<std::uint32_t>> aligned;  // copies of inputs that lie at odd addresses
+  for (std::size_t i = 0; i < inputs.size(); i++) {
+    const auto *at = static_cast<const std::uint8_t *>(inputs[i].data);
+    if (reinterpret_cast<std::uintptr_t>(at) % bsk_dtype_size(inputs_[i].type.dtype())) {
+      aligned.emplace_back(inputs[i].bytes / 4 + 1);
+      std::memcpy(aligned.back().data(), at, inputs[i].bytes);
+      at = reinterpret_cast<const std::uint8_t *>(aligned.back().data());
     }
-    for (std::size_t v = 0; v < w.values.size(); v++) w.values[v] = w.values[static_cast<std::size_t>(plan_.root[v])];
-    for (std::size_t s = 0; s < steps_.size(); s++)
-      if (steps_[s].run) steps_[s].run({w.values, w.arena + plan_.scratch[s]});
-    for (std::size_t i = 0; i < outputs.size(); i++) {
-      const std::size_t bytes = outputs_[i].bytes();
-      std::memcpy(static_cast<std::uint8_t *>(outputs[i].data) + sample * bytes, w.values[static_cast<std::size_t>(output_index_[i])], bytes);
-    }
+    ends.inputs.push_back(at);
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
-  idle_.push_back(std::move(workspace));
+  for (std::size_t i = 0; i < outputs.size(); i++) {
+    ends.outputs.push_back(static_cast<std::uint8_t *>(outputs[i].data));
+    ends.output_bytes.push_back(outputs_[i].bytes());
+  }
+  runner_->run(batch, ends, events);
 }
 
 }  // namespace bitshift

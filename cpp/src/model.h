@@ -3,23 +3,13 @@
 #define BITSHIFT_SRC_MODEL_H
 
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "file.h"
-#include "plan.h"
+#include "runner.h"
+#include "settings.h"
 
 namespace bitshift {
-
-// What a model may take, and how it runs. Empty and 0: the environment's word (BITSHIFT_THREADS, BITSHIFT_ISA, BITSHIFT_TUNE),
-// else the default.
-struct Options {
-  std::uint64_t memory = std::uint64_t{2} << 30;  // bytes of inputs, activations and scratch memory of one sample
-  std::uint64_t operations = std::uint64_t{1} << 50;
-  int threads = 0;   // default: the processors in the affinity mask
-  std::string isa;   // "avx512", "avxvnni", "avx2", "neon" or "portable"; default: the best that the processor has
-  std::string tune;  // "auto", "off" or "force"; default: auto
-};
 
 struct Buffer {
   const void *data;
@@ -37,29 +27,26 @@ class Model {
 
   const std::vector<Value> &inputs() const { return inputs_; }
   const std::vector<Value> &outputs() const { return outputs_; }
-  std::size_t arena_bytes() const { return plan_.arena; }
+  // Bytes of activations and scratch memory of a run of one sample.
+  std::size_t arena_bytes() const { return runner_->arena_bytes(); }
+  // What a run does, in order; Event::step counts them.
+  const std::vector<StepInfo> &steps() const { return steps_; }
+  const std::string &isa() const { return isa_; }
+  int threads() const { return runner_->threads(); }
 
   // Runs `batch` samples that lie one behind the other in each buffer. Inputs are read where they are. Outputs must not
   // overlap inputs. Throws UsageError for a wrong number or size of buffers and for integers outside of an input's type.
-  void run(std::size_t batch, const std::vector<Buffer> &inputs, const std::vector<MutableBuffer> &outputs) const;
+  // events: where the times of all steps are added, or null.
+  void run(std::size_t batch, const std::vector<Buffer> &inputs, const std::vector<MutableBuffer> &outputs,
+           std::vector<Event> *events = nullptr) const;
 
  private:
-  struct Workspace;
-  std::unique_ptr<Workspace> borrow() const;
   void check_buffers(std::size_t batch, const std::vector<Buffer> &inputs, const std::vector<MutableBuffer> &outputs) const;
 
   std::vector<Value> inputs_, outputs_;
-  std::vector<int> input_index_, output_index_;
-  std::vector<Step> steps_;
-  Plan plan_;
-  // Arenas that no call is using: one a thread that has ever run this model at the same time.
-  mutable std::mutex mutex_;
-  mutable std::vector<std::unique_ptr<Workspace>> idle_;
-
- public:
-  ~Model();
-  Model(const Model &) = delete;
-  Model &operator=(const Model &) = delete;
+  std::vector<StepInfo> steps_;
+  std::string isa_;
+  std::unique_ptr<const Runner> runner_;
 };
 
 }  // namespace bitshift

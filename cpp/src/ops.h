@@ -11,21 +11,25 @@
 
 namespace bitshift {
 
-// Where the values of one sample are while it is run.
-struct Frame {
-  const std::vector<void *> &values;
+// Where the planar values of one sample are while it is run.
+struct Sample {
+  std::uint8_t *const *base;  // by value: that of sample 0
+  const std::size_t *stride;  // by value: bytes from a sample to the next
+  std::size_t index;
   void *scratch;
 
   template <class T = void>
   T *at(int value) const {
-    return static_cast<T *>(values[static_cast<std::size_t>(value)]);
+    const auto v = static_cast<std::size_t>(value);
+    return reinterpret_cast<T *>(base[v] + index * stride[v]);
   }
 };
 
-// One node, ready to run: owns its decoded constants. Steps hold no state that running changes.
-struct Step {
-  std::function<void(const Frame &)> run;  // empty: nothing to do (a reshape is an alias)
-  std::size_t scratch = 0;                 // bytes that it needs for itself
+// One node on planar values with the portable kernels, ready to run: owns its decoded constants and holds no state that running
+// changes.
+struct PlanarStep {
+  std::function<void(const Sample &)> run;  // empty: nothing to do (a reshape is an alias)
+  std::size_t scratch = 0;                  // bytes that it needs for itself
 };
 
 struct OpSpec {
@@ -33,7 +37,7 @@ struct OpSpec {
   void (*check)(const Graph &, Node &);  // refuses a node that breaks a rule; fills node.attrs
   Bound (*bound)(const Graph &, const Node &, const std::vector<Range> &);
   Magnitude (*operations)(const Graph &, const Node &);  // for one sample, for the resource limit
-  Step (*compile)(const Graph &, const Node &, const Bound &);
+  PlanarStep (*compile)(const Graph &, const Node &, const Bound &);
 };
 
 // nullptr if there is none.
@@ -51,6 +55,13 @@ Bound no_bound(const Graph &, const Node &, const std::vector<Range> &);
 Bound same_bound(const Graph &, const Node &, const std::vector<Range> &inputs);
 // One operation an output element.
 Magnitude one_each(const Graph &graph, const Node &node);
+
+// ---- geometry and alignment as the kernels read them; a 1-d window has height 1 ----
+
+bsk_conv conv_geometry(const Graph &graph, const Node &node);
+bsk_pool pool_geometry(const Graph &graph, const Node &node);
+// How concat brings input i to the output's grid.
+bsk_add concat_alignment(const Graph &graph, const Node &node, std::size_t i);
 
 // ---- rule 4 as constants in memory ----
 

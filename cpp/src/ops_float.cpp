@@ -30,7 +30,7 @@ void check_affine(const Graph &graph, Node &node) {
   check_vectors(graph, node, channels_of(graph, node), true);
 }
 
-Step compile_affine(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_affine(const Graph &graph, const Node &node, const Bound &) {
   struct Vectors {
     std::vector<float> scale, bias;
   };
@@ -38,7 +38,7 @@ Step compile_affine(const Graph &graph, const Node &node, const Bound &) {
   const auto v = std::make_shared<Vectors>(Vectors{float_vector(graph, node, Role::scale, static_cast<std::int64_t>(channels)),
                                                    float_vector(graph, node, Role::bias, static_cast<std::int64_t>(channels))});
   const int x = node.inputs[0], out = node.output;
-  return {[=](const Frame &f) {
+  return {[=](const Sample &f) {
     for (std::size_t c = 0; c < channels; c++)
       bsk_affine_f32(v->scale[c], v->bias[c], f.at<float>(x) + c * each, f.at<float>(out) + c * each, each);
   }};
@@ -89,12 +89,12 @@ void check_unary(const Graph &graph, Node &node) {
   check_shape(graph, node, graph.in(node).shape);
 }
 
-Step compile_unary(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_unary(const Graph &graph, const Node &node, const Bound &) {
   const std::size_t n = count(graph, node);
   const Function fn = kFunctions[node.attrs.fn].fn;
   const double alpha = node.attrs.alpha;
   const int x = node.inputs[0], out = node.output;
-  return {[=](const Frame &f) {
+  return {[=](const Sample &f) {
     const float *in = f.at<float>(x);
     float *y = f.at<float>(out);
     for (std::size_t i = 0; i < n; i++) y[i] = static_cast<float>(fn(in[i], alpha));
@@ -119,14 +119,14 @@ Bound bound_quantize(const Graph &graph, const Node &node, const std::vector<Ran
   return bound;
 }
 
-Step compile_quantize(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_quantize(const Graph &graph, const Node &node, const Bound &) {
   const ValueType type = graph.out(node).type;
   const std::size_t n = count(graph, node);
   const double factor = std::ldexp(1.0, type.frac), half = node.attrs.half_up ? 0.5 : 0.0;
   const std::int32_t lo = static_cast<std::int32_t>(type.lo()), hi = static_cast<std::int32_t>(type.hi());
   const bsk_dtype out_type = type.dtype();
   const int x = node.inputs[0], out = node.output;
-  return {[=](const Frame &f) { bsk_quantize(factor, half, lo, hi, f.at<float>(x), f.at(out), out_type, n); }};
+  return {[=](const Sample &f) { bsk_quantize(factor, half, lo, hi, f.at<float>(x), f.at(out), out_type, n); }};
 }
 
 void check_dequantize(const Graph &graph, Node &node) {
@@ -136,12 +136,12 @@ void check_dequantize(const Graph &graph, Node &node) {
   check_shape(graph, node, graph.in(node).shape);
 }
 
-Step compile_dequantize(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_dequantize(const Graph &graph, const Node &node, const Bound &) {
   const std::size_t n = count(graph, node);
   const double factor = std::ldexp(1.0, -graph.in(node).type.frac);
   const bsk_dtype in = graph.in(node).type.dtype();
   const int x = node.inputs[0], out = node.output;
-  return {[=](const Frame &f) { bsk_dequantize(factor, f.at(x), in, f.at<float>(out), n); }};
+  return {[=](const Sample &f) { bsk_dequantize(factor, f.at(x), in, f.at<float>(out), n); }};
 }
 
 }  // namespace

@@ -39,15 +39,15 @@ Bound bound_aligned(const Graph &graph, const Node &node, const std::vector<Rang
   return is_float(graph, node) ? Bound{} : aligned_bound(graph, node, inputs);
 }
 
-Step compile_aligned(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_aligned(const Graph &graph, const Node &node, const Bound &) {
   const std::size_t n = count(graph, node);
   const int a = node.inputs[0], b = node.inputs.size() == 2 ? node.inputs[1] : -1, out = node.output;
-  if (is_float(graph, node)) return {[=](const Frame &f) { bsk_add_f32(f.at<float>(a), f.at<float>(b), f.at<float>(out), n); }};
+  if (is_float(graph, node)) return {[=](const Sample &f) { bsk_add_f32(f.at<float>(a), f.at<float>(b), f.at<float>(out), n); }};
   const Alignment grid = alignment(graph, node);
   const bsk_add p = {grid.up[0], b < 0 ? 0 : grid.up[1], grid.down, static_cast<std::int32_t>(node.attrs.lo), static_cast<std::int32_t>(node.attrs.hi)};
   const bsk_dtype type_a = graph.in(node).type.dtype(), type_b = b < 0 ? BSK_U8 : graph.in(node, 1).type.dtype();
   const bsk_dtype out_type = graph.out(node).type.dtype();
-  return {[=](const Frame &f) { bsk_add_int(&p, f.at(a), type_a, b < 0 ? nullptr : f.at(b), type_b, f.at(out), out_type, n); }};
+  return {[=](const Sample &f) { bsk_add_int(&p, f.at(a), type_a, b < 0 ? nullptr : f.at(b), type_b, f.at(out), out_type, n); }};
 }
 
 // ---- rescale ---------------------------------------------------------------------------------------------------------
@@ -70,14 +70,14 @@ Bound bound_rescale(const Graph &graph, const Node &node, const std::vector<Rang
   return rule4_bound(graph, node, std::vector<Range>(static_cast<std::size_t>(channels_of(graph, node)), inputs[0]), {});
 }
 
-Step compile_rescale(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_rescale(const Graph &graph, const Node &node, const Bound &) {
   const std::size_t channels = static_cast<std::size_t>(channels_of(graph, node)), each = count(graph, node) / channels;
   const auto q = std::make_shared<RequantVectors>(requant_vectors(graph, node, static_cast<std::int64_t>(channels)));
   const std::int32_t lo = static_cast<std::int32_t>(node.attrs.lo), hi = static_cast<std::int32_t>(node.attrs.hi);
   const bsk_dtype in = graph.in(node).type.dtype(), out_type = graph.out(node).type.dtype();
   const std::size_t in_step = each * bsk_dtype_size(in), out_step = each * bsk_dtype_size(out_type);
   const int x = node.inputs[0], out = node.output;
-  return {[=](const Frame &f) {
+  return {[=](const Sample &f) {
     for (std::size_t c = 0; c < channels; c++)
       bsk_rescale_int(q->mult[c], q->offset[c], q->shift[c], lo, hi, f.at<std::uint8_t>(x) + c * in_step, in,
                       f.at<std::uint8_t>(out) + c * out_step, out_type, each);
@@ -117,16 +117,16 @@ Bound bound_clamp(const Graph &graph, const Node &node, const std::vector<Range>
   return bound;
 }
 
-Step compile_clamp(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_clamp(const Graph &graph, const Node &node, const Bound &) {
   const std::size_t n = count(graph, node);
   const int x = node.inputs[0], out = node.output;
   if (is_float(graph, node)) {
     const float lo = node.attrs.real_lo, hi = node.attrs.real_hi;
-    return {[=](const Frame &f) { bsk_clamp_f32(lo, hi, f.at<float>(x), f.at<float>(out), n); }};
+    return {[=](const Sample &f) { bsk_clamp_f32(lo, hi, f.at<float>(x), f.at<float>(out), n); }};
   }
   const std::int32_t lo = static_cast<std::int32_t>(node.attrs.lo), hi = static_cast<std::int32_t>(node.attrs.hi);
   const bsk_dtype type = graph.out(node).type.dtype();
-  return {[=](const Frame &f) { bsk_clamp_int(lo, hi, f.at(x), f.at(out), type, n); }};
+  return {[=](const Sample &f) { bsk_clamp_int(lo, hi, f.at(x), f.at(out), type, n); }};
 }
 
 // ---- table -----------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ Bound bound_table(const Graph &graph, const Node &node, const std::vector<Range>
   return bound;
 }
 
-Step compile_table(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_table(const Graph &graph, const Node &node, const Bound &) {
   const bsk_dtype in = graph.in(node).type.dtype(), out_type = graph.out(node).type.dtype();
   const std::size_t n = count(graph, node), item = bsk_dtype_size(out_type);
   const auto entries = std::make_shared<std::vector<std::uint8_t>>();
@@ -161,7 +161,7 @@ Step compile_table(const Graph &graph, const Node &node, const Bound &) {
     for (std::size_t b = 0; b < item; b++) entries->push_back(static_cast<std::uint8_t>(static_cast<std::uint64_t>(v) >> (8 * b)));
   const std::int32_t lo = static_cast<std::int32_t>(graph.in(node).type.lo());
   const int x = node.inputs[0], out = node.output;
-  return {[=](const Frame &f) { bsk_table(f.at(x), in, lo, entries->data(), f.at(out), item, n); }};
+  return {[=](const Sample &f) { bsk_table(f.at(x), in, lo, entries->data(), f.at(out), item, n); }};
 }
 
 }  // namespace

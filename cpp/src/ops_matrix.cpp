@@ -202,7 +202,60 @@ std::shared_ptr<Prepared> prepare(const Graph &graph, const Node &node, const Bo
   return p;
 }
 
-bsk_conv geometry_of(const Graph &graph, const Node &node) {
+// Where a step finds its operands.
+struct Operands {
+  int x, residual, out;
+  bsk_dtype in, res, out_type;
+};
+
+Operands operands_of(const Graph &graph, const Node &node) {
+  const bool has_residual = node.inputs.size() == 2;
+  return {node.inputs[0], has_residual ? node.inputs[1] : -1, node.output, graph.in(node).type.dtype(),
+          has_residual ? graph.in(node, 1).type.dtype() : BSK_U8, graph.out(node).type.dtype()};
+}
+
+PlanarStep compile_conv(const Graph &graph, const Node &node, const Bound &bound) {
+  const bsk_conv geometry = conv_geometry(graph, node);
+  const auto p = prepare(graph, node, bound, bsk_conv_is_depthwise(&geometry));
+  p->geometry = geometry;
+  const Operands o = operands_of(graph, node);
+  PlanarStep step;
+  step.scratch = bsk_conv_scratch(&geometry, p->kind);
+  if (p->kind == BSK_DOT_F32) {
+    step.run = [p, o](const Sample &f) {
+      bsk_conv_f32(&p->geometry, f.at<float>(o.x), p->reals.data(), p->scale.data(), p->bias.data(), f.at<float>(o.out), f.scratch);
+    };
+  } else {
+    step.run = [p, o](const Sample &f) {
+      bsk_conv_int(&p->geometry, p->kind, f.at(o.x), o.in, p->weights(), &p->requant, o.residual < 0 ? nullptr : f.at(o.residual), o.res,
+                   f.at(o.out), o.out_type, f.scratch);
+    };
+  }
+  return step;
+}
+
+PlanarStep compile_linear(const Graph &graph, const Node &node, const Bound &bound) {
+  const auto p = prepare(graph, node, bound, false);
+  const Operands o = operands_of(graph, node);
+  const std::int64_t in_f = graph.in(node).shape.back(), out_f = graph.out(node).shape.back(), rows = graph.out(node).size / out_f;
+  PlanarStep step;
+  step.scratch = bsk_linear_scratch(rows, in_f, out_f, p->kind);
+  if (p->kind == BSK_DOT_F32) {
+    step.run = [=](const Sample &f) {
+      bsk_linear_f32(rows, in_f, out_f, f.at<float>(o.x), p->reals.data(), p->scale.data(), p->bias.data(), f.at<float>(o.out), f.scratch);
+    };
+  } else {
+    step.run = [=](const Sample &f) {
+      bsk_linear_int(rows, in_f, out_f, p->kind, f.at(o.x), o.in, p->weights(), &p->requant, o.residual < 0 ? nullptr : f.at(o.residual),
+                     o.res, f.at(o.out), o.out_type, f.scratch);
+    };
+  }
+  return step;
+}
+
+}  // namespace
+
+bsk_conv conv_geometry(const Graph &graph, const Node &node) {
   const Attrs &a = node.attrs;
   const Shape &x = graph.in(node).shape, &y = graph.out(node).shape;
   const bool flat = x.size() == 2;  // one spatial axis is a height of 1
@@ -225,59 +278,6 @@ bsk_conv geometry_of(const Graph &graph, const Node &node) {
   g.pad_left = a.padding[w].first;
   return g;
 }
-
-// Where a step finds its operands.
-struct Operands {
-  int x, residual, out;
-  bsk_dtype in, res, out_type;
-};
-
-Operands operands_of(const Graph &graph, const Node &node) {
-  const bool has_residual = node.inputs.size() == 2;
-  return {node.inputs[0], has_residual ? node.inputs[1] : -1, node.output, graph.in(node).type.dtype(),
-          has_residual ? graph.in(node, 1).type.dtype() : BSK_U8, graph.out(node).type.dtype()};
-}
-
-Step compile_conv(const Graph &graph, const Node &node, const Bound &bound) {
-  const bsk_conv geometry = geometry_of(graph, node);
-  const auto p = prepare(graph, node, bound, bsk_conv_is_depthwise(&geometry));
-  p->geometry = geometry;
-  const Operands o = operands_of(graph, node);
-  Step step;
-  step.scratch = bsk_conv_scratch(&geometry, p->kind);
-  if (p->kind == BSK_DOT_F32) {
-    step.run = [p, o](const Frame &f) {
-      bsk_conv_f32(&p->geometry, f.at<float>(o.x), p->reals.data(), p->scale.data(), p->bias.data(), f.at<float>(o.out), f.scratch);
-    };
-  } else {
-    step.run = [p, o](const Frame &f) {
-      bsk_conv_int(&p->geometry, p->kind, f.at(o.x), o.in, p->weights(), &p->requant, o.residual < 0 ? nullptr : f.at(o.residual), o.res,
-                   f.at(o.out), o.out_type, f.scratch);
-    };
-  }
-  return step;
-}
-
-Step compile_linear(const Graph &graph, const Node &node, const Bound &bound) {
-  const auto p = prepare(graph, node, bound, false);
-  const Operands o = operands_of(graph, node);
-  const std::int64_t in_f = graph.in(node).shape.back(), out_f = graph.out(node).shape.back(), rows = graph.out(node).size / out_f;
-  Step step;
-  step.scratch = bsk_linear_scratch(rows, in_f, out_f, p->kind);
-  if (p->kind == BSK_DOT_F32) {
-    step.run = [=](const Frame &f) {
-      bsk_linear_f32(rows, in_f, out_f, f.at<float>(o.x), p->reals.data(), p->scale.data(), p->bias.data(), f.at<float>(o.out), f.scratch);
-    };
-  } else {
-    step.run = [=](const Frame &f) {
-      bsk_linear_int(rows, in_f, out_f, p->kind, f.at(o.x), o.in, p->weights(), &p->requant, o.residual < 0 ? nullptr : f.at(o.residual),
-                     o.res, f.at(o.out), o.out_type, f.scratch);
-    };
-  }
-  return step;
-}
-
-}  // namespace
 
 const OpSpec conv_op = {"conv", check_conv, bound_weighted, count_weighted, compile_conv};
 const OpSpec linear_op = {"linear", check_linear, bound_weighted, count_weighted, compile_linear};

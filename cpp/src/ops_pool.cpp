@@ -16,26 +16,6 @@ Shape read_window(const Graph &graph, Node &node, bool dilated) {
   return shape;
 }
 
-bsk_pool pool_of(const Graph &graph, const Node &node) {
-  const Attrs &a = node.attrs;
-  const Shape &x = graph.in(node).shape, &y = graph.out(node).shape;
-  const bool flat = x.size() == 2;
-  const std::size_t w = flat ? 0 : 1;
-  return {x[0],
-          flat ? 1 : x[1],
-          x.back(),
-          flat ? 1 : y[1],
-          y.back(),
-          flat ? 1 : a.kernel[0],
-          a.kernel[w],
-          flat ? 1 : a.stride[0],
-          a.stride[w],
-          flat ? 1 : a.dilation[0],
-          a.dilation[w],
-          flat ? 0 : a.padding[0].first,
-          a.padding[w].first};
-}
-
 Magnitude taps(const Node &node) {
   Magnitude product(1);
   for (std::int64_t k : node.attrs.kernel) product = product * Magnitude::of(k);
@@ -70,13 +50,13 @@ void check_max_pool(const Graph &graph, Node &node) {
   check_shape(graph, node, shape);
 }
 
-Step compile_max_pool(const Graph &graph, const Node &node, const Bound &) {
-  const bsk_pool p = pool_of(graph, node);
+PlanarStep compile_max_pool(const Graph &graph, const Node &node, const Bound &) {
+  const bsk_pool p = pool_geometry(graph, node);
   const ValueType type = graph.out(node).type;
   const std::int32_t lowest = type.real ? 0 : static_cast<std::int32_t>(type.lo());
   const bsk_dtype dtype = type.dtype();
   const int x = node.inputs[0], out = node.output;
-  return {[=](const Frame &f) { bsk_max_pool(&p, f.at(x), f.at(out), dtype, lowest); }};
+  return {[=](const Sample &f) { bsk_max_pool(&p, f.at(x), f.at(out), dtype, lowest); }};
 }
 
 // ---- avg_pool --------------------------------------------------------------------------------------------------------
@@ -115,19 +95,19 @@ Bound bound_avg_pool(const Graph &graph, const Node &node, const std::vector<Ran
   return bound;
 }
 
-Step compile_avg_pool(const Graph &graph, const Node &node, const Bound &) {
-  const bsk_pool p = pool_of(graph, node);
+PlanarStep compile_avg_pool(const Graph &graph, const Node &node, const Bound &) {
+  const bsk_pool p = pool_geometry(graph, node);
   const int x = node.inputs[0], out = node.output;
   if (is_float(graph, node)) {
     const float scale = node.attrs.scale;
-    return {[=](const Frame &f) { bsk_avg_pool_f32(&p, scale, f.at<float>(x), f.at<float>(out)); }};
+    return {[=](const Sample &f) { bsk_avg_pool_f32(&p, scale, f.at<float>(x), f.at<float>(out)); }};
   }
   const std::int32_t mult = static_cast<std::int32_t>(node.attrs.mult);
   const std::int32_t lo = static_cast<std::int32_t>(node.attrs.lo), hi = static_cast<std::int32_t>(node.attrs.hi);
   const std::int64_t offset = node.attrs.offset;
   const int shift = node.attrs.shift;
   const bsk_dtype in = graph.in(node).type.dtype(), out_type = graph.out(node).type.dtype();
-  return {[=](const Frame &f) { bsk_avg_pool_int(&p, mult, offset, shift, lo, hi, f.at(x), in, f.at(out), out_type); }};
+  return {[=](const Sample &f) { bsk_avg_pool_int(&p, mult, offset, shift, lo, hi, f.at(x), in, f.at(out), out_type); }};
 }
 
 // ---- argmax ----------------------------------------------------------------------------------------------------------
@@ -151,14 +131,34 @@ Bound bound_argmax(const Graph &graph, const Node &node, const std::vector<Range
 
 Magnitude count_argmax(const Graph &graph, const Node &node) { return Magnitude::of(graph.in(node).size); }
 
-Step compile_argmax(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_argmax(const Graph &graph, const Node &node, const Bound &) {
   const std::size_t n = static_cast<std::size_t>(graph.in(node).shape.back()), rows = static_cast<std::size_t>(graph.out(node).size);
   const bsk_dtype in = graph.in(node).type.dtype();
   const int x = node.inputs[0], out = node.output;
-  return {[=](const Frame &f) { bsk_argmax(f.at(x), in, f.at<std::int32_t>(out), rows, n); }};
+  return {[=](const Sample &f) { bsk_argmax(f.at(x), in, f.at<std::int32_t>(out), rows, n); }};
 }
 
 }  // namespace
+
+bsk_pool pool_geometry(const Graph &graph, const Node &node) {
+  const Attrs &a = node.attrs;
+  const Shape &x = graph.in(node).shape, &y = graph.out(node).shape;
+  const bool flat = x.size() == 2;
+  const std::size_t w = flat ? 0 : 1;
+  return {x[0],
+          flat ? 1 : x[1],
+          x.back(),
+          flat ? 1 : y[1],
+          y.back(),
+          flat ? 1 : a.kernel[0],
+          a.kernel[w],
+          flat ? 1 : a.stride[0],
+          a.stride[w],
+          flat ? 1 : a.dilation[0],
+          a.dilation[w],
+          flat ? 0 : a.padding[0].first,
+          a.padding[w].first};
+}
 
 const OpSpec max_pool_op = {"max_pool", check_max_pool, same_bound, count_window, compile_max_pool};
 const OpSpec avg_pool_op = {"avg_pool", check_avg_pool, bound_avg_pool, count_window, compile_avg_pool};

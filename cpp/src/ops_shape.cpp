@@ -24,10 +24,10 @@ std::int64_t product(const Shape &shape, std::size_t first, std::size_t last) {
 }
 
 // A copy between two strided views that begin `from` and `to` elements into their values.
-std::function<void(const Frame &)> strided_copy(const Node &node, std::size_t item, Shape shape, std::int64_t from, Shape src, std::int64_t to,
+std::function<void(const Sample &)> strided_copy(const Node &node, std::size_t item, Shape shape, std::int64_t from, Shape src, std::int64_t to,
                                                 Shape dst) {
   const int x = node.inputs[0], out = node.output;
-  return [=](const Frame &f) {
+  return [=](const Sample &f) {
     bsk_copy_strided(static_cast<int>(shape.size()), shape.data(), f.at<std::uint8_t>(x) + static_cast<std::size_t>(from) * item, src.data(),
                      f.at<std::uint8_t>(out) + static_cast<std::size_t>(to) * item, dst.data(), item);
   };
@@ -58,12 +58,6 @@ void check_concat(const Graph &graph, Node &node) {
   read_clamp(graph, node);
 }
 
-// The alignment of input i alone, which concat brings to the output's grid by itself.
-bsk_add solo_alignment(const Graph &graph, const Node &node, std::size_t i) {
-  const int in = graph.in(node, i).type.frac, out = graph.out(node).type.frac, finest = std::max(in, out);
-  return {finest - in, 0, finest - out, static_cast<std::int32_t>(node.attrs.lo), static_cast<std::int32_t>(node.attrs.hi)};
-}
-
 Bound bound_concat(const Graph &graph, const Node &node, const std::vector<Range> &inputs) {
   if (is_float(graph, node)) return {};
   Bound bound;
@@ -83,7 +77,7 @@ Bound bound_concat(const Graph &graph, const Node &node, const std::vector<Range
   return bound;
 }
 
-Step compile_concat(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_concat(const Graph &graph, const Node &node, const Bound &) {
   struct Part {
     int value;
     bool plain;  // same type: bytes move as they are
@@ -100,12 +94,12 @@ Step compile_concat(const Graph &graph, const Node &node, const Bound &) {
     const Value &x = graph.in(node, i);
     const std::size_t inner = static_cast<std::size_t>(x.size) / outer;
     const bool plain = x.type == graph.out(node).type;
-    parts.push_back({node.inputs[i], plain, plain ? bsk_add{} : solo_alignment(graph, node, i), x.type.dtype(), inner, at});
+    parts.push_back({node.inputs[i], plain, plain ? bsk_add{} : concat_alignment(graph, node, i), x.type.dtype(), inner, at});
     at += inner;
   }
   const bsk_dtype out_type = graph.out(node).type.dtype();
   const int out = node.output;
-  return {[=](const Frame &f) {
+  return {[=](const Sample &f) {
     for (const Part &part : parts) {
       const std::size_t in_item = bsk_dtype_size(part.type);
       for (std::size_t o = 0; o < outer; o++) {
@@ -144,7 +138,7 @@ Bound bound_pad(const Graph &graph, const Node &node, const std::vector<Range> &
   return bound;
 }
 
-Step compile_pad(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_pad(const Graph &graph, const Node &node, const Bound &) {
   const Shape &in = graph.in(node).shape, dst = strides_of(graph.out(node).shape);
   std::int64_t to = 0;
   for (std::size_t i = 0; i < in.size(); i++) to += node.attrs.padding[i].first * dst[i];
@@ -158,7 +152,7 @@ Step compile_pad(const Graph &graph, const Node &node, const Bound &) {
   const int out = node.output;
   std::uint32_t packed;
   std::memcpy(&packed, value, sizeof packed);
-  return {[=](const Frame &f) {
+  return {[=](const Sample &f) {
     bsk_fill(f.at(out), &packed, item, n);
     copy(f);
   }};
@@ -183,7 +177,7 @@ void check_slice(const Graph &graph, Node &node) {
   check_shape(graph, node, shape);
 }
 
-Step compile_slice(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_slice(const Graph &graph, const Node &node, const Bound &) {
   const Shape &shape = graph.out(node).shape;
   Shape src = strides_of(graph.in(node).shape);
   std::int64_t from = 0;
@@ -214,7 +208,7 @@ void check_reshape(const Graph &graph, Node &node) {
 Magnitude count_nothing(const Graph &, const Node &) { return {}; }
 
 // The plan gives input and output one place.
-Step compile_reshape(const Graph &, const Node &, const Bound &) { return {}; }
+PlanarStep compile_reshape(const Graph &, const Node &, const Bound &) { return {}; }
 
 void check_transpose(const Graph &graph, Node &node) {
   check_parts(graph, node, {1, 1, {"perm"}, {}, {}});
@@ -231,7 +225,7 @@ void check_transpose(const Graph &graph, Node &node) {
   check_shape(graph, node, shape);
 }
 
-Step compile_transpose(const Graph &graph, const Node &node, const Bound &) {
+PlanarStep compile_transpose(const Graph &graph, const Node &node, const Bound &) {
   const Shape in = strides_of(graph.in(node).shape), &shape = graph.out(node).shape;
   Shape src;
   for (std::int64_t axis : node.attrs.perm) src.push_back(in[static_cast<std::size_t>(axis)]);
@@ -239,6 +233,11 @@ Step compile_transpose(const Graph &graph, const Node &node, const Bound &) {
 }
 
 }  // namespace
+
+bsk_add concat_alignment(const Graph &graph, const Node &node, std::size_t i) {
+  const int in = graph.in(node, i).type.frac, out = graph.out(node).type.frac, finest = std::max(in, out);
+  return {finest - in, 0, finest - out, static_cast<std::int32_t>(node.attrs.lo), static_cast<std::int32_t>(node.attrs.hi)};
+}
 
 const OpSpec concat_op = {"concat", check_concat, bound_concat, one_each, compile_concat};
 const OpSpec pad_op = {"pad", check_pad, bound_pad, one_each, compile_pad};

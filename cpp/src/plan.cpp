@@ -81,41 +81,71 @@ class Arena {
   std::uint64_t limit_;
 };
 
+// Beyond this many areas and steps nothing is kept: comparing all pairs would take longer than filling borders.
+constexpr std::size_t kMostCompared = 4096;
+
+// Bytes of a taken block.
+struct Block {
+  std::size_t at = 0, bytes = 0;
+};
+
 }  // namespace
 
-Plan make_plan(const Graph &graph, const std::vector<Step> &steps, std::uint64_t limit) {
+Plan make_plan(const Program &program, std::int64_t samples, int threads, std::uint64_t limit) {
+  const std::size_t areas = program.areas.size(), count = program.steps.size();
   Plan plan;
-  const std::size_t values = graph.values.size(), count = graph.nodes.size();
-  plan.root.resize(values);
-  for (std::size_t i = 0; i < values; i++) plan.root[i] = static_cast<int>(i);
-  plan.offset.assign(values, 0);
-  auto root = [&](int value) { return static_cast<std::size_t>(plan.root[static_cast<std::size_t>(value)]); };
-  for (std::size_t i = 0; i < count; i++)
-    if (!steps[i].run) plan.root[static_cast<std::size_t>(graph.nodes[i].output)] = static_cast<int>(root(graph.nodes[i].inputs[0]));
+  plan.samples = samples;
+  plan.offset.assign(areas, 0);
+  plan.kept.assign(areas, 0);
+  auto root = [&](int area) { return static_cast<std::size_t>(program.areas[static_cast<std::size_t>(area)].root); };
+  auto bytes_of = [&](std::size_t area) { return program.areas[area].stride * static_cast<std::size_t>(samples); };
 
-  // The step behind which a root is free: its own if nobody reads it, none (count) if it is an output.
-  std::vector<std::size_t> last(values, 0);
+  // First and last step that touch a root; an output lives to the end.
+  std::vector<std::size_t> first(areas, count), last(areas, 0);
   for (std::size_t i = 0; i < count; i++) {
-    for (int input : graph.nodes[i].inputs) last[root(input)] = i;
-    std::size_t &own = last[root(graph.nodes[i].output)];
-    own = std::max(own, i);
+    const Step &step = program.steps[i];
+    auto touch = [&](int area) {
+      first[root(area)] = std::min(first[root(area)], i);
+      last[root(area)] = i;
+    };
+    for (int area : step.reads) touch(area);
+    touch(step.writes);
   }
-  for (int output : graph.outputs) last[root(output)] = count;
-  std::vector<std::vector<std::size_t>> freed(count + 1);
-  for (const Node &node : graph.nodes) {
-    const auto value = static_cast<std::size_t>(node.output);
-    if (root(node.output) == value) freed[last[value]].push_back(value);
+  for (int output : program.outputs) last[root(output)] = count;
+  std::vector<std::vector<std::size_t>> begins(count + 1), ends(count + 1);
+  for (std::size_t a = 0; a < areas; a++) {
+    if (first[a] == count || program.areas[a].input >= 0) continue;
+    begins[first[a]].push_back(a);
+    ends[last[a]].push_back(a);
   }
 
   Arena arena(limit);
+  std::vector<Block> scratch(count);
   for (std::size_t i = 0; i < count; i++) {
-    const auto value = static_cast<std::size_t>(graph.nodes[i].output);
-    if (root(graph.nodes[i].output) == value) plan.offset[value] = arena.take(graph.values[value].bytes());
-    plan.scratch.push_back(arena.take(steps[i].scratch));
-    arena.give(plan.scratch.back(), steps[i].scratch);
-    for (std::size_t dead : freed[i]) arena.give(plan.offset[dead], graph.values[dead].bytes());
+    for (std::size_t a : begins[i]) plan.offset[a] = arena.take(bytes_of(a));
+    const Step &step = program.steps[i];
+    scratch[i].bytes = step.scratch ? std::max(step.scratch(samples, threads), step.scratch(samples, 1)) : 0;
+    if (scratch[i].bytes > limit)
+      throw UsageError("node " + quoted(step.name) + " [" + step.op + "] needs " + std::to_string(scratch[i].bytes) +
+                       " bytes of scratch memory; the memory limit is " + std::to_string(limit));
+    scratch[i].at = arena.take(scratch[i].bytes);
+    plan.scratch.push_back(scratch[i].at);
+    arena.give(scratch[i].at, scratch[i].bytes);
+    for (std::size_t a : ends[i]) arena.give(plan.offset[a], bytes_of(a));
   }
   plan.arena = arena.size();
+
+  if (areas + count > kMostCompared) return plan;
+  for (std::size_t a = 0; a < areas; a++) {
+    if (!program.areas[a].border || first[a] == count) continue;
+    const std::size_t begin = plan.offset[a], end = begin + bytes_of(a);
+    auto apart = [&](std::size_t at, std::size_t bytes) { return at >= end || at + bytes <= begin; };
+    bool alone = true;
+    for (std::size_t o = 0; alone && o < areas; o++)
+      alone = o == a || first[o] == count || program.areas[o].input >= 0 || apart(plan.offset[o], bytes_of(o));
+    for (std::size_t i = 0; alone && i < count; i++) alone = !scratch[i].bytes || apart(scratch[i].at, scratch[i].bytes);
+    plan.kept[a] = alone;
+  }
   return plan;
 }
 

@@ -1,0 +1,65 @@
+#include "settings.h"
+
+#include <cerrno>
+#include <cstdlib>
+
+#include "error.h"
+#include "pool.h"
+
+namespace bitshift {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+
+std::string environment(const char *name) {
+  const char *found = std::getenv(name);
+  return found ? found : "";
+}
+
+// The option, else the variable; `where` says which, for messages.
+std::string chosen(const std::string &option, const char *variable, const char *name, std::string &where) {
+  where = option.empty() ? variable : name;
+  return option.empty() ? environment(variable) : option;
+}
+
+int threads_of(int option) {
+  if (option < 0 || option > kMaxThreads)
+    throw UsageError("threads is " + std::to_string(option) + "; allowed: 1 to " + std::to_string(kMaxThreads) + ", or 0 for the default");
+  if (option) return option;
+  const std::string text = environment("BITSHIFT_THREADS");
+  if (text.empty()) return processor_count();
+  char *end = nullptr;
+  errno = 0;
+  const long found = std::strtol(text.c_str(), &end, 10);
+  if (errno || *end || found < 1 || found > kMaxThreads)
+    throw UsageError("BITSHIFT_THREADS is " + quoted(text) + "; allowed: 1 to " + std::to_string(kMaxThreads));
+  return static_cast<int>(found);
+}
+
+const simd::Isa *isa_of(const std::string &option) {
+  std::string where, here = "portable";
+  const std::string text = chosen(option, "BITSHIFT_ISA", "isa", where);
+  const std::vector<simd::Isa> &isas = simd::isas();
+  if (text == "portable") return nullptr;
+  if (text.empty() || text == "auto") return isas.empty() ? nullptr : &isas.front();
+  for (const simd::Isa &isa : isas) {
+    if (text == isa.name) return &isa;
+    here += std::string(", ") + isa.name;
+  }
+  throw UsageError(where + " is " + quoted(text) + "; allowed: auto, avx512, avxvnni, avx2, neon, portable, as far as the processor goes: this one has " + here);
+}
+
+Tune tune_of(const std::string &option) {
+  std::string where;
+  const std::string text = chosen(option, "BITSHIFT_TUNE", "tune", where);
+  if (text.empty() || text == "auto") return Tune::automatic;
+  if (text == "off") return Tune::off;
+  if (text == "force") return Tune::force;
+  throw UsageError(where + " is " + quoted(text) + "; allowed: auto, off, force");
+}
+
+}  // namespace
+
+Settings resolve(const Options &options) { return {threads_of(options.threads), isa_of(options.isa), tune_of(options.tune)}; }
+
+}  // namespace bitshift

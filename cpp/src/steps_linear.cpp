@@ -1,0 +1,173 @@
+// Matrix products of bytes, and of floats with packed weights; convolutions of floats.
+#include <algorithm>
+#include <array>
+#include <memory>
+
+#include "../simd/pack.h"
+#include "builder.h"
+#include "requant.h"
+#include "rules.h"
+#include "tune.h"
+
+namespace bitshift {
+namespace {
+
+// A kernel for each number of rows: one, a few, many.
+constexpr std::int64_t kFew = 2, kMany = 8;
+constexpr std::int64_t kTried[] = {1, 4, 16};
+
+template <class Kernel>
+struct ByRows {
+  std::array<const Kernel *, 3> kernels{};
+
+  const Kernel &of(std::int64_t rows) const { return *kernels[rows < kFew ? 0 : rows < kMany ? 1 : 2]; }
+  int phases() const { return std::max({kernels[0]->phases, kernels[1]->phases, kernels[2]->phases}); }
+  std::string name() const {
+    std::string text = kernels[0]->name;
+    for (std::size_t i = 1; i < kernels.size(); i++)
+      if (kernels[i] != kernels[i - 1]) text += std::string("|") + kernels[i]->name;
+    return text;
+  }
+};
+
+// False where a number of rows has no kernel.
+template <class Kernel, class Layer>
+bool choose_by_rows(const Settings &settings, const Layer &layer, const Kernel *(*choose)(const Settings &, const Layer &, std::int64_t),
+                    ByRows<Kernel> &found) {
+  for (std::size_t i = 0; i < found.kernels.size(); i++)
+    if (!(found.kernels[i] = choose(settings, layer, kTried[i]))) return false;
+  return true;
+}
+
+simd::PackedWeights packed_linear(const Builder &b, const Node &node, std::int64_t in, std::int64_t out) {
+  const PackedCodes &codes = b.graph.constant(node, Role::codes)->codes;
+  std::vector<std::uint8_t> row(static_cast<std::size_t>(codes.per_row));
+  return simd::pack_linear(in, out, *node.attrs.format, b.settings.isa->limit, [&](std::int64_t output) {
+    codes.unpack(output, 1, row.data());
+    return row.data();
+  });
+}
+
+// The rows of a task whose values are planar: `rows` of each sample, one behind the other.
+simd::Task by_rows(simd::Task task, std::int64_t rows, std::int64_t in_bytes, std::int64_t res_bytes, std::int64_t out_bytes) {
+  if (rows == 1) return task;
+  task.samples *= rows;
+  task.in_stride = in_bytes;
+  task.res_stride = res_bytes;
+  task.out_stride = out_bytes;
+  return task;
+}
+
+struct Linear {
+  simd::LinearLayer layer;
+  simd::PackedWeights packed;
+  FoldedRequant requant;
+  ByRows<simd::LinearKernel> kernels;
+};
+
+bool add_integer_linear(Builder &b, const Node &node) {
+  const Value &x = b.graph.in(node), &y = b.graph.out(node);
+  const std::int64_t in = x.shape.back(), out = y.shape.back(), rows = y.size / out;
+  if (x.type.bits > 8 || b.settings.isa->linear.empty()) return false;
+  const auto linear = std::make_shared<Linear>();
+  simd::LinearLayer &layer = linear->layer;
+  linear->packed = packed_linear(b, node, in, out);
+  if (!linear->packed.w.planes) return false;
+  layer.in = in;
+  layer.out = out;
+  layer.w = linear->packed.w;
+  layer.signed_in = x.type.is_signed;
+  linear->requant = fold_requant(b.graph, node, b.bound(node), linear->packed.level_sums, layer.signed_in ? 128 : 0, 0, 0);
+  layer.q = linear->requant.view;
+  if (!choose_by_rows(b.settings, layer, choose_linear, linear->kernels)) return false;
+
+  const bool residual = node.inputs.size() == 2;
+  const int from = b.planar(node.inputs[0]), res = residual ? b.planar(node.inputs[1]) : -1;
+  const auto row_bytes = [rows](const Value &value) { return static_cast<std::int64_t>(value.bytes()) / rows; };
+  const std::int64_t in_bytes = row_bytes(x), res_bytes = residual ? row_bytes(b.graph.in(node, 1)) : 0, out_bytes = row_bytes(y);
+  const int to = b.make_planar(node.output);
+  Step step = b.describe(node, residual ? std::vector<int>{from, res} : std::vector<int>{from}, to);
+  step.kernel = linear->kernels.name();
+  step.phases = linear->kernels.phases();
+  step.weight_bytes = layer.w.bytes();
+  step.run = [=](const Frame &f, int phase) {
+    const simd::Task task = by_rows(f.task(from, res, to), rows, in_bytes, res_bytes, out_bytes);
+    const simd::LinearKernel &kernel = linear->kernels.of(task.samples);
+    if (phase < kernel.phases) kernel.run(linear->layer, task, phase);
+  };
+  step.scratch = [=](std::int64_t samples, int threads) {
+    return linear->kernels.of(samples * rows).scratch(linear->layer, samples * rows, threads);
+  };
+  b.add(std::move(step));
+  return true;
+}
+
+struct Float {
+  simd::FloatLayer layer;
+  simd::PackedWeights packed;
+  std::vector<float> scale, bias;
+  ByRows<simd::FloatKernel> kernels;
+};
+
+// One entry an output channel, zeros behind up to whole vectors.
+std::vector<float> padded(std::vector<float> values) {
+  values.resize((values.size() + 63) / 64 * 64, 0.0f);
+  return values;
+}
+
+}  // namespace
+
+bool add_float(Builder &b, const Node &node) {
+  const Value &x = b.graph.in(node), &y = b.graph.out(node);
+  if (!x.type.real || !node.attrs.format || !b.settings.isa || b.settings.isa->floats.empty()) return false;
+  const bool linear = node.op == &linear_op;
+  const std::int64_t channels = linear ? y.shape.back() : y.shape[0];
+  const auto state = std::make_shared<Float>();
+  simd::FloatLayer &layer = state->layer;
+  layer.linear = linear;
+  if (linear) {
+    layer.g.in_c = x.shape.back();
+    layer.g.out_c = channels;
+    state->packed = packed_linear(b, node, layer.g.in_c, channels);
+  } else {
+    layer.g = conv_geometry(b.graph, node);
+    const PackedCodes &codes = b.graph.constant(node, Role::codes)->codes;
+    std::vector<std::uint8_t> row(static_cast<std::size_t>(codes.per_row));
+    state->packed = simd::pack_conv(layer.g, *node.attrs.format, b.settings.isa->limit, [&](std::int64_t output) {
+      codes.unpack(output, 1, row.data());
+      return row.data();
+    });
+  }
+  state->scale = padded(float_vector(b.graph, node, Role::scale, channels));
+  state->bias = padded(float_vector(b.graph, node, Role::bias, channels));
+  layer.w = state->packed.w;
+  layer.levels = node.attrs.format->levels_f32;
+  layer.scale = state->scale.data();
+  layer.bias = state->bias.data();
+  if (!choose_by_rows(b.settings, layer, choose_float, state->kernels)) return false;
+
+  const std::int64_t rows = linear ? y.size / channels : 1;
+  const auto in_bytes = static_cast<std::int64_t>(x.bytes()) / rows, out_bytes = static_cast<std::int64_t>(y.bytes()) / rows;
+  const int from = b.planar(node.inputs[0]), to = b.make_planar(node.output);
+  Step step = b.describe(node, {from}, to);
+  step.kernel = state->kernels.name();
+  step.phases = state->kernels.phases();
+  step.weight_bytes = layer.w.bytes();
+  step.run = [=](const Frame &f, int phase) {
+    const simd::Task task = by_rows(f.task(from, -1, to), rows, in_bytes, 0, out_bytes);
+    const simd::FloatKernel &kernel = state->kernels.of(task.samples);
+    if (phase < kernel.phases) kernel.run(state->layer, task, phase);
+  };
+  step.scratch = [=](std::int64_t samples, int threads) {
+    return state->kernels.of(samples * rows).scratch(state->layer, samples * rows, threads);
+  };
+  b.add(std::move(step));
+  return true;
+}
+
+bool add_linear(Builder &b, const Node &node) {
+  if (!b.settings.isa) return false;
+  return is_float(b.graph, node) ? add_float(b, node) : add_integer_linear(b, node);
+}
+
+}  // namespace bitshift

@@ -104,24 +104,48 @@ BSK_CLONES void bsk_clamp_f32(float lo, float hi, const float *x, float *out, si
   for (i = 0; i < n; i++) out[i] = x[i] < lo ? lo : x[i] > hi ? hi : x[i];
 }
 
+/* y = x * factor is exact in binary32 where it matters: x is clamped to the values of lo and hi first, and what may underflow
+ * (factor < 1) is decided by half = 0.5 alone. y - floor(y) is exact too, so comparing it with a half gives floor(y + 0.5)
+ * without the sum, which would round. */
+BSK_CLONES static void quantize_f32(float factor, int half, float low, float high, const float *x, int32_t *out, size_t n) {
+  size_t i;
+  for (i = 0; i < n; i++) {
+    float y = x[i] == x[i] ? x[i] : 0; /* NaN */
+    int32_t whole;
+    y = y < high ? y : high;
+    y = y > low ? y : low;
+    y *= factor;
+    whole = (int32_t)y;
+    whole -= y < (float)whole;
+    out[i] = whole + ((y - (float)whole >= 0.5f) & half);
+  }
+}
+
+BSK_CLONES static void quantize_f64(double factor, double half, int32_t lo, int32_t hi, const float *x, int32_t *out, size_t n) {
+  const double low = lo, high = hi;
+  size_t i;
+  for (i = 0; i < n; i++) {
+    double v = (double)x[i] * factor + half;
+    int32_t whole;
+    v = v == v ? v : 0;
+    /* Clamped before the conversion, so that it is defined; lo and hi are integers, so floor commutes with it. */
+    v = v < high ? v : high;
+    v = v > low ? v : low;
+    whole = (int32_t)v;
+    out[i] = whole - (v < whole);
+  }
+}
+
 void bsk_quantize(double factor, double half, int32_t lo, int32_t hi, const float *x, void *out, bsk_dtype out_type, size_t n) {
+  const int narrow = lo >= -(1 << 22) && lo <= 0 && hi >= 0 && hi <= 1 << 22 && factor >= (half == 0 ? 1 : 0x1p-60) && factor <= 0x1p60;
   int32_t block[BSK_CHUNK];
-  size_t at, i, m;
+  size_t at, m;
   for (at = 0; at < n; at += m) {
     m = chunk(at, n);
-    for (i = 0; i < m; i++) {
-      const double v = (double)x[at + i] * factor + half;
-      /* Clamped before the conversion, so that it is defined; lo and hi are integers, so floor commutes with it. */
-      if (v != v) {
-        block[i] = bsk_clamp_i32(0, lo, hi);
-      } else if (v >= hi) {
-        block[i] = hi;
-      } else if (v <= lo) {
-        block[i] = lo;
-      } else {
-        const int32_t whole = (int32_t)v;
-        block[i] = whole - (v < whole);
-      }
+    if (narrow) {
+      quantize_f32((float)factor, half != 0, (float)(lo / factor), (float)(hi / factor), x + at, block, m);
+    } else {
+      quantize_f64(factor, half, lo, hi, x + at, block, m);
     }
     bsk_store(out, out_type, at, block, m);
   }

@@ -208,11 +208,53 @@ static void test_linear(unsigned round) {
   free_vectors(v);
 }
 
+/* floor as a loop would do it, without the C library: v is within the int32 range. */
+static int64_t floor_of(double v) {
+  const int64_t whole = (int64_t)v;
+  return whole - (v < (double)whole);
+}
+
+/* Every grid from 2^-40 to 2^40 with floats of any bits, and floats next to where rounding and saturation change. */
+static void test_quantize(unsigned round) {
+  static const bsk_dtype types[] = {BSK_U8, BSK_I8, BSK_I16, BSK_I32};
+  const bsk_dtype type = types[draw(4)];
+  const int frac = (int)draw(81) - 40, floor_only = (int)draw(2);
+  const int32_t hi = type == BSK_U8 ? 255 : type == BSK_I8 ? 127 : type == BSK_I16 ? 32767 : INT32_MAX;
+  const int32_t lo = type == BSK_U8 ? 0 : -hi - (int32_t)draw(2);
+  const double factor = frac < 0 ? 1.0 / (double)(INT64_C(1) << -frac) : (double)(INT64_C(1) << frac), half = floor_only ? 0 : 0.5;
+  const size_t n = 300;
+  float *x = exact(n * sizeof *x);
+  void *out = exact(n * bsk_dtype_size(type));
+  size_t i;
+  for (i = 0; i < n; i++) {
+    uint32_t bits = draw(UINT32_MAX);
+    if (draw(2)) { /* next to a multiple of half a step */
+      const float at = (float)(((double)(int32_t)draw(700) - 350) * (round % 2 ? 0.5 : (double)hi / 256) / factor);
+      memcpy(&bits, &at, 4);
+      bits += draw(3) - 1;
+    }
+    memcpy(&x[i], &bits, 4);
+  }
+  bsk_quantize(factor, half, lo, hi, x, out, type, n);
+  for (i = 0; i < n; i++) {
+    const double v = (double)x[i] * factor + half;
+    const int64_t expected = v != v ? 0 : v >= hi ? hi : v <= lo ? lo : floor_of(v);
+    if (load(out, type, (int64_t)i) != expected) {
+      printf("quantize: type %d frac %d half %g: %.9g gives %d, not %lld\n", (int)type, frac, half, (double)x[i],
+             (int)load(out, type, (int64_t)i), (long long)expected);
+      exit(1);
+    }
+  }
+  free(x);
+  free(out);
+}
+
 int main(void) {
   unsigned round;
   for (round = 0; round < 400; round++) {
     test_conv(round);
     test_linear(round);
+    test_quantize(round);
   }
   printf("kernels: ok\n");
   return 0;

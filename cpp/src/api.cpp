@@ -137,6 +137,20 @@ bs_status load(Open &&open, const bs_options *options, bs_model **model) noexcep
   });
 }
 
+bs_status run(const bs_model *model, size_t batch, const void *const *inputs, const size_t *input_bytes, void *const *outputs,
+              const size_t *output_bytes, std::vector<bitshift::Event> *events) noexcept {
+  if (!model) return failed(BS_BAD_CALL, "null pointer");
+  const size_t in = model->model->inputs().size(), out = model->model->outputs().size();
+  if ((in && (!inputs || !input_bytes)) || (out && (!outputs || !output_bytes))) return failed(BS_BAD_CALL, "null pointer");
+  return guarded([&] {
+    std::vector<bitshift::Buffer> from;
+    std::vector<bitshift::MutableBuffer> to;
+    for (size_t i = 0; i < in; i++) from.push_back({inputs[i], input_bytes[i]});
+    for (size_t i = 0; i < out; i++) to.push_back({outputs[i], output_bytes[i]});
+    model->model->run(batch, from, to, events);
+  });
+}
+
 }  // namespace
 
 extern "C" {
@@ -171,16 +185,30 @@ size_t bs_arena_bytes(const bs_model *model) { return model ? model->model->aren
 
 bs_status bs_run(const bs_model *model, size_t batch, const void *const *inputs, const size_t *input_bytes, void *const *outputs,
                  const size_t *output_bytes) {
-  if (!model) return failed(BS_BAD_CALL, "null pointer");
-  const size_t in = model->model->inputs().size(), out = model->model->outputs().size();
-  if ((in && (!inputs || !input_bytes)) || (out && (!outputs || !output_bytes))) return failed(BS_BAD_CALL, "null pointer");
-  return guarded([&] {
-    std::vector<bitshift::Buffer> from;
-    std::vector<bitshift::MutableBuffer> to;
-    for (size_t i = 0; i < in; i++) from.push_back({inputs[i], input_bytes[i]});
-    for (size_t i = 0; i < out; i++) to.push_back({outputs[i], output_bytes[i]});
-    model->model->run(batch, from, to);
-  });
+  return run(model, batch, inputs, input_bytes, outputs, output_bytes, nullptr);
+}
+
+bs_status bs_run_profiled(const bs_model *model, size_t batch, const void *const *inputs, const size_t *input_bytes, void *const *outputs,
+                          const size_t *output_bytes, void (*on_event)(void *user, const bs_event *event), void *user) {
+  if (!on_event) return failed(BS_BAD_CALL, "null pointer");
+  std::vector<bitshift::Event> events;
+  const bs_status status = run(model, batch, inputs, input_bytes, outputs, output_bytes, &events);
+  if (status != BS_OK) return status;
+  for (const bitshift::Event &e : events) {
+    const bs_event event = {static_cast<size_t>(e.step),   e.phase, e.thread, static_cast<size_t>(e.samples), static_cast<uint64_t>(e.begin),
+                            static_cast<uint64_t>(e.end)};
+    on_event(user, &event);
+  }
+  return BS_OK;
+}
+
+size_t bs_step_count(const bs_model *model) { return model ? model->model->steps().size() : 0; }
+
+bs_status bs_step_info(const bs_model *model, size_t index, bs_step *step) {
+  if (!model || !step || index >= model->model->steps().size()) return failed(BS_BAD_CALL, "no such step, or a null pointer");
+  const bitshift::StepInfo &s = model->model->steps()[index];
+  *step = {s.name.c_str(), s.op.c_str(), s.source.c_str(), s.kernel.c_str(), s.isa.c_str(), s.operations, s.in_bytes, s.out_bytes, s.weight_bytes};
+  return BS_OK;
 }
 
 const char *bs_build_features(void) { return BUILT_AVX512 BUILT_AVX2 BUILT_NEON "portable"; }

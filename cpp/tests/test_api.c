@@ -31,7 +31,7 @@ static void names_the_path_of_a_bad_file(const char *self) {
 }
 
 static void holds_limits(const char *path) {
-  bs_options options = {0, 0};
+  bs_options options = BS_OPTIONS_INIT;
   bs_model *model;
   options.memory_limit = 1;
   CHECK(bs_model_load(path, &options, &model) == BS_BAD_CALL);
@@ -40,6 +40,43 @@ static void holds_limits(const char *path) {
   options.op_limit = 1;
   CHECK(bs_model_load(path, &options, &model) == BS_BAD_CALL);
   CHECK(strstr(bs_last_error(), "operations") != NULL);
+}
+
+static void refuses_wrong_options(const char *path) {
+  struct {
+    bs_options known;
+    uint64_t later;
+  } newer = {BS_OPTIONS_INIT, 0};
+  bs_options options = BS_OPTIONS_INIT;
+  bs_model *model = NULL;
+  options.threads = -1;
+  CHECK(bs_model_load(path, &options, &model) == BS_BAD_CALL && strstr(bs_last_error(), "threads is -1") != NULL);
+  options.threads = 0;
+  options.tune = 9;
+  CHECK(bs_model_load(path, &options, &model) == BS_BAD_CALL && strstr(bs_last_error(), "tune is 9") != NULL);
+  options.tune = BS_TUNE_OFF;
+  options.isa = "abacus";
+  CHECK(bs_model_load(path, &options, &model) == BS_BAD_CALL && strstr(bs_last_error(), "abacus") != NULL);
+  options.isa = NULL;
+  options.struct_size = 0;
+  CHECK(bs_model_load(path, &options, &model) == BS_BAD_CALL && strstr(bs_last_error(), "struct_size") != NULL);
+  CHECK(model == NULL);
+  /* An older program gives fewer fields, a newer one more: those must be 0. */
+  options.struct_size = offsetof(bs_options, isa);
+  options.isa = "abacus";
+  CHECK(bs_model_load(path, &options, &model) == BS_OK);
+  bs_free(model);
+  newer.known.struct_size = sizeof newer;
+  CHECK(bs_model_load(path, &newer.known, &model) == BS_OK);
+  bs_free(model);
+  newer.later = 1;
+  CHECK(bs_model_load(path, &newer.known, &model) == BS_BAD_CALL && strstr(bs_last_error(), "newer") != NULL);
+}
+
+static void names_what_it_is(void) {
+  CHECK(strcmp(bs_version(), BS_VERSION) == 0);
+  CHECK(strstr(bs_features(), "portable") != NULL && strstr(bs_build_features(), "portable") != NULL);
+  CHECK(strlen(bs_features()) <= strlen(bs_build_features()));
 }
 
 static void runs_batches(const char *path) {
@@ -87,10 +124,11 @@ static void runs_batches(const char *path) {
 
 int main(int argc, char **argv) {
   CHECK(argc == 2);
-  CHECK(strlen(bs_version()) > 0);
+  names_what_it_is();
   refuses_what_is_no_model();
   names_the_path_of_a_bad_file(argv[0]);
   holds_limits(argv[1]);
+  refuses_wrong_options(argv[1]);
   runs_batches(argv[1]);
   bs_free(NULL);
   printf("api: ok\n");

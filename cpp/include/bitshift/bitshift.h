@@ -90,6 +90,33 @@ BS_API size_t bs_arena_bytes(const bs_model *model);
 BS_API bs_status bs_run(const bs_model *model, size_t batch, const void *const *inputs, const size_t *input_bytes,
                         void *const *outputs, const size_t *output_bytes);
 
+/* A step of a run: a node of the graph or several that run as one, or a change of layout between them. The strings live as long
+ * as the model. */
+typedef struct {
+  const char *name;    /* of the value that it makes */
+  const char *op;      /* of its node; "convert" for a change of layout */
+  const char *source;  /* the module of the network that it comes from, or "" */
+  const char *kernel;  /* what was chosen for it, e.g. "winograd-2d" */
+  const char *isa;     /* a word of bs_features() */
+  double operations;   /* of one sample; a multiply-add counts two */
+  size_t in_bytes, out_bytes, weight_bytes; /* read and written for one sample; packed weights */
+} bs_step;
+BS_API size_t bs_step_count(const bs_model *model);
+BS_API bs_status bs_step_info(const bs_model *model, size_t index, bs_step *step);
+
+/* One thread's work on one part of a step. Between two of its events a thread waited for the others. */
+typedef struct {
+  size_t step;                 /* counts what bs_step_info describes */
+  int32_t phase, thread;       /* parts of a step follow each other; thread 0 is the calling one */
+  size_t samples;              /* that the step took at once */
+  uint64_t begin_ns, end_ns;   /* of a clock that only moves forward */
+} bs_event;
+
+/* bs_run that times itself: behind the run, on_event gets every event in this thread. It must not throw nor jump out. */
+BS_API bs_status bs_run_profiled(const bs_model *model, size_t batch, const void *const *inputs, const size_t *input_bytes,
+                                 void *const *outputs, const size_t *output_bytes,
+                                 void (*on_event)(void *user, const bs_event *event), void *user);
+
 /* The instruction sets that this library holds kernels for, and those among them that this processor runs: words with spaces
  * between them, the best first, "portable" last. */
 BS_API const char *bs_build_features(void);

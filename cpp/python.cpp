@@ -128,7 +128,7 @@ void to_stored(const Lent<Input> &from, const bitshift::ValueType &type, Convert
 
 // With `values`, fixed-point inputs may be floats, which are quantised, and fixed-point outputs float32, which then get
 // q * 2^-frac; without, every array holds what the graph computes with.
-void run(const bitshift::Model &model, nb::handle inputs, nb::handle outputs, bool values) {
+void run(const bitshift::Model &model, nb::handle inputs, nb::handle outputs, bool values, std::vector<bitshift::Event> *events) {
   const auto &in = model.inputs(), &out = model.outputs();
   if (nb::len(inputs) != in.size() || nb::len(outputs) != out.size())
     throw nb::value_error("one array for each input and each output is needed");
@@ -159,7 +159,7 @@ void run(const bitshift::Model &model, nb::handle inputs, nb::handle outputs, bo
       written.push_back({after[i].memory.get(), after[i].bytes});
     }
   }
-  model.run(static_cast<std::size_t>(batch), read, written);
+  model.run(static_cast<std::size_t>(batch), read, written, events);
   for (std::size_t i = 0; i < out.size(); i++)
     if (to[i].form != Form::stored)
       bsk_dequantize(std::ldexp(1.0, -out[i].type.frac), after[i].memory.get(), out[i].type.dtype(), static_cast<float *>(to[i].array.data()),
@@ -233,6 +233,22 @@ void run_layer(const bitshift::Model &model, const Values &x, int frac, const Ar
   }
 }
 
+nb::list traced(const bitshift::Model &model, nb::handle inputs, nb::handle outputs, bool values) {
+  std::vector<bitshift::Event> events;
+  run(model, inputs, outputs, values, &events);
+  nb::list out;
+  for (const bitshift::Event &e : events) out.append(nb::make_tuple(e.step, e.phase, e.thread, e.samples, e.begin, e.end));
+  return out;
+}
+
+nb::list steps(const bitshift::Model &model) {
+  nb::list out;
+  for (const bitshift::StepInfo &s : model.steps())
+    out.append(nb::make_tuple(s.name, s.op, s.source, s.kernel, s.isa, static_cast<std::uint64_t>(s.operations), s.weight_bytes, s.in_bytes,
+                              s.out_bytes));
+  return out;
+}
+
 nb::list describe(const std::vector<bitshift::Value> &values) {
   nb::list out;
   for (const bitshift::Value &value : values) out.append(nb::make_tuple(value.name, nb::tuple(nb::cast(value.shape)), value.type.text()));
@@ -289,7 +305,15 @@ NB_MODULE(_engine, m) {
       .def("ends", [](const bitshift::Model &self) { return nb::make_tuple(describe(self.inputs()), describe(self.outputs())); },
            "(name, shape, type) of each input and of each output.")
       .def_prop_ro("arena_bytes", &bitshift::Model::arena_bytes, "Bytes of activations and scratch memory of one running thread.")
-      .def("run", &run, "inputs"_a, "outputs"_a, nb::kw_only(), "values"_a = false,
+      .def_prop_ro("isa", [](const bitshift::Model &self) { return self.isa(); }, "The instruction set that it was loaded for.")
+      .def_prop_ro("threads", &bitshift::Model::threads, "Threads that a run may use.")
+      .def("steps", &steps, "(name, op, source, kernel, isa, operations, weight, input and output bytes) of each step.")
+      .def("trace", &traced, "inputs"_a, "outputs"_a, nb::kw_only(), "values"_a = false,
+           "run(), returning (step, phase, thread, samples, begin, end) of each thread's work, in nanoseconds.")
+      .def(
+          "run",
+          [](const bitshift::Model &self, nb::handle inputs, nb::handle outputs, bool values) { run(self, inputs, outputs, values, nullptr); },
+          "inputs"_a, "outputs"_a, nb::kw_only(), "values"_a = false,
            "Run arrays (N, *shape), writing to the arrays in `outputs`.\n\nInputs are read where they lie; nothing is converted, except "
            "with `values` floats given for fixed point, and fixed point into float32 outputs.")
       .def("run_layer", &run_layer, "x"_a.noconvert(), "frac"_a, "mult"_a.noconvert(), "offset"_a.noconvert(), "y"_a.noconvert(),

@@ -18,6 +18,7 @@ from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.core.graph import Graph, GraphError, Value
 from bitshift.core.ops.dequantize import dequantize
 from bitshift.core.ops.quantize import quantize
+from bitshift.profiling import Profile, Step
 
 _log = logging.getLogger("bitshift")
 
@@ -99,6 +100,29 @@ class Model:
     def run_int(self, x: Arrays, *, out: Arrays | None = None) -> Any:
         """Like :meth:`run`, but the integers that the graph computes (float32 where it ends in floats)."""
         return self._run(x, out, values=False)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What a run does, in order: kernel, instruction set, operations and bytes of each step.
+
+        Raises:
+            ValueError: another backend than the engine runs this model.
+        """
+        return self._engine().steps
+
+    def profile(self, x: Arrays, *, repeats: int = 10) -> Profile:
+        """Times of every step in ``repeats`` runs of ``x``, behind one run to warm up.
+
+        Raises:
+            ValueError: as :meth:`run`, or another backend than the engine runs this model.
+        """
+        given = zip(self._listed(x, self.inputs, "input"), self.inputs, strict=True)
+        return self._engine().profile({value.name: _lent(array, value) for array, value in given}, repeats=repeats)
+
+    def _engine(self) -> engine.Executable:
+        if not isinstance(self._executable, engine.Executable):
+            raise ValueError(f"the backend {self.backend!r} runs this model; only the engine knows its steps")
+        return self._executable
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """One picture, uint8 of shape (H, W) or (H, W, C), as the network's input: float32 of shape (1, C, H, W).

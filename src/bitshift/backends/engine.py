@@ -7,6 +7,7 @@ reader of its own, which checks everything again.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from bitshift.core.cost import MAX_ACTIVATION_BYTES, MAX_OPERATIONS
 from bitshift.core.graph import Graph, GraphError, Value
 from bitshift.core.modelfile import dumps, parse_type
 from bitshift.core.ops import OPS
+from bitshift.profiling import Event, Profile, Step, steps_of
 
 _engine: Any
 try:
@@ -63,6 +65,21 @@ class Executable:
         """Bytes of activations and scratch memory that one running thread needs."""
         return self._model.arena_bytes
 
+    @property
+    def isa(self) -> str:
+        """The instruction set whose kernels it runs, ``portable`` if none fits."""
+        return self._model.isa
+
+    @property
+    def threads(self) -> int:
+        """Threads that a run may use."""
+        return self._model.threads
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What a run does, in order."""
+        return steps_of(self._model.steps())
+
     def run_int(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name, each (N, *shape) in the dtype of its type.
 
@@ -71,14 +88,33 @@ class Executable:
         Raises:
             ValueError: names the bad input.
         """
+        arrays = self._listed(inputs)
+        outputs = empty(self.outputs, arrays[0])
+        self.run(arrays, outputs)
+        return {value.name: array for value, array in zip(self.outputs, outputs, strict=True)}
+
+    def profile(self, inputs: Mapping[str, Any], *, repeats: int = 10) -> Profile:
+        """Times of ``repeats`` runs of ``inputs`` (as :meth:`run_int`, or floats), behind one run to warm up."""
+        if repeats < 1:
+            raise ValueError(f"repeats={repeats}: at least 1 is needed")
+        arrays = self._listed(inputs)
+        outputs = empty(self.outputs, arrays[0])
+        self.run(arrays, outputs, values=True)
+        events, runs = [], []
+        for turn in range(repeats):
+            begin = time.perf_counter()
+            found = self._model.trace(arrays, outputs, values=True)
+            runs.append(time.perf_counter() - begin)
+            events += [Event(turn, *event) for event in found]
+        return Profile(self.steps, tuple(events), tuple(runs), len(outputs[0]), self.threads, self.isa)
+
+    def _listed(self, inputs: Mapping[str, Any]) -> list[Any]:
+        """The arrays of ``inputs`` in the order of the graph."""
         if set(inputs) != {value.name for value in self.inputs}:
             raise ValueError(
                 f"inputs {sorted(inputs)} given; the graph takes {sorted(value.name for value in self.inputs)}"
             )
-        arrays = [contiguous(inputs[value.name]) for value in self.inputs]
-        outputs = empty(self.outputs, arrays[0])
-        self.run(arrays, outputs)
-        return {value.name: array for value, array in zip(self.outputs, outputs, strict=True)}
+        return [contiguous(inputs[value.name]) for value in self.inputs]
 
     def run(self, inputs: Sequence[Any], outputs: Sequence[Any], *, values: bool = False) -> None:
         """Run ``inputs`` (N, *shape), writing to the arrays in ``outputs``; both in the order of the graph.

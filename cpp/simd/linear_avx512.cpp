@@ -2,7 +2,11 @@
 #define BITSHIFT_ISA_NAMESPACE avx512
 #include <cstring>
 
-#include "decode_avx512.h"
+#include "lists.h"
+#include "micro_avx512.h"
+#include "vec_avx512.h"
+
+#include "requant.inc.h"
 
 namespace bitshift::simd::avx512 {
 namespace {
@@ -15,8 +19,6 @@ inline __m512i broadcast4(const std::uint8_t *p) {
 
 struct LinearOps {
   static constexpr int kFusedRows = 8;
-  static constexpr int kTileRows = 14, kTileBlocks = 2;  // 28 sums, 2 levels and a byte quad in 32 registers
-  static constexpr int kPanelBytes = 32 * 1024;
 
   template <int Bits, int Planes>
   struct Levels {
@@ -34,7 +36,7 @@ struct LinearOps {
 
   // vpdpbusd takes 4 cycles and starts one each cycle: with fewer than 4 sums a plane, every row gets several chains.
   template <int Bits, int Planes, int Rows>
-  __attribute__((noinline)) static void fused(const Levels<Bits, Planes> &levels, const Weights &w, const std::uint8_t *packed,
+  __attribute__((noinline)) static void micro(const Levels<Bits, Planes> &levels, const Weights &w, const std::uint8_t *packed,
                                               std::int64_t supers, const std::uint8_t *rows, std::int32_t *sums) {
     constexpr int kChains = Rows * Planes >= 4 ? 1 : Rows * Planes == 3 ? 2 : 4 / (Rows * Planes);
     const Levels<Bits, Planes> tables = levels;
@@ -71,54 +73,6 @@ struct LinearOps {
         if (p + 1 < Planes) total = _mm512_sll_epi32(total, _mm_cvtsi32_si128(w.shift[p]));
       }
       _mm512_store_si512(sums + r * kLanes, total);
-    }
-  }
-
-  template <int Bits, int Planes>
-  __attribute__((noinline)) static void decode(const Levels<Bits, Planes> &levels, const std::uint8_t *packed, std::int64_t supers,
-                                               std::int8_t *out, std::int64_t plane) {
-    const Levels<Bits, Planes> tables = levels;
-    for (std::int64_t s = 0; s < supers; s++, packed += 64 * Bits, out += 8 * kTileBlocks * 64) {
-      __m512i index[8];
-      code_indices<Bits>(packed, index);
-#pragma GCC unroll 8
-      for (int z = 0; z < 8; z++)
-#pragma GCC unroll 3
-        for (int p = 0; p < Planes; p++)
-          _mm512_store_si512(out + p * plane + z * kTileBlocks * 64, tables.table[p].look_up(index[z], z));
-    }
-  }
-
-  template <int Rows>
-  __attribute__((noinline)) static void tile(const Weights &w, const std::int8_t *levels, std::int64_t plane, std::int64_t steps,
-                                             const std::uint8_t *rows, std::int32_t *sums, bool add) {
-    __m512i sum[Rows][kTileBlocks];
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; r++) sum[r][0] = sum[r][1] = _mm512_setzero_si512();
-    for (int p = 0;;) {
-      const std::int8_t *level = levels + p * plane;
-      const std::uint8_t *at = rows;
-      for (std::int64_t s = 0; s < steps; s++, level += kTileBlocks * 64, at += Rows * 4) {
-        const __m512i level0 = _mm512_load_si512(level), level1 = _mm512_load_si512(level + 64);
-#pragma GCC unroll 16
-        for (int r = 0; r < Rows; r++) {
-          const __m512i bytes = broadcast4(at + r * 4);
-          sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], bytes, level0);
-          sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], bytes, level1);
-        }
-      }
-      if (++p == w.planes) break;
-      const __m128i shift = _mm_cvtsi32_si128(w.shift[p - 1]);
-#pragma GCC unroll 16
-      for (int r = 0; r < Rows; r++)
-        for (int b = 0; b < kTileBlocks; b++) sum[r][b] = _mm512_sll_epi32(sum[r][b], shift);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; r++) {
-      for (int b = 0; b < kTileBlocks; b++) {
-        std::int32_t *to = sums + (r * kTileBlocks + b) * kLanes;
-        _mm512_store_si512(to, add ? _mm512_add_epi32(sum[r][b], _mm512_load_si512(to)) : sum[r][b]);
-      }
     }
   }
 };

@@ -1,0 +1,34 @@
+// The contract between the convolution drivers (conv.inc.h, winograd.inc.h) and the micro-kernels of an instruction set.
+//
+// An instruction set brings two headers, everything in its own namespace:
+//  - vec_<isa>.h:   struct Vec, 16 int32 lanes and what the epilogue does with them (see vec_avx512.h for the list);
+//  - micro_<isa>.h: constexpr int kRun, kBlocks, kLimit (largest Weights::limit);
+//                   void decode_panel(const Weights &, const std::uint8_t *packed, int blocks, std::int8_t *panel);
+//                   MicroKernel micro_kernel(int run, int groups, int blocks), run 1..kRun, groups 1..2, blocks 1..kBlocks.
+// A panel is `blocks` consecutive blocks of 16 outputs as signed bytes: [plane][step][block][16 lanes][4 inputs], `steps` steps a
+// plane; decode_panel may write up to 7 steps more behind the last plane. Padding inputs are zeroed by the driver.
+// Micro-kernels are noinline functions named *micro*: tools/check_spills.py looks at their machine code.
+#ifndef BITSHIFT_SIMD_MICRO_H
+#define BITSHIFT_SIMD_MICRO_H
+
+#include "common.h"
+
+namespace bitshift::simd {
+
+// Sums of a tile: `groups` runs of `run` pixels, `blocks` blocks of 16 outputs.
+struct MicroArgs {
+  const std::uint8_t *pixels[2] = {};        // the first pixel of each run
+  std::int64_t stride = 0;                   // bytes from a pixel of a run to the next
+  const std::int64_t *segments = nullptr;    // offsets of the segments from a pixel
+  std::int64_t count = 1, steps = 0;         // segments, steps of each
+  const std::int8_t *panel = nullptr;        // in the order in which it is read: [repeat][plane][segment][step][block][64]
+  int planes = 1;
+  const int *shift = nullptr;                // Weights::shift; not read if planes is 1
+  std::int64_t repeats = 1, advance = 0;     // tiles to do: pixels move by `advance` bytes, panel and sums go on
+  std::int32_t *sums = nullptr;              // [repeat][pixel][block][16]
+};
+
+using MicroKernel = void (*)(const MicroArgs &);
+
+}  // namespace bitshift::simd
+#endif

@@ -1,0 +1,126 @@
+// Panels and micro-kernels in AVX-512 VNNI.
+//
+// A tile of 14 pixels x 32 outputs is 28 accumulators, 2 vectors of weights and 2 of broadcast pixels: all 32 registers. A step
+// takes 28 vpdpbusd, one a cycle, and 16 loads, of which the processor does one or two a cycle; so smaller tiles run at the full
+// rate too, down to about 8 accumulators (the latency is 4 to 5 cycles). That is why any number of pixels has its own kernel.
+#ifndef BITSHIFT_SIMD_MICRO_AVX512_H
+#define BITSHIFT_SIMD_MICRO_AVX512_H
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "decode_avx512.h"
+#include "micro.h"
+
+namespace bitshift::simd::avx512 {
+
+constexpr int kRun = 7, kBlocks = 2, kLimit = 127;
+
+template <int Bits>
+void decode_panel_bits(const Weights &w, const std::uint8_t *packed, int blocks, std::int8_t *panel) {
+  for (int p = 0; p < w.planes; ++p, panel += w.steps * blocks * 64) {
+    const LevelTable<Bits> levels(w.table[p]);
+    for (int b = 0; b < blocks; ++b) {
+      const std::uint8_t *from = packed + static_cast<std::size_t>(b) * w.block_bytes();
+      std::int8_t *to = panel + b * 64;
+      for (std::int64_t s = 0; s < w.supers; ++s, from += 64 * Bits) {
+        __m512i index[8];
+        code_indices<Bits>(from, index);
+#pragma GCC unroll 8
+        for (int z = 0; z < 8; ++z, to += blocks * 64) _mm512_store_si512(to, levels.look_up(index[z], z));
+      }
+    }
+  }
+}
+
+inline void decode_panel(const Weights &w, const std::uint8_t *packed, int blocks, std::int8_t *panel) {
+  switch (w.format->bits) {
+    case 1: return decode_panel_bits<1>(w, packed, blocks, panel);
+    case 2: return decode_panel_bits<2>(w, packed, blocks, panel);
+    case 3: return decode_panel_bits<3>(w, packed, blocks, panel);
+    case 4: return decode_panel_bits<4>(w, packed, blocks, panel);
+    case 5: return decode_panel_bits<5>(w, packed, blocks, panel);
+    case 6: return decode_panel_bits<6>(w, packed, blocks, panel);
+    case 7: return decode_panel_bits<7>(w, packed, blocks, panel);
+    default: return decode_panel_bits<8>(w, packed, blocks, panel);
+  }
+}
+
+// Four inputs of pixel m in all lanes. 1, 3 and 5 strides in registers and the scales 1, 2, 4 of an address reach 7 pixels.
+template <int M>
+inline __m512i pixel(const std::uint8_t *p, std::int64_t s1, std::int64_t s3, std::int64_t s5) {
+  static_assert(M < 7);
+  const std::int64_t at = M == 3 ? s3 : M == 5 ? s5 : M == 6 ? 2 * s3 : M * s1;
+  std::int32_t four;
+  std::memcpy(&four, p + at, sizeof four);
+  return _mm512_set1_epi32(four);
+}
+
+template <int M, int Run, int Blocks>
+inline __attribute__((always_inline)) void step_run(__m512i (&acc)[Run][Blocks], const __m512i (&w)[Blocks], const std::uint8_t *p,
+                                                    std::int64_t s1, std::int64_t s3, std::int64_t s5) {
+  if constexpr (M < Run) {
+    const __m512i x = pixel<M>(p, s1, s3, s5);
+#pragma GCC unroll 2
+    for (int b = 0; b < Blocks; ++b) acc[M][b] = _mm512_dpbusd_epi32(acc[M][b], x, w[b]);
+    step_run<M + 1>(acc, w, p, s1, s3, s5);
+  }
+}
+
+template <int Run, int Groups, int Blocks>
+__attribute__((noinline)) void micro_sums(const MicroArgs &a) {
+  std::int64_t s1 = a.stride, s3 = 3 * s1, s5 = 5 * s1;
+  const std::int8_t *weights = a.panel;
+  std::int32_t *sums = a.sums;
+  const std::uint8_t *base0 = a.pixels[0], *base1 = a.pixels[1];
+  for (std::int64_t r = 0; r < a.repeats; ++r, base0 += a.advance, base1 += a.advance) {
+    __m512i acc[Groups][Run][Blocks];
+#pragma GCC unroll 2
+    for (int g = 0; g < Groups; ++g)
+#pragma GCC unroll 7
+      for (int m = 0; m < Run; ++m)
+#pragma GCC unroll 2
+        for (int b = 0; b < Blocks; ++b) acc[g][m][b] = _mm512_setzero_si512();
+    for (int plane = 0;;) {
+      for (std::int64_t s = 0; s < a.count; ++s) {
+        const std::uint8_t *p0 = base0 + a.segments[s], *p1 = base1 + a.segments[s];
+        for (std::int64_t step = a.steps; step > 0; --step, p0 += kStep, p1 += kStep, weights += Blocks * 64) {
+          asm("" : "+r"(s1), "+r"(s3), "+r"(s5));  // the strides stay in registers: gcc would make a pointer of each pixel
+          __m512i w[Blocks];
+#pragma GCC unroll 2
+          for (int b = 0; b < Blocks; ++b) w[b] = _mm512_load_si512(weights + 64 * b);
+          step_run<0>(acc[0], w, p0, s1, s3, s5);
+          if constexpr (Groups == 2) step_run<0>(acc[1], w, p1, s1, s3, s5);
+        }
+      }
+      if (plane == a.planes - 1) break;
+      const __m128i shift = _mm_cvtsi32_si128(a.shift[plane++]);
+#pragma GCC unroll 2
+      for (int g = 0; g < Groups; ++g)
+#pragma GCC unroll 7
+        for (int m = 0; m < Run; ++m)
+#pragma GCC unroll 2
+          for (int b = 0; b < Blocks; ++b) acc[g][m][b] = _mm512_sll_epi32(acc[g][m][b], shift);
+    }
+#pragma GCC unroll 2
+    for (int g = 0; g < Groups; ++g)
+#pragma GCC unroll 7
+      for (int m = 0; m < Run; ++m)
+#pragma GCC unroll 2
+        for (int b = 0; b < Blocks; ++b, sums += kLanes) _mm512_store_si512(sums, acc[g][m][b]);
+  }
+}
+
+template <int Groups, int Blocks>
+constexpr MicroKernel kMicro[kRun] = {micro_sums<1, Groups, Blocks>, micro_sums<2, Groups, Blocks>, micro_sums<3, Groups, Blocks>,
+                                      micro_sums<4, Groups, Blocks>, micro_sums<5, Groups, Blocks>, micro_sums<6, Groups, Blocks>,
+                                      micro_sums<7, Groups, Blocks>};
+
+inline MicroKernel micro_kernel(int run, int groups, int blocks) {
+  if (blocks == 1) return groups == 1 ? kMicro<1, 1>[run - 1] : kMicro<2, 1>[run - 1];
+  return groups == 1 ? kMicro<1, 2>[run - 1] : kMicro<2, 2>[run - 1];
+}
+
+}  // namespace bitshift::simd::avx512
+#endif

@@ -1,4 +1,4 @@
-// The kernels of pixels.h, for the instruction set this is compiled for. A file pixels_<isa>.cpp defines BITSHIFT_SIMD_SET, the
+// The kernels of pixels.h, for the instruction set this is compiled for. A file pixels_<isa>.cpp defines BITSHIFT_ISA_NAMESPACE, the
 // namespace, and includes this. Loops are plain C++ that gcc turns into vectors, or vectors of its own; intrinsics where the
 // compiler does not find them (rounding modes, byte tables).
 #include "lists.h"
@@ -13,7 +13,7 @@
 #include <arm_neon.h>
 #endif
 
-namespace bitshift::simd::BITSHIFT_SIMD_SET {
+namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
 namespace {
 
 #include "lanes.inc.h"
@@ -26,4 +26,4 @@ namespace {
 
 extern const PixelKernels pixel_kernels = {border, from_planar, to_planar, quantize, max_pool, avg_pool, add, table, channels};
 
-}  // namespace bitshift::simd::BITSHIFT_SIMD_SET
+}  // namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE

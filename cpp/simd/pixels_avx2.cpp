@@ -1,2 +1,2 @@
-#define BITSHIFT_SIMD_SET avx2
+#define BITSHIFT_ISA_NAMESPACE avx2
 #include "pixels.inc.h"

@@ -1,2 +1,2 @@
-#define BITSHIFT_SIMD_SET avx512
+#define BITSHIFT_ISA_NAMESPACE avx512
 #include "pixels.inc.h"

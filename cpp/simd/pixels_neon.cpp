@@ -1,2 +1,2 @@
-#define BITSHIFT_SIMD_SET neon
+#define BITSHIFT_ISA_NAMESPACE neon
 #include "pixels.inc.h"

@@ -1,2 +1,2 @@
-#define BITSHIFT_SIMD_SET portable
+#define BITSHIFT_ISA_NAMESPACE portable
 #include "pixels.inc.h"

@@ -1,0 +1,105 @@
+// Depthwise convolution: one input channel a group, any number of outputs of each. Included by depthwise_<isa>.cpp behind its
+// Engine, in namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE (one of its own: requant.inc.h is compiled for panels of a block).
+//
+// An Engine computes the sums of a tile, `tile` output rows of a block of 16 channels, from `rows` input rows:
+//   explicit Engine(const ConvLayer &);            tile, rows and weight_bytes (of a block, a multiple of 64) follow
+//   void decode(std::int64_t block, std::uint8_t *weights) const;
+//   void run(std::int64_t block, const std::uint8_t *weights, const std::uint8_t *const *rows, std::int32_t *sums,
+//            std::int64_t sums_row) const;         sums[output row * sums_row + column * 16 + lane]
+// rows[k] is the first tap of output column 0, at channel 0, of the input row that tap row k of the tile's first output row
+// meets (k counts rows of the dilated kernel); rows that no output of the map needs repeat the last one needed.
+//
+// Work is cut into (group of blocks, sample, tile): a group is what fills a cache line of a pixel, decoded once by each thread
+// that has a piece of it, and its blocks take turns on a tile while the tile's input rows are in the first cache.
+
+namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
+namespace {
+
+constexpr std::int64_t kGroup = 4;  // blocks
+
+constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::size_t{63}; }
+
+// Where a thread keeps what it works with.
+struct Workspace {
+  std::size_t weights, panels, sums, rows, bytes;
+
+  Workspace(const ConvLayer &layer, const Engine &engine) {
+    weights = 0;
+    panels = weights + static_cast<std::size_t>(kGroup) * engine.weight_bytes;
+    sums = panels + static_cast<std::size_t>(kGroup) * aligned(sizeof(PanelRequant));
+    rows = sums + aligned(static_cast<std::size_t>((engine.tile * layer.g.out_w + 3) * kLanes) * sizeof(std::int32_t));
+    bytes = rows + aligned(static_cast<std::size_t>(engine.rows) * sizeof(const std::uint8_t *));
+  }
+};
+
+bool inside(std::int64_t size, std::int64_t border, std::int64_t out, std::int64_t kernel, std::int64_t stride,
+            std::int64_t dilation, std::int64_t pad) {
+  return pad <= border && (out - 1) * stride - pad + (kernel - 1) * dilation < size + border;
+}
+
+bool can(const ConvLayer &layer) {
+  const bsk_conv &g = layer.g;
+  return layer.w.depthwise && layer.w.planes > 0 && layer.in.item == 1 &&
+         inside(g.in_h, layer.in.border_h, g.out_h, g.kernel_h, g.stride_h, g.dilation_h, g.pad_top) &&
+         inside(g.in_w, layer.in.border_w, g.out_w, g.kernel_w, g.stride_w, g.dilation_w, g.pad_left);
+}
+
+std::size_t scratch(const ConvLayer &layer, std::int64_t, int threads) {
+  return Workspace(layer, Engine(layer)).bytes * static_cast<std::size_t>(threads);
+}
+
+void run(const ConvLayer &layer, const Task &task, int) {
+  const bsk_conv &g = layer.g;
+  const Engine engine(layer);
+  const Workspace space(layer, engine);
+  std::uint8_t *const base = task.scratch + static_cast<std::size_t>(task.thread) * space.bytes;
+  std::int32_t *const sums = reinterpret_cast<std::int32_t *>(base + space.sums);
+  const std::uint8_t **const rows = reinterpret_cast<const std::uint8_t **>(base + space.rows);
+  const auto panel = [&](std::int64_t b) {
+    return reinterpret_cast<PanelRequant *>(base + space.panels + static_cast<std::size_t>(b) * aligned(sizeof(PanelRequant)));
+  };
+  const Finish finish = finish_of<1>(layer.q);
+  const std::int64_t res_item = layer.q.res_item < 0 ? 1 : layer.q.res_item;
+  const std::int64_t out_pixel = g.out_c * layer.q.out_item, res_pixel = g.out_c * res_item;
+  const std::int64_t groups = (layer.w.blocks + kGroup - 1) / kGroup, tiles = (g.out_h + engine.tile - 1) / engine.tile;
+
+  std::int64_t begin, end, loaded = -1;
+  task.share(groups * task.samples * tiles, begin, end);
+  for (std::int64_t piece = begin; piece < end; piece++) {
+    const std::int64_t tile = piece % tiles, sample = piece / tiles % task.samples, group = piece / tiles / task.samples;
+    const std::int64_t first = group * kGroup;
+    const std::int64_t blocks = layer.w.blocks - first < kGroup ? layer.w.blocks - first : kGroup;
+    if (group != loaded) {
+      for (std::int64_t b = 0; b < blocks; b++) {
+        const std::int64_t left = g.out_c - (first + b) * kLanes;
+        engine.decode(first + b, base + static_cast<std::size_t>(b) * engine.weight_bytes);
+        panel(b)->load(layer.q, (first + b) * kLanes, static_cast<int>(left < kLanes ? left : kLanes));
+      }
+      loaded = group;
+    }
+    const std::int64_t y = tile * engine.tile, valid = g.out_h - y < engine.tile ? g.out_h - y : engine.tile;
+    const std::int64_t needed = (valid - 1) * g.stride_h + (g.kernel_h - 1) * g.dilation_h;  // the last input row
+    const std::uint8_t *const corner = task.in + sample * task.in_stride + layer.in.origin() +
+                                       (y * g.stride_h - g.pad_top) * layer.in.row() - g.pad_left * g.in_c;
+    for (std::int64_t k = 0; k < engine.rows; k++) {
+      const std::int64_t row = k * g.dilation_h;
+      rows[k] = corner + (row < needed ? row : needed) * layer.in.row();
+    }
+    for (std::int64_t b = 0; b < blocks; b++) {
+      engine.run(first + b, base + static_cast<std::size_t>(b) * engine.weight_bytes, rows, sums, g.out_w * kLanes);
+      for (std::int64_t v = 0; v < valid; v++) {
+        PixelRun pixels;
+        pixels.pixels = static_cast<int>(g.out_w);
+        pixels.out = task.out + sample * task.out_stride + layer.out.origin() + (y + v) * layer.out.row() +
+                     (first + b) * kLanes * layer.q.out_item;
+        if (layer.q.residual)
+          pixels.res = task.residual + sample * task.res_stride + layer.res.origin() + (y + v) * layer.res.row() +
+                       (first + b) * kLanes * res_item;
+        finish(*panel(b), sums + v * g.out_w * kLanes, pixels, out_pixel, res_pixel);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE

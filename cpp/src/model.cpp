@@ -21,12 +21,12 @@ std::unique_ptr<const Runner> make_runner(const Graph &graph, const std::vector<
   };
   if (settings.isa) {
     try {
-      return std::make_unique<const Runner>(make_program(graph, bounds, settings, packed), settings.threads, memory, operations);
+      return std::make_unique<const Runner>(make_program(graph, bounds, settings, packed), settings, memory, operations);
     } catch (const UsageError &) {
       settings.isa = nullptr;
     }
   }
-  return std::make_unique<const Runner>(make_program(graph, bounds, settings, packed), settings.threads, memory, operations);
+  return std::make_unique<const Runner>(make_program(graph, bounds, settings, packed), settings, memory, operations);
 }
 
 }  // namespace

@@ -14,8 +14,6 @@ namespace {
 // A chunk of samples keeps its activations in the caches near a processor, and lets weights be decoded once for all of them.
 constexpr std::size_t kArenaBudget = std::size_t{4} << 20;
 constexpr std::int64_t kMostSamples = 1024;
-// Operations under which waking other threads costs more than they save.
-constexpr double kWorthSharing = 2e6;
 
 std::int64_t now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -42,9 +40,12 @@ struct Runner::Workspace {
 
 Runner::~Runner() = default;
 
-Runner::Runner(Program program, int threads, std::uint64_t memory, double operations)
-    : program_(std::move(program)), pool_(shared_pool(threads)), memory_(memory), operations_(operations) {
-  single_ = std::make_shared<const Plan>(make_plan(program_, 1, threads, memory));
+Runner::Runner(Program program, const Settings &settings, std::uint64_t memory, double operations)
+    : program_(std::move(program)),
+      pool_(shared_pool(settings.threads)),
+      memory_(memory),
+      share_from_(settings.share_from / std::max(operations, 1.0)) {
+  single_ = std::make_shared<const Plan>(make_plan(program_, 1, threads(), memory));
   plans_[1] = single_;
   const std::size_t one = std::max<std::size_t>(single_->arena, 1), budget = static_cast<std::size_t>(std::min<std::uint64_t>(kArenaBudget, memory));
   most_samples_ = std::clamp<std::int64_t>(static_cast<std::int64_t>(budget / one), 1, kMostSamples);
@@ -163,7 +164,7 @@ void Runner::run(std::size_t batch, const Ends &ends, std::vector<Event> *events
       }
     }
   };
-  const bool alone = threads() == 1 || operations_ * static_cast<double>(batch) < kWorthSharing;
+  const bool alone = threads() == 1 || static_cast<double>(batch) < share_from_;
   if (alone || !pool_->try_run([&](int thread) { work(thread, threads()); })) work(0, 1);
 
   if (events)

@@ -21,8 +21,8 @@ struct Event {
 
 class Runner {
  public:
-  // memory: the limit of the arena. Throws UsageError if one sample needs more.
-  Runner(Program program, int threads, std::uint64_t memory, double operations);
+  // memory: the limit of the arena; operations: of a sample. Throws UsageError if one sample needs more memory.
+  Runner(Program program, const Settings &settings, std::uint64_t memory, double operations);
   ~Runner();
 
   const Program &program() const { return program_; }
@@ -47,7 +47,7 @@ class Runner {
   const Program program_;
   const std::shared_ptr<Pool> pool_;
   const std::uint64_t memory_;
-  const double operations_;  // of a sample
+  const double share_from_;  // samples
   std::shared_ptr<const Plan> single_;
   std::int64_t most_samples_ = 1;  // of a chunk
   // Plans by samples, and the memory that no call is using: one workspace a thread that has ever run this program at the same time.

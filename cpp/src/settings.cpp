@@ -22,18 +22,22 @@ std::string chosen(const std::string &option, const char *variable, const char *
   return option.empty() ? environment(variable) : option;
 }
 
-int threads_of(int option) {
-  if (option < 0 || option > kMaxThreads)
-    throw UsageError("threads is " + std::to_string(option) + "; allowed: 1 to " + std::to_string(kMaxThreads) + ", or 0 for the default");
-  if (option) return option;
-  const std::string text = environment("BITSHIFT_THREADS");
-  if (text.empty()) return processor_count();
+// A whole number of `variable` from lo to hi, `fallback` if it is not set.
+long number(const char *variable, long lo, long hi, long fallback) {
+  const std::string text = environment(variable);
+  if (text.empty()) return fallback;
   char *end = nullptr;
   errno = 0;
   const long found = std::strtol(text.c_str(), &end, 10);
-  if (errno || *end || found < 1 || found > kMaxThreads)
-    throw UsageError("BITSHIFT_THREADS is " + quoted(text) + "; allowed: 1 to " + std::to_string(kMaxThreads));
-  return static_cast<int>(found);
+  if (errno || *end || found < lo || found > hi)
+    throw UsageError(std::string(variable) + " is " + quoted(text) + "; allowed: " + std::to_string(lo) + " to " + std::to_string(hi));
+  return found;
+}
+
+int threads_of(int option) {
+  if (option < 0 || option > kMaxThreads)
+    throw UsageError("threads is " + std::to_string(option) + "; allowed: 1 to " + std::to_string(kMaxThreads) + ", or 0 for the default");
+  return option ? option : static_cast<int>(number("BITSHIFT_THREADS", 1, kMaxThreads, processor_count()));
 }
 
 const simd::Isa *isa_of(const std::string &option) {
@@ -60,6 +64,10 @@ Tune tune_of(const std::string &option) {
 
 }  // namespace
 
-Settings resolve(const Options &options) { return {threads_of(options.threads), isa_of(options.isa), tune_of(options.tune)}; }
+Settings resolve(const Options &options) {
+  Settings out{threads_of(options.threads), isa_of(options.isa), tune_of(options.tune)};
+  out.share_from = static_cast<double>(number("BITSHIFT_SHARE_FROM", 0, 1000000000, static_cast<long>(out.share_from)));
+  return out;
+}
 
 }  // namespace bitshift

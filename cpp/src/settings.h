@@ -26,6 +26,8 @@ struct Settings {
   int threads = 1;
   const simd::Isa *isa = nullptr;  // null: portable
   Tune tune = Tune::automatic;
+  // Operations of a run from which on threads share it: under that, waking them costs more than they save.
+  double share_from = 2e6;
 
   const char *isa_name() const { return isa ? isa->name : "portable"; }
 };

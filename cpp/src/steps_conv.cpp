@@ -72,6 +72,7 @@ bool add_conv(Builder &b, const Node &node) {
   layer.q = conv->requant.view;
   layer.wino1_max = conv->packed.wino1_max;
   layer.wino2_max = conv->packed.wino2_max;
+  if (!conv->packed.tap_sums.empty()) layer.tap_sums = conv->packed.tap_sums.data();
   const simd::ConvKernel *kernel = choose_conv(b.settings, layer);
   if (!kernel) return false;
 

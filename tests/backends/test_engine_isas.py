@@ -1,0 +1,182 @@
+"""Law: instruction set, threads, batch and tuning never change an integer that the engine gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitshift.backends import engine
+from bitshift.core.fixed import FixedPoint, Float32
+from bitshift.core.graph import Graph, GraphError, Node, Value
+from bitshift.core.ops import OPS
+from bitshift.core.reference import execute
+from bitshift.core.windows import output_length
+from strategies import (
+    FLOAT_ONLY,
+    GROWERS,
+    Builder,
+    Case,
+    Drawn,
+    Pick,
+    _weighted,
+    any_type,
+    graph_cases,
+    node_cases,
+    numbers,
+    small_type,
+)
+
+pytestmark = pytest.mark.skipif(engine.available() is not None, reason=str(engine.available()))
+
+BATCHES = [1, 2, 5, 17]
+
+
+@cache
+def isas() -> list[str]:
+    """The instruction sets of this processor, portable among them."""
+    value = Value("x", (1,), FixedPoint(8, 0))
+    graph = Graph(
+        ("x",),
+        ("y",),
+        {"x": value, "y": Value("y", (1,), value.type)},
+        (Node("clamp", ("x",), "y", {"lo": 0, "hi": None}),),
+        {},
+    )
+    found = ["portable"]
+    for name in ("avx512", "avxvnni", "avx2", "neon"):
+        try:
+            engine.compile(graph, isa=name)
+        except GraphError:
+            continue
+        found.append(name)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def share_everything(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Small graphs are shared by threads, too, and the choices of a user's own cache play no part."""
+    monkeypatch.setenv("BITSHIFT_SHARE_FROM", "0")
+    monkeypatch.setenv("BITSHIFT_KERNEL_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
+    yield
+
+
+def assert_runs_alike(case: Case, batch: int, isa: str, threads: int, tune: str) -> None:
+    """The engine gives the reference's numbers for ``batch`` samples that repeat those of the case."""
+    count = len(next(iter(case.inputs.values())))
+    if not count:
+        return
+    pick = np.arange(batch) % count
+    inputs = {name: array[pick] for name, array in case.inputs.items()}
+    expected = execute(case.graph, case.inputs)
+    executable = engine.compile(case.graph, threads=threads, isa=isa, tune=tune)
+    for _ in range(2):  # the second run finds the first one's memory
+        got = executable.run_int(inputs)
+        for name in case.graph.outputs:
+            np.testing.assert_array_equal(got[name], expected[name][pick], err_msg=case.graph.pretty())
+
+
+def ways(draw: st.DataObject) -> tuple[int, str, int, str]:
+    """A batch, an instruction set, a number of threads, a way to tune."""
+    return (
+        draw.draw(st.sampled_from(BATCHES)),
+        draw.draw(st.sampled_from(isas())),
+        draw.draw(st.sampled_from([1, 2, 3])),
+        draw.draw(st.sampled_from(["off", "off", "auto", "force"])),
+    )
+
+
+@pytest.mark.parametrize("op", sorted(set(OPS) - FLOAT_ONLY))
+@settings(max_examples=60)
+@given(data=st.data())
+def test_an_op_gives_the_references_integers_in_every_way(op: str, data: st.DataObject) -> None:
+    assert_runs_alike(data.draw(node_cases(op)), *ways(data))
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_a_graph_gives_the_references_integers_in_every_way(data: st.DataObject) -> None:
+    assert_runs_alike(data.draw(graph_cases()), *ways(data))
+
+
+# ---- networks of maps: more channels and pixels than the strategies draw ----
+
+MOST = 6000
+"""Elements of the largest value."""
+
+
+def grow_wide_conv(pick: Pick, b: Builder, x: str) -> str | None:
+    """A convolution with the kernels, strides and groups of real networks, at odd sizes, too."""
+    channels, *sizes = b.values[x].shape
+    groups = pick.one([1, 1, 1, channels, pick.one([g for g in range(1, channels + 1) if channels % g == 0])])
+    out = groups * pick.one([1, 1, 2]) if groups == channels else groups * pick.int(1, max(1, 70 // groups))
+    attrs: dict[str, list] = {"stride": [], "padding": [], "dilation": []}
+    kernel, lengths = [], []
+    for size in sizes:
+        k, stride, dilation = pick.one([1, 3, 3, 3, 2, 5, 7]), pick.one([1, 1, 1, 2, 3]), pick.one([1, 1, 1, 2])
+        same = (k - 1) * dilation // 2
+        before, after = pick.one([(same, same), (same, same), (0, 0), (pick.int(0, 6), pick.int(0, 6))])
+        if size + before + after < (k - 1) * dilation + 1:
+            k, dilation, before, after = 1, 1, 0, 0
+        kernel.append(k)
+        lengths.append(output_length(size, k, stride, (before, after), dilation))
+        attrs["stride"].append(stride)
+        attrs["padding"].append([before, after])
+        attrs["dilation"].append(dilation)
+    outs = (out, *lengths)
+    if math.prod(outs) > MOST:
+        return None
+    return _weighted(pick, b, "conv", x, outs, (out, channels // groups, *kernel), {**attrs, "groups": groups})
+
+
+def grow_wide_linear(pick: Pick, b: Builder, x: str) -> str | None:
+    """A matrix product with more outputs than a block."""
+    shape = b.values[x].shape
+    out = pick.int(1, 80)
+    return _weighted(pick, b, "linear", x, (*shape[:-1], out), (out, shape[-1]), {})
+
+
+def wide_case(pick: Pick) -> Case:
+    """A network of 1 to 8 nodes, most of them convolutions of maps."""
+    b = Builder()
+    rank = pick.one([1, 2, 2, 2])
+    shape = (pick.one([1, 3, 4, 8, 16, 17, 32, 33, 64]), *(pick.int(1, 12 if rank == 2 else 60) for _ in range(rank)))
+    if pick.int(0, 2) == 0:
+        live = [b.node("quantize", [b.input(shape, Float32())], shape, small_type(pick), {"rounding": "half_up"})]
+    else:
+        live = [b.input(shape, pick.one([small_type(pick), FixedPoint(8, 4, pick.int(0, 1) == 1), any_type(pick)]))]
+    others = ["add", "requantize", "rescale", "clamp", "table", "max_pool", "avg_pool", "concat", "reshape"]
+    for _ in range(pick.int(1, 8)):
+        x = live[-1] if pick.int(0, 3) else pick.one(live)
+        kind = pick.int(0, 9)
+        if kind <= 4 and len(b.values[x].shape) in (2, 3):
+            out = grow_wide_conv(pick, b, x)
+        elif kind == 5 and b.values[x].shape:
+            out = grow_wide_linear(pick, b, x)
+        else:
+            out = GROWERS[pick.one(others)](pick, b, x)
+        if out is not None:
+            live.append(out)
+    used = {name for node in b.nodes for name in node.inputs}
+    if not b.nodes:
+        live.append(b.node("clamp", [live[-1]], shape, b.values[live[-1]].type, {"lo": 0, "hi": None}))
+    ends = [node.output for node in b.nodes if node.output not in used]
+    graph = b.graph(list(dict.fromkeys([*ends, pick.one([node.output for node in b.nodes])])))
+    batch = pick.int(1, 3)
+    return Case(graph, {n: numbers(pick, graph.values[n].type, (batch, *graph.values[n].shape)) for n in graph.inputs})
+
+
+@st.composite
+def wide_cases(draw: st.DrawFn) -> Case:
+    return wide_case(Drawn(draw))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_network_of_maps_gives_the_references_integers_in_every_way(data: st.DataObject) -> None:
+    assert_runs_alike(data.draw(wide_cases()), *ways(data))

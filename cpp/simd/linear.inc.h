@@ -25,9 +25,6 @@ constexpr std::int64_t kSuperInputs = 32;
 inline std::int64_t align64(std::int64_t bytes) { return (bytes + 63) & ~std::int64_t{63}; }
 inline std::int64_t at_most(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-// Bytes of a packed row: whole superblocks.
-inline std::int64_t row_bytes(const LinearLayer &layer) { return layer.w.supers * kSuperInputs; }
-
 // `count` rows of `in` bytes to [step][count][4], signed ones plus 128; bytes that no input owns are 0, whatever their codes say.
 void pack_rows(const LinearLayer &layer, const std::uint8_t *rows, std::int64_t stride, std::int64_t count, std::int64_t steps,
                std::uint8_t *out) {
@@ -102,46 +99,78 @@ inline void finish(const ChannelRequant &panel, const Task &task, std::int64_t r
   for (int b = 0; b < panel.blocks; b++) requant_any(Vec::load(sums + b * kLanes), panel, b, out, res);
 }
 
-// ---- gemv: up to kFusedRows rows, a block at a time ---------------------------------------------------------------------
+// ---- gemv and fused: blocks are decoded in registers, for up to kFusedRows rows at a time -------------------------------------
+
+// Rows in nearly equal tiles of at most `most`: 16 rows are 8 + 8, not 14 + 2.
+struct Tiles {
+  std::int64_t rows, count;
+  Tiles(std::int64_t n, std::int64_t most) : rows(n), count((n + most - 1) / most) {}
+  std::int64_t begin(std::int64_t tile) const { return rows * tile / count; }
+  std::int64_t size(std::int64_t tile) const { return begin(tile + 1) - begin(tile); }
+};
+
+inline std::int64_t fused_steps(const LinearLayer &layer) { return layer.w.supers * kSuperInputs / kStep; }
+// Bytes of `rows` packed rows, whole superblocks.
+inline std::int64_t fused_bytes(const LinearLayer &layer, std::int64_t rows) { return rows * fused_steps(layer) * kStep; }
 
 template <int Bits, int Planes>
-struct Gemv {
+struct Fused {
   using Levels = typename LinearOps::Levels<Bits, Planes>;
-  using Fused = void (*)(const Levels &, const Weights &, const std::uint8_t *, std::int64_t, const std::uint8_t *, std::int32_t *);
+  using Micro = void (*)(const Levels &, const Weights &, const std::uint8_t *, std::int64_t, const std::uint8_t *, std::int32_t *);
 
   template <int Rows>
-  static Fused fused_of(std::int64_t rows) {
+  static Micro micro_of(std::int64_t rows) {
     if constexpr (Rows < LinearOps::kFusedRows) {
-      if (rows > Rows) return fused_of<Rows + 1>(rows);
+      if (rows > Rows) return micro_of<Rows + 1>(rows);
     }
     return &LinearOps::template micro<Bits, Planes, Rows>;
   }
 
-  static void run(const LinearLayer &layer, const Task &task) {
+  // This thread's blocks, all rows of which lie packed, tile behind tile, at `rows`.
+  static void run(const LinearLayer &layer, const Task &task, const std::uint8_t *rows) {
     const Weights &w = layer.w;
-    std::uint8_t *rows = task.scratch + task.thread * align64(task.samples * row_bytes(layer));
-    pack_rows(layer, task.in, task.in_stride, task.samples, w.supers * kSuperInputs / kStep, rows);
     const Levels levels(w);
-    const Fused fused = fused_of<1>(task.samples);
-    const std::size_t block_bytes = w.block_bytes();
+    const Tiles tiles(task.samples, LinearOps::kFusedRows);
     std::int64_t begin, end;
     task.share(w.blocks, begin, end);
     alignas(64) std::int32_t sums[LinearOps::kFusedRows * kLanes];
     for (std::int64_t b = begin; b < end; b++) {
-      fused(levels, w, w.packed + static_cast<std::size_t>(b) * block_bytes, w.supers, rows, sums);
-      const ChannelRequant panel(layer.q, b * kLanes, at_most(kLanes, layer.out - b * kLanes));
-      for (std::int64_t r = 0; r < task.samples; r++) finish(panel, task, r, b * kLanes, sums + r * kLanes);
+      const std::uint8_t *packed = w.packed + static_cast<std::size_t>(b) * w.block_bytes();
+      const ChannelRequant requant(layer.q, b * kLanes, at_most(kLanes, layer.out - b * kLanes));
+      for (std::int64_t t = 0; t < tiles.count; t++) {  // the block stays in L1
+        const std::int64_t first = tiles.begin(t), size = tiles.size(t);
+        micro_of<1>(size)(levels, w, packed, w.supers, rows + fused_bytes(layer, first), sums);
+        for (std::int64_t r = 0; r < size; r++) finish(requant, task, first + r, b * kLanes, sums + r * kLanes);
+      }
     }
   }
 };
 
-bool gemv_can(const LinearLayer &layer, std::int64_t rows) {
-  return rows <= LinearOps::kFusedRows && layer.w.planes > 0 && width_of<Gemv>(layer.w);
+bool fused_can(const LinearLayer &layer, std::int64_t) { return layer.w.planes > 0 && width_of<Fused>(layer.w); }
+void fused_rows(const LinearLayer &layer, const Task &task, std::int64_t first, std::int64_t count, std::uint8_t *packed) {
+  pack_rows(layer, task.in + first * task.in_stride, task.in_stride, count, fused_steps(layer), packed + fused_bytes(layer, first));
 }
+
+// Few rows: each thread packs its own, which costs less than to wait for one that does.
+bool gemv_can(const LinearLayer &layer, std::int64_t rows) { return rows <= LinearOps::kFusedRows && fused_can(layer, rows); }
 std::size_t gemv_scratch(const LinearLayer &layer, std::int64_t rows, int threads) {
-  return static_cast<std::size_t>(threads * align64(rows * row_bytes(layer)));
+  return static_cast<std::size_t>(threads * align64(fused_bytes(layer, rows)));
 }
-void gemv_run(const LinearLayer &layer, const Task &task, int) { width_of<Gemv>(layer.w)(layer, task); }
+void gemv_run(const LinearLayer &layer, const Task &task, int) {
+  std::uint8_t *rows = task.scratch + task.thread * align64(fused_bytes(layer, task.samples));
+  fused_rows(layer, task, 0, task.samples, rows);
+  width_of<Fused>(layer.w)(layer, task, rows);
+}
+
+// Many rows: phase 0 packs them, phase 1 multiplies.
+std::size_t fused_scratch(const LinearLayer &layer, std::int64_t rows, int) { return static_cast<std::size_t>(fused_bytes(layer, rows)); }
+void fused_run(const LinearLayer &layer, const Task &task, int phase) {
+  if (phase == 1) return width_of<Fused>(layer.w)(layer, task, task.scratch);
+  const Tiles tiles(task.samples, LinearOps::kFusedRows);
+  std::int64_t begin, end;
+  task.share(tiles.count, begin, end);
+  for (std::int64_t t = begin; t < end; t++) fused_rows(layer, task, tiles.begin(t), tiles.size(t), task.scratch);
+}
 
 // ---- gemm: phase 0 copies the rows, phase 1 decodes a panel of outputs and multiplies all rows with it ------------------------
 
@@ -187,8 +216,7 @@ void gemm_panels(const LinearLayer &layer, const Task &task) {
   args.shift = w.shift;
   args.sums = reinterpret_cast<std::int32_t *>(mine + parts.panel);
 
-  // Rows in nearly equal tiles: 16 rows are 8 + 8, not 14 + 2.
-  const std::int64_t tiles = (task.samples + 2 * kRun - 1) / (2 * kRun);
+  const Tiles tiles(task.samples, 2 * kRun);
   std::int64_t begin, end;
   task.share((w.blocks + kBlocks - 1) / kBlocks, begin, end);
   for (std::int64_t p = begin; p < end; p++) {
@@ -196,8 +224,8 @@ void gemm_panels(const LinearLayer &layer, const Task &task) {
     const int blocks = static_cast<int>(at_most(kBlocks, w.blocks - block));
     decode_panel(w, w.packed + static_cast<std::size_t>(block) * w.block_bytes(), blocks, panel);
     const ChannelRequant requant(layer.q, first_output, at_most(kBlocks * kLanes, layer.out - first_output));
-    for (std::int64_t t = 0; t < tiles; t++) {
-      const std::int64_t first = task.samples * t / tiles, count = task.samples * (t + 1) / tiles - first;
+    for (std::int64_t t = 0; t < tiles.count; t++) {
+      const std::int64_t first = tiles.begin(t), count = tiles.size(t);
       const int groups = count > 1 ? 2 : 1, run = static_cast<int>((count + groups - 1) / groups);
       const std::int64_t second = first + count - run;  // an odd count has a row in both runs
       args.pixels[0] = task.scratch + first * parts.row;
@@ -215,11 +243,9 @@ void gemm_run(const LinearLayer &layer, const Task &task, int phase) {
   else gemm_panels(layer, task);
 }
 
-constexpr LinearKernel gemv{"gemv", gemv_can, gemv_scratch, 1, gemv_run};
-constexpr LinearKernel gemm{"gemm", gemm_can, gemm_scratch, 2, gemm_run};
+[[maybe_unused]] constexpr LinearKernel gemv{"gemv", gemv_can, gemv_scratch, 1, gemv_run};
+[[maybe_unused]] constexpr LinearKernel fused{"fused", fused_can, fused_scratch, 2, fused_run};
+[[maybe_unused]] constexpr LinearKernel gemm{"gemm", gemm_can, gemm_scratch, 2, gemm_run};
 
 }  // namespace
-
-extern const LinearKernel *const linear_kernels[] = {&gemv, &gemm, nullptr};
-
 }  // namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE

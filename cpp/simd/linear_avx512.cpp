@@ -81,3 +81,9 @@ struct LinearOps {
 }  // namespace bitshift::simd::avx512
 
 #include "linear.inc.h"
+
+namespace bitshift::simd::avx512 {
+
+extern const LinearKernel *const linear_kernels[] = {&gemv, &fused, &gemm, nullptr};
+
+}  // namespace bitshift::simd::avx512

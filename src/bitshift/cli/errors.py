@@ -15,6 +15,7 @@ INSTALL_TORCH = "this needs PyTorch: pip install 'bitshift[torch]'"
 _EXTRAS = {
     "torch": INSTALL_TORCH,
     "safetensors": INSTALL_TORCH,
+    "matplotlib": "drawing needs matplotlib: pip install 'bitshift[plots]'",
     "PIL": "reading images needs Pillow: pip install pillow",
 }
 _RAISE = {dis.opmap[name] for name in ("RAISE_VARARGS", "RERAISE")}

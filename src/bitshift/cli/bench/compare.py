@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from bitshift.backends import engine
+from bitshift.cli.bench.layers import LayerTime, layer_times
+from bitshift.cli.bench.machine import Limits, measure_limits, pinned
 from bitshift.cli.bench.peers import OURS, PEERS, Peer
 from bitshift.cli.bench.rounds import Measured, interleave
 from bitshift.cli.bench.twin import make_twin
@@ -163,6 +165,15 @@ class Bench:
         return Comparison(
             threads=threads, batch=batch, measured=measured, about=about, agreement=agreement, missing=missing
         )
+
+    def layers(self, *, threads: int, batch: int, plan: Plan) -> tuple[Limits, tuple[LayerTime, ...]]:
+        """Times of the engine's steps, and what this machine could do; measured in this process."""
+        loaded = engine.load(self.model, threads=threads, isa=plan.isa, tune=plan.tune)
+        one = sum(step.weight_bytes for step in loaded.steps) + loaded.arena_bytes
+        with pinned(plan.cpus[:threads]):
+            profile = loaded.profile(draw_inputs(self.graph, batch), repeats=max(plan.rounds, 10))
+            limits = measure_limits(loaded.isa, threads, one)
+        return limits, layer_times(profile, limits)
 
     def _inputs(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:
         path = self.folder / f"{name}.npz"

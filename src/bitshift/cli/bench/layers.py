@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bitshift.cli.bench.machine import Limits
+from bitshift.profiling import Profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +26,18 @@ class LayerTime:
     roofline: float
 
 
-def layer_times(steps: Sequence[Mapping[str, Any]], batch: int, limits: Limits) -> tuple[LayerTime, ...]:
-    """``steps`` as ``Executable.profile`` gives them; seconds are of the batch, the other figures of one sample."""
-    total = sum(step["seconds"] for step in steps) or 1.0
-    found = []
-    for step in steps:
-        operations = step["operations"] * batch
-        size = (step["in_bytes"] + step["out_bytes"]) * batch + step["weight_bytes"]
-        seconds = max(step["seconds"], 1e-9)
-        found.append(
+def layer_times(profile: Profile, limits: Limits) -> tuple[LayerTime, ...]:
+    """The steps of ``profile`` against ``limits`` of as many threads."""
+    total = sum(found.seconds for found in profile.times) or 1.0
+    rows = []
+    for found in profile.times:
+        step, samples = found.step, found.samples
+        least = limits.seconds(step.operations * samples, step.activation_bytes * samples + step.weight_bytes)
+        rows.append(
             LayerTime(
-                name=step["name"], op=step["op"], source=step["source"],
-                kernel=f"{step['kernel']} {step['isa']}".strip(),
-                seconds=step["seconds"], share=step["seconds"] / total, gops=operations / seconds / 1e9,
-                roofline=limits.seconds(operations, size) / seconds,
+                name=step.name, op=step.op, source=step.source, kernel=f"{step.kernel} {step.isa}".strip(),
+                seconds=found.seconds, share=found.seconds / total, gops=found.gops,
+                roofline=least / found.seconds if found.seconds else 0.0,
             )
         )  # fmt: skip
-    return tuple(found)
+    return tuple(rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,23 @@ def version(package: str) -> str:
 def processors() -> tuple[int, ...]:
     """Numbers of the processors that this process may use; empty where the system has no such notion."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
+def pin(cpus: Sequence[int]) -> None:
+    """Keep the calling thread, and those that it starts, on ``cpus``."""
+    if cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+
+
+@contextmanager
+def pinned(cpus: Sequence[int]) -> Iterator[None]:
+    """:func:`pin` for a while."""
+    before = processors()
+    pin(cpus)
+    try:
+        yield
+    finally:
+        pin(before)
 
 
 @dataclass(frozen=True, kw_only=True)

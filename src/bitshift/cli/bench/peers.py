@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bitshift.cli.bench.worker import Candidate, pin
+from bitshift.cli.bench.machine import pin
+from bitshift.cli.bench.worker import Candidate
 
 OURS = "bitshift"
 
@@ -204,3 +205,8 @@ def torch_candidate(net: Any, arrays: Sequence[np.ndarray], *, compiled: bool = 
             return run(*given)
 
     return Candidate(run=call, outputs=lambda: [call().numpy()], about={"version": torch.__version__})
+
+
+def title_of(name: str) -> str:
+    """A candidate's name for people."""
+    return PEERS[name].title if name in PEERS else name

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bitshift.cli.bench.machine import pin
+
 Answer = dict[str, Any]
 
 
@@ -154,12 +156,6 @@ def resident() -> tuple[int, int]:
         except OSError:
             return now, 0
     return now, peak
-
-
-def pin(cpus: Sequence[int]) -> None:
-    """Keep the calling thread, and those that it starts, on ``cpus``."""
-    if cpus and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cpus)
 
 
 def _make(message: Mapping[str, Any]) -> tuple[Candidate, Answer]:

@@ -92,11 +92,6 @@ bs_status info_of(const std::vector<bitshift::Value> &values, size_t index, bs_v
   return BS_OK;
 }
 
-int check_threads(int threads) {
-  if (threads < 0) throw bitshift::UsageError("threads is " + std::to_string(threads) + "; allowed are 1 and more, and 0 for the default");
-  return threads;
-}
-
 // What the caller's `given` says in the terms of this version: fields that an older program lacks are 0, and those that only a
 // newer library knows must be.
 template <class T>
@@ -119,7 +114,7 @@ bitshift::Options options_of(const bs_options *given) {
   if (known.memory_limit) out.memory = known.memory_limit;
   if (known.op_limit) out.operations = known.op_limit;
   if (known.isa) out.isa = known.isa;
-  out.threads = check_threads(known.threads);
+  out.threads = known.threads;
   constexpr std::array<const char *, 4> tunes = {"", "auto", "off", "force"};  // by bs_tune
   if (known.tune < 0 || known.tune >= static_cast<int>(tunes.size()))
     throw bitshift::UsageError("tune is " + std::to_string(known.tune) + "; allowed are the values of bs_tune");

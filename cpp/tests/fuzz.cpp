@@ -1,4 +1,6 @@
-// The fuzz driver. Every file it meets must be refused with a message or run to its end; the sanitizers watch.
+// The fuzz driver. Every file it meets must be refused with a message or run to its end; the sanitizers watch. Files are loaded
+// from memory or, mapped, from a path; good ones run with each instruction set and with one to three threads, and integers must
+// be those of the portable kernels.
 //
 //   bitshift_fuzz DIR                             load and run every file of DIR (or the file DIR) as it is
 //   bitshift_fuzz --mutations N [--seed S] DIR    N mutations, spread over the files of DIR
@@ -6,94 +8,67 @@
 //   ... --verdicts                                print "ok", "bad file" or "bad call" with the message, one line a file
 //
 // Under the limits below a valid model runs in milliseconds, so that 10,000 files take a few minutes with sanitizers on.
-#include <algorithm>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <random>
-#include <string>
-#include <vector>
+#include <cctype>
+#include <memory>
 
-#include "bitshift/bitshift.h"
+#include "models.h"
 
 namespace {
 
-using Bytes = std::vector<std::uint8_t>;
-const bs_options kLimits = [] {
-  bs_options limits = BS_OPTIONS_INIT;
-  limits.memory_limit = std::uint64_t{32} << 20;
-  limits.op_limit = std::uint64_t{1} << 24;
-  return limits;
-}();
+using tests::Bytes;
+using tests::die;
+
 constexpr std::size_t kBatch = 2;
 
 struct Tally {
   std::size_t ran = 0, refused = 0;
 };
 
-void die(const char *what) {
-  std::fprintf(stderr, "bitshift_fuzz: %s: %s\n", what, bs_last_error());
-  std::exit(1);
+bs_options limits(const char *isa, int threads) {
+  bs_options out = BS_OPTIONS_INIT;
+  out.memory_limit = std::uint64_t{32} << 20;
+  out.op_limit = std::uint64_t{1} << 24;
+  out.isa = isa;
+  out.threads = threads;
+  out.tune = BS_TUNE_OFF;  // measuring takes longer than all else here
+  return out;
 }
 
-// Random integers within the type of `info`; random bits as floats, NaN and infinities among them.
-Bytes random_input(const bs_value_info &info, std::mt19937_64 &random) {
-  Bytes data(kBatch * info.sample_bytes);
-  const std::size_t item = info.dtype <= BS_I8 ? 1 : info.dtype == BS_I16 ? 2 : 4;
-  for (std::size_t i = 0; i + item <= data.size(); i += item) {
-    std::uint64_t bits = random();
-    if (info.dtype != BS_F32) {
-      const auto choice = random() % 4;
-      const std::uint64_t top = std::uint64_t{1} << (info.is_signed ? info.bits - 1 : info.bits);
-      if (choice == 0) bits = top - 1;
-      if (choice == 1) bits = info.is_signed ? 0 - top : 0;
-      if (choice >= 2) bits = (bits & ((std::uint64_t{1} << info.bits) - 1)) - (info.is_signed ? top : 0);
-    }
-    std::memcpy(&data[i], &bits, item);
+// From `file` itself, or from a file at `path` with the same bytes, which is made and removed.
+bs_status load(const Bytes &file, const std::string &path, const bs_options &options, bs_model **model) {
+  if (path.empty()) {
+    // A buffer of the exact size, so that reading one byte beyond it is seen.
+    const auto exact = std::make_unique<std::uint8_t[]>(file.size());
+    std::copy(file.begin(), file.end(), exact.get());
+    return bs_model_load_memory(exact.get(), file.size(), &options, model);
   }
-  return data;
+  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char *>(file.data()), static_cast<std::streamsize>(file.size()));
+  const bs_status status = bs_model_load(path.c_str(), &options, model);
+  std::filesystem::remove(path);
+  return status;
 }
 
 // Loads `file`; runs it when it is valid. Returns whether it was.
-bool try_file(const Bytes &file, std::mt19937_64 &random, bool verdicts) {
-  bs_model *model = nullptr;
-  // A buffer of the exact size, so that reading one byte beyond it is seen.
-  const auto exact = std::make_unique<std::uint8_t[]>(file.size());
-  std::copy(file.begin(), file.end(), exact.get());
-  const bs_status status = bs_model_load_memory(exact.get(), file.size(), &kLimits, &model);
+bool try_file(const Bytes &file, const std::string &path, std::mt19937_64 &random, bool verdicts) {
+  static const std::vector<std::string> isas = tests::features();
+  bs_model *model = nullptr, *plain = nullptr;
+  const std::string &isa = isas[random() % isas.size()];
+  const bs_status status = load(file, path, limits(isa.c_str(), 1 + static_cast<int>(random() % 3)), &model);
   if (status != BS_OK) {
     if (model || (status != BS_BAD_FILE && status != BS_BAD_CALL) || !*bs_last_error()) die("load");
     if (verdicts) std::printf("%s: %s\n", status == BS_BAD_FILE ? "bad file" : "bad call", bs_last_error());
     return false;
   }
   if (verdicts) std::printf("ok\n");
-  std::vector<Bytes> buffers;
-  std::vector<const void *> in;
-  std::vector<void *> out;
-  std::vector<std::size_t> in_bytes, out_bytes;
-  bs_value_info info;
-  for (std::size_t i = 0; i < bs_input_count(model); i++) {
-    if (bs_input_info(model, i, &info) != BS_OK) die("input_info");
-    buffers.push_back(random_input(info, random));
-    in_bytes.push_back(buffers.back().size());
+  tests::Call call(model, kBatch, random);
+  if (call.run(model) != BS_OK) die("run");
+  if (isa != "portable" && tests::only_integers(model)) {
+    if (load(file, "", limits("portable", 1), &plain) != BS_OK) die("load with the portable kernels");
+    tests::Call same = call;
+    if (same.run(plain) != BS_OK) die("run with the portable kernels");
+    if (same.out != call.out) die(isa + " gives other integers than portable");
+    bs_free(plain);
   }
-  const std::size_t inputs = buffers.size();
-  for (std::size_t i = 0; i < bs_output_count(model); i++) {
-    if (bs_output_info(model, i, &info) != BS_OK) die("output_info");
-    buffers.emplace_back(kBatch * info.sample_bytes);
-    out_bytes.push_back(buffers.back().size());
-  }
-  for (std::size_t i = 0; i < buffers.size(); i++) {
-    if (i < inputs)
-      in.push_back(buffers[i].data());
-    else
-      out.push_back(buffers[i].data());
-  }
-  if (bs_run(model, kBatch, in.data(), in_bytes.data(), out.data(), out_bytes.data()) != BS_OK) die("run");
   bs_free(model);
   return true;
 }
@@ -152,11 +127,6 @@ Bytes mutated(Bytes file, std::mt19937_64 &random) {
   return file;
 }
 
-Bytes read(const std::filesystem::path &path) {
-  std::ifstream stream(path, std::ios::binary);
-  return Bytes(std::istreambuf_iterator<char>(stream), {});
-}
-
 }  // namespace
 
 int main(int argc, char **argv) {
@@ -177,26 +147,20 @@ int main(int argc, char **argv) {
     else
       where = arg;
   }
-  std::vector<std::filesystem::path> paths;
-  if (std::filesystem::is_directory(where)) {
-    for (const auto &entry : std::filesystem::directory_iterator(where))
-      if (entry.is_regular_file() && entry.path().extension() == ".safetensors") paths.push_back(entry.path());
-    std::sort(paths.begin(), paths.end());
-  } else if (std::filesystem::is_regular_file(where)) {
-    paths.push_back(where);
-  }
+  const std::vector<std::filesystem::path> paths = tests::model_files(where);
   if (paths.empty()) {
     std::fprintf(stderr, "usage: %s [--mutations N] [--seed S] [--expect-valid] [--verdicts] DIR\n", argv[0]);
     return 2;
   }
   Tally tally;
+  const auto scratch = std::filesystem::temp_directory_path() / ("bitshift_fuzz_" + std::to_string(std::random_device()()));
   auto attempt = [&](const Bytes &file, std::uint64_t number) {
     std::mt19937_64 random(number);
-    (try_file(file, random, verdicts) ? tally.ran : tally.refused)++;
+    (try_file(file, number % 2 ? scratch.string() : "", random, verdicts) ? tally.ran : tally.refused)++;
   };
   std::vector<Bytes> files;
   for (const auto &path : paths) {
-    files.push_back(read(path));
+    files.push_back(tests::read(path));
     if (!mutations) attempt(files.back(), seed);
   }
   for (std::size_t i = 0; i < mutations; i++) {

@@ -29,6 +29,8 @@ class Builder {
   // Areas that hold a value in one form; a conversion is added where it is missing.
   int planar(int index);
   int map(int index);
+  // Whether samples follow each other without a gap in the planar form of a value, so that rows of all samples are one matrix.
+  bool is_dense(int index) const { return program_.areas[static_cast<std::size_t>(index)].stride == value(index).bytes(); }
   // Declares the form that a step is about to write.
   int make_planar(int index);
   int make_map(int index);

@@ -83,6 +83,7 @@ bool add_integer_linear(Builder &b, const Node &node) {
 
   const bool residual = node.inputs.size() == 2;
   const int from = b.planar(node.inputs[0]), res = residual ? b.planar(node.inputs[1]) : -1;
+  if (rows > 1 && !(b.is_dense(from) && (res < 0 || b.is_dense(res)))) return false;
   const auto row_bytes = [rows](const Value &value) { return static_cast<std::int64_t>(value.bytes()) / rows; };
   const std::int64_t in_bytes = row_bytes(x), res_bytes = residual ? row_bytes(b.graph.in(node, 1)) : 0, out_bytes = row_bytes(y);
   const int to = b.make_planar(node.output);
@@ -148,7 +149,9 @@ bool add_float(Builder &b, const Node &node) {
 
   const std::int64_t rows = linear ? y.size / channels : 1;
   const auto in_bytes = static_cast<std::int64_t>(x.bytes()) / rows, out_bytes = static_cast<std::int64_t>(y.bytes()) / rows;
-  const int from = b.planar(node.inputs[0]), to = b.make_planar(node.output);
+  const int from = b.planar(node.inputs[0]);
+  if (rows > 1 && !b.is_dense(from)) return false;
+  const int to = b.make_planar(node.output);
   Step step = b.describe(node, {from}, to);
   step.kernel = state->kernels.name();
   step.phases = state->kernels.phases();

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from bitshift.backends import engine
 from bitshift.core.fixed import FixedPoint, Float32
-from bitshift.core.graph import Graph, GraphError, Node, Value
+from bitshift.core.graph import GraphError
 from bitshift.core.ops import OPS
 from bitshift.core.reference import execute
 from bitshift.core.windows import output_length
@@ -40,14 +39,9 @@ BATCHES = [1, 2, 5, 17]
 @cache
 def isas() -> list[str]:
     """The instruction sets of this processor, portable among them."""
-    value = Value("x", (1,), FixedPoint(8, 0))
-    graph = Graph(
-        ("x",),
-        ("y",),
-        {"x": value, "y": Value("y", (1,), value.type)},
-        (Node("clamp", ("x",), "y", {"lo": 0, "hi": None}),),
-        {},
-    )
+    b = Builder()
+    x = b.input((1,), FixedPoint(8, 0))
+    graph = b.graph([b.node("clamp", [x], (1,), FixedPoint(8, 0), {"lo": 0, "hi": None})])
     found = ["portable"]
     for name in ("avx512", "avxvnni", "avx2", "neon"):
         try:
@@ -59,11 +53,10 @@ def isas() -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def share_everything(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def share_everything(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Small graphs are shared by threads, too, and the choices of a user's own cache play no part."""
     monkeypatch.setenv("BITSHIFT_SHARE_FROM", "0")
     monkeypatch.setenv("BITSHIFT_KERNEL_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
-    yield
 
 
 def assert_runs_alike(case: Case, batch: int, isa: str, threads: int, tune: str) -> None:

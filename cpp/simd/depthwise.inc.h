@@ -4,8 +4,8 @@
 // An Engine computes the sums of a tile, `tile` output rows of a block of 16 channels, from `rows` input rows:
 //   explicit Engine(const ConvLayer &);            tile, rows and weight_bytes (of a block, a multiple of 64) follow
 //   void decode(std::int64_t block, std::uint8_t *weights) const;
-//   void run(std::int64_t block, const std::uint8_t *weights, const std::uint8_t *const *rows, std::int32_t *sums,
-//            std::int64_t sums_row) const;         sums[output row * sums_row + column * 16 + lane]
+//   void run(const std::uint8_t *weights, const std::uint8_t *const *rows, std::int32_t *sums, std::int64_t sums_row) const;
+//                                                 sums[output row * sums_row + column * 16 + lane]
 // rows[k] is the first tap of output column 0, at channel 0, of the input row that tap row k of the tile's first output row
 // meets (k counts rows of the dilated kernel); rows that no output of the map needs repeat the last one needed.
 //
@@ -86,7 +86,7 @@ void run(const ConvLayer &layer, const Task &task, int) {
       rows[k] = corner + (row < needed ? row : needed) * layer.in.row();
     }
     for (std::int64_t b = 0; b < blocks; b++) {
-      engine.run(first + b, base + static_cast<std::size_t>(b) * engine.weight_bytes, rows, sums, g.out_w * kLanes);
+      engine.run(base + static_cast<std::size_t>(b) * engine.weight_bytes, rows, sums, g.out_w * kLanes);
       for (std::int64_t v = 0; v < valid; v++) {
         PixelRun pixels;
         pixels.pixels = static_cast<int>(g.out_w);

@@ -5,7 +5,8 @@ struct Taps {
   std::int64_t first, count;  // along one axis
 
   // The window begins at `at`, before the map if negative.
-  Taps(std::int64_t at, std::int64_t kernel, std::int64_t dilation, std::int64_t size) {
+  Taps(std::int64_t at, std::int64_t kernel, std::int64_t dilation, std::int64_t size) : first(0), count(kernel) {
+    if (at >= 0 && at + (kernel - 1) * dilation < size) return;  // most windows, and no division
     first = at >= 0 ? 0 : (-at + dilation - 1) / dilation;
     const std::int64_t end = at >= size ? 0 : least(kernel, (size - 1 - at) / dilation + 1);
     count = greatest<std::int64_t>(0, end - first);

@@ -2,6 +2,11 @@
 #ifndef BITSHIFT_SIMD_VEC_AVX512_H
 #define BITSHIFT_SIMD_VEC_AVX512_H
 
+#if defined(__GNUC__) && !defined(__clang__)
+// gcc 12 takes the "any value will do" operands of its own intrinsics for a mistake of ours (bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #include "common.h"

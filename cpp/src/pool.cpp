@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "fork_mutex.h"
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -206,8 +208,8 @@ bool Pool::try_run(const std::function<void(int thread)> &job) {
     return true;
   }
   if (team_.load(std::memory_order_acquire)->owner != process()) {
-    static std::mutex restarting;
-    const std::lock_guard<std::mutex> lock(restarting);
+    static ForkMutex restarting;
+    const std::lock_guard<ForkMutex> lock(restarting);
     if (team_.load()->owner != process()) start();
   }
   Team &team = *team_.load(std::memory_order_acquire);
@@ -222,9 +224,9 @@ void Pool::barrier() {
 }
 
 std::shared_ptr<Pool> shared_pool(int threads) {
-  static std::mutex mutex;
+  static ForkMutex mutex;
   static std::map<int, std::weak_ptr<Pool>> pools;
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::lock_guard<ForkMutex> lock(mutex);
   std::shared_ptr<Pool> found = pools[threads].lock();
   if (!found) pools[threads] = found = std::make_shared<Pool>(threads);
   return found;

@@ -56,7 +56,7 @@ std::shared_ptr<const Plan> Runner::plan_for(std::size_t batch) const {
   const auto whole = static_cast<std::int64_t>(std::min<std::size_t>(batch, std::size_t{1} << 40));
   const std::int64_t chunks = (whole + most_samples_ - 1) / most_samples_;
   std::int64_t samples = std::min(rounded_up((whole + chunks - 1) / chunks), most_samples_);
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<ForkMutex> lock(mutex_);
   for (;; samples /= 2) {
     std::shared_ptr<const Plan> &plan = plans_[samples];
     if (plan) return plan;
@@ -71,7 +71,7 @@ std::shared_ptr<const Plan> Runner::plan_for(std::size_t batch) const {
 std::unique_ptr<Runner::Workspace> Runner::borrow(std::shared_ptr<const Plan> plan) const {
   std::unique_ptr<Workspace> w;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<ForkMutex> lock(mutex_);
     const auto fits = std::find_if(idle_.rbegin(), idle_.rend(), [&](const auto &idle) { return idle->plan == plan; });
     if (fits != idle_.rend()) {
       w = std::move(*fits);
@@ -104,7 +104,7 @@ std::unique_ptr<Runner::Workspace> Runner::borrow(std::shared_ptr<const Plan> pl
 }
 
 void Runner::give_back(std::unique_ptr<Workspace> workspace) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<ForkMutex> lock(mutex_);
   idle_.push_back(std::move(workspace));
 }
 

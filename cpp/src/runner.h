@@ -4,9 +4,9 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "fork_mutex.h"
 #include "plan.h"
 #include "pool.h"
 
@@ -51,7 +51,7 @@ class Runner {
   std::shared_ptr<const Plan> single_;
   std::int64_t most_samples_ = 1;  // of a chunk
   // Plans by samples, and the memory that no call is using: one workspace a thread that has ever run this program at the same time.
-  mutable std::mutex mutex_;
+  mutable ForkMutex mutex_;
   mutable std::map<std::int64_t, std::shared_ptr<const Plan>> plans_;
   mutable std::vector<std::unique_ptr<Workspace>> idle_;
 };

@@ -64,7 +64,7 @@ int main(int argc, char **argv) {
     std::thread busy([&] {
       while (!done) run_and_compare(model, right, "busy thread");
     });
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < 150; i++) {
       const pid_t child = start_child(argv[1], model, right, threads);
       run_and_compare(model, right, "parent beside a busy thread");
       expect_success(child);

@@ -13,6 +13,7 @@ struct PanelRequant {
   alignas(64) std::int32_t mult[kPanelLanes], offset32[kPanelLanes], shift[kPanelLanes], res_shift[kPanelLanes], correction[kPanelLanes];
   alignas(64) std::int64_t offset64[kPanelLanes];
   const Requant *q = nullptr;
+  std::int64_t channel = 0;  // of the layer, of lane 0
   int blocks = 0;  // of this panel
   int lanes = 0;   // outputs in its last block
 
@@ -21,6 +22,7 @@ struct PanelRequant {
   // first: the output channel of lane 0; outputs: how many of them there are.
   void load(const Requant &from, std::int64_t first, int outputs) {
     q = &from;
+    channel = first;
     blocks = (outputs + kLanes - 1) / kLanes;
     lanes = outputs - (blocks - 1) * kLanes;
     for (int i = 0; i < kPanelLanes; ++i) {

@@ -8,10 +8,9 @@ any of it. See bench/README.md.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bitshift.cli.bench.machine import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -114,29 +115,12 @@ def check_equal(case: str, expected: np.ndarray, got: np.ndarray) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures come from: processor, cores, memory, system, versions, commit."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
-    versions = {"python": platform.python_version()}
-    for package in ("bitshift", "numpy", "torch"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "none"
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    """Where the figures come from: processor, cores, memory, system, versions, commit, command."""
     return {
-        "cpu": cpu,
-        "cores": os.cpu_count() or 1,
+        **describe(),
         "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or (os.cpu_count() or 1),
-        "memory_gib": round(memory / 2**30, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": versions,
         "commit": _commit(),
+        "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *map(shlex.quote, sys.argv[1:])]),
     }
 
 

@@ -21,6 +21,8 @@ from bitshift.core.graph import Graph, Node, Value
 if TYPE_CHECKING:
     from torch import nn
 
+    from bitshift.cli.bench.worker import Candidate
+
 INPUT, WIDE = FixedPoint(8, 5), FixedPoint(32, 8)
 MAP = tuple[str, tuple[int, ...]]
 """A value's name and shape."""
@@ -272,3 +274,14 @@ def torch_net(name: str) -> nn.Module:
     if name == "mobilenet_v2":
         return MobileNetV2(MOBILENET_V2)
     return build(name, num_classes=10 if name in ("resnet20", "resnet8") else 1000, in_channels=3)
+
+
+def torch_module(*, name: str, inputs: str, threads: int, cpus: Sequence[int]) -> Candidate:  # noqa: ARG001
+    """A worker's candidate: :func:`torch_net` in eager mode."""
+    import torch
+
+    from bitshift.cli.bench.peers import read_inputs, torch_candidate
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    return torch_candidate(torch_net(name), list(read_inputs(inputs).values()))

@@ -30,10 +30,14 @@ FORMS: dict[str, dict[str, bool]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How to measure. ``cpus`` are pinned to in order; empty: nothing is pinned. ``environment`` is for peers only."""
+    """How to measure: ``rounds`` turns of about ``seconds`` with between ``calls`` calls each.
+
+    ``cpus`` are pinned to in order; empty: nothing is pinned. ``environment`` is for peers only.
+    """
 
     rounds: int = 15
     seconds: float = 0.06
+    calls: tuple[int, int] = (3, 400)
     cpus: tuple[int, ...] = ()
     isa: str | None = None
     tune: str | None = None
@@ -126,13 +130,7 @@ class Bench:
         note: Callable[[str], None] = lambda _: None,
     ) -> Comparison:
         """The engine beside ``peers`` (names of ``PEERS``) and ``extra`` candidates, in one interleaved run."""
-        arrays = draw_inputs(self.graph, batch)
-        inputs = {"engine": self._inputs(f"own-{batch}", arrays)}
-        inputs["peers"] = self._inputs(f"real-{batch}", as_real(self.graph, arrays))
-        cpus = plan.cpus[:threads]
-        own: dict[str, Any] = {"model": str(self.model), "inputs": inputs["engine"], "isa": plan.isa, "tune": plan.tune}
-        factory = "bitshift.cli.bench.peers:engine"
-        jobs = {OURS: Job(factory=factory, arguments=own, threads=threads, cpus=cpus)}
+        jobs = {OURS: self.ours(self.model, threads=threads, batch=batch, plan=plan)}
         missing: dict[str, str] = {}
         for name in peers:
             peer = PEERS[name]
@@ -140,10 +138,9 @@ class Bench:
             if reason is not None:
                 missing[name] = reason
                 continue
-            arguments = {"inputs": inputs["peers"], **self._files(peer, batch)}
-            jobs[name] = Job(
-                factory=f"bitshift.cli.bench.peers:{peer.function}", arguments=arguments, threads=threads, cpus=cpus,
-                imports=peer.modules, environment=plan.environment,
+            jobs[name] = self.peer(
+                f"bitshift.cli.bench.peers:{peer.function}", self._files(peer, batch), threads=threads, batch=batch,
+                plan=plan, imports=peer.modules,
             )  # fmt: skip
         with ExitStack() as stack:
             workers = {}
@@ -160,19 +157,41 @@ class Bench:
                     workers[name] = worker
             agreement = self._agreement(workers)
             note(f"{threads} thread(s), batch {batch}: {plan.rounds} rounds of {', '.join(workers)}")
-            measured = interleave(workers, rounds=plan.rounds, seconds=plan.seconds)
+            measured = interleave(workers, rounds=plan.rounds, seconds=plan.seconds, calls=plan.calls)
             about = {name: worker.about for name, worker in workers.items()}
         return Comparison(
             threads=threads, batch=batch, measured=measured, about=about, agreement=agreement, missing=missing
         )
+
+    def ours(self, model: Path, *, threads: int, batch: int, plan: Plan) -> Job:
+        """The engine on ``model``, which takes the same inputs as this bench's own."""
+        inputs = self._inputs(f"own-{batch}", draw_inputs(self.graph, batch))
+        arguments = {"model": str(model), "inputs": inputs, "isa": plan.isa, "tune": plan.tune}
+        factory = "bitshift.cli.bench.peers:engine"
+        return Job(
+            factory=factory, arguments=arguments, threads=threads, cpus=plan.cpus[:threads],
+            imports=("bitshift.backends.engine",),
+        )  # fmt: skip
+
+    def peer(
+        self, factory: str, arguments: Mapping[str, Any], *, threads: int, batch: int, plan: Plan,
+        imports: tuple[str, ...] = (),
+    ) -> Job:  # fmt: skip
+        """A candidate that reads float32 inputs."""
+        inputs = self._inputs(f"real-{batch}", as_real(self.graph, draw_inputs(self.graph, batch)))
+        return Job(
+            factory=factory, arguments={"inputs": inputs, **arguments}, threads=threads, cpus=plan.cpus[:threads],
+            imports=imports, environment=plan.environment,
+        )  # fmt: skip
 
     def layers(self, *, threads: int, batch: int, plan: Plan) -> tuple[Limits, tuple[LayerTime, ...]]:
         """Times of the engine's steps, and what this machine could do; measured in this process."""
         loaded = engine.load(self.model, threads=threads, isa=plan.isa, tune=plan.tune)
         one = sum(step.weight_bytes for step in loaded.steps) + loaded.arena_bytes
         with pinned(plan.cpus[:threads]):
+            before = measure_limits(loaded.isa, threads, one)
             profile = loaded.profile(draw_inputs(self.graph, batch), repeats=max(plan.rounds, 10))
-            limits = measure_limits(loaded.isa, threads, one)
+            limits = before.best(measure_limits(loaded.isa, threads, one))
         return limits, layer_times(profile, limits)
 
     def _inputs(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:

@@ -7,15 +7,17 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from bitshift import __version__
 
 _FLAGS = (
     "avx2", "fma", "avx512f", "avx512bw", "avx512vbmi", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimd",
     "asimddp", "i8mm", "sve",
 )  # fmt: skip
-_PACKAGES = ("bitshift", "numpy", "torch", "onnx", "onnxruntime", "openvino")
+_PACKAGES = ("numpy", "torch", "onnx", "onnxruntime", "openvino")
 
 
 def describe() -> dict[str, Any]:
@@ -32,7 +34,9 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": cpu, "flags": [flag for flag in _FLAGS if flag in has], "cores": os.cpu_count() or 1,
         "memory_gib": round(memory / 2**30, 1), "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": {
+            "python": platform.python_version(), "bitshift": __version__, **{name: version(name) for name in _PACKAGES},
+        },
     }  # fmt: skip
 
 
@@ -75,6 +79,11 @@ class Limits:
     operations: float
     read: float
     read_memory: float
+
+    def best(self, other: Limits) -> Limits:
+        """The higher of each figure: whatever else ran can only have lowered them."""
+        names = ("operations", "read", "read_memory")
+        return replace(self, **{name: max(getattr(self, name), getattr(other, name)) for name in names})
 
     def seconds(self, operations: float, size: float) -> float:
         """The least time for so many operations and bytes, if neither waits for the other."""

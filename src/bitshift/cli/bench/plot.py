@@ -34,9 +34,7 @@ def draw(comparisons: Sequence[Comparison], title: str, path: Path) -> None:
         panel.set_xlim(0, max(middle) * 1.25)
         panel.set_title(f"{found.threads} thread(s), batch {found.batch}", fontsize=9, loc="left")
         panel.spines[["top", "right"]].set_visible(False)
-    panels[-1, 0].set_xlabel(
-        "ms a batch: median and quartiles of rounds; in brackets how many times faster bitshift is"
-    )
+    panels[-1, 0].set_xlabel("ms a batch, median and quartiles; in brackets: bitshift is x faster")
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     figure.savefig(path)

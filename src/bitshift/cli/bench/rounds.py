@@ -43,7 +43,18 @@ class Measured:
     seconds: Mapping[str, tuple[float, ...]]
     foreign: tuple[float, ...]
     dropped: int
+    allowed: float
     load_average: tuple[float, float, float] | None
+
+    @property
+    def noise(self) -> str:
+        """How many rounds were left out or are doubtful, for people; empty where the system does not say."""
+        if not self.foreign:
+            return ""
+        share = f"others used {100 * statistics.median(self.foreign):.0f} % of the processors in the median round"
+        if not self.dropped and sum(x < self.allowed for x in self.foreign) < len(self.foreign):
+            return f"NOISY: {share}, so that hardly any round was clean and all {len(self.foreign)} count"
+        return f"{self.dropped} of {len(self.foreign)} rounds left out; {share}"
 
     def time(self, name: str) -> Spread:
         """Seconds of a call."""
@@ -81,7 +92,9 @@ def interleave(
         clean = list(range(rounds))
     kept = {name: tuple(values[i] for i in clean) for name, values in measured.items()}
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
-    return Measured(seconds=kept, foreign=tuple(shares), dropped=rounds - len(clean), load_average=load)
+    return Measured(
+        seconds=kept, foreign=tuple(shares), dropped=rounds - len(clean), allowed=allowed, load_average=load
+    )
 
 
 def _calls(worker: Worker, seconds: float, limits: tuple[int, int]) -> int:

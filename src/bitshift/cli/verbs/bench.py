@@ -181,12 +181,8 @@ def _print(out: Output, found: Comparison) -> None:
         )  # fmt: skip
     columns = ("", "ms", "quartiles", "samples/s", "bitshift is x faster", "load ms", "memory", "agreement")
     out.table(f"{found.threads} thread(s), batch {found.batch}", columns, rows, right=(1, 3, 5, 6, 7))
-    shares = found.measured.foreign
-    if shares:
-        out.line(
-            f"{found.measured.dropped} of {len(shares)} rounds left out, because others used more than a tenth of the "
-            f"processors; their median share was {100 * sorted(shares)[len(shares) // 2]:.0f} %\n"
-        )
+    if found.measured.noise:
+        out.line(f"{found.measured.noise}\n")
 
 
 def record(found: Comparison) -> dict[str, Any]:

@@ -53,6 +53,14 @@ struct Tile {
   }
 };
 
+// `blocks` blocks from `packed` on; writes up to 7 steps behind the panel.
+inline void decode_panel(const Weights &w, const std::uint8_t *packed, int blocks, std::int8_t *panel) {
+  for (int p = 0; p < w.planes; ++p, panel += w.steps * blocks * 64) {
+    const LevelDecoder decode(w, p);
+    for (int b = 0; b < blocks; ++b) decode(packed + static_cast<std::size_t>(b) * w.block_bytes(), w.supers, panel + b * 64, blocks * 64);
+  }
+}
+
 // Zeroes what lies behind the segments' ends: codes there are 0, which is a level like any other.
 inline void clear_padding(const Weights &w, int blocks, std::int8_t *panel) {
   const std::int64_t tail = w.segment % kStep;

@@ -137,6 +137,9 @@ struct LevelTable {
   using Places = CodePlaces<Bits>;
   __m512i table[Places::kTables];
 
+  explicit LevelTable(const __m512i *made) {  // `table` of another one
+    for (int place = 0; place < Places::kTables; place++) table[place] = made[place];
+  }
   explicit LevelTable(const std::int8_t *levels) {  // by code
     alignas(64) std::int8_t bytes[64];
     for (int place = 0; place < Places::kTables; place++) {

@@ -3,10 +3,14 @@
 // An instruction set brings two headers, everything in its own namespace:
 //  - vec_<isa>.h:   struct Vec, 16 int32 lanes and what the epilogue does with them (see vec_avx512.h for the list);
 //  - micro_<isa>.h: constexpr int kRun, kBlocks, kLimit (largest Weights::limit);
-//                   void decode_panel(const Weights &, const std::uint8_t *packed, int blocks, std::int8_t *panel);
+//                   struct LevelDecoder {  // the levels of one plane
+//                     LevelDecoder(const Weights &, int plane);
+//                     // Step z of superblock s: 64 bytes, 16 lanes x 4 inputs, to `to + (8 s + z) * step_bytes`, 64-byte aligned.
+//                     void operator()(const std::uint8_t *packed, std::int64_t supers, std::int8_t *to, std::int64_t step_bytes) const;
+//                   };
 //                   MicroKernel micro_kernel(int run, int groups, int blocks), run 1..kRun, groups 1..2, blocks 1..kBlocks.
-// A panel is `blocks` consecutive blocks of 16 outputs as signed bytes: [plane][step][block][16 lanes][4 inputs], `steps` steps a
-// plane; decode_panel may write up to 7 steps more behind the last plane. Padding inputs are zeroed by the driver.
+// A panel is `blocks` consecutive blocks of 16 outputs as signed bytes: [plane][step][block][16 lanes][4 inputs], with zeros for
+// inputs behind a segment's end (the driver sees to it).
 // Micro-kernels are noinline functions named *micro*: tools/check_spills.py looks at their machine code.
 #ifndef BITSHIFT_SIMD_MICRO_H
 #define BITSHIFT_SIMD_MICRO_H
@@ -24,7 +28,8 @@ struct MicroArgs {
   const std::int8_t *panel = nullptr;        // in the order in which it is read: [repeat][plane][segment][step][block][64]
   int planes = 1;
   const int *shift = nullptr;                // Weights::shift; not read if planes is 1
-  std::int64_t repeats = 1, advance = 0;     // tiles to do: pixels move by `advance` bytes, panel and sums go on
+  std::int64_t repeats = 1, advance = 0;     // tiles to do: pixels move by `advance` bytes, panel and sums go on,
+  std::int64_t skip = 0;                     // the panel over a gap of `skip` bytes
   std::int32_t *sums = nullptr;              // [repeat][pixel][block][16]
 };
 

@@ -17,35 +17,55 @@ namespace bitshift::simd::avx512 {
 
 constexpr int kRun = 7, kBlocks = 2, kLimit = 127;
 
-template <int Bits>
-void decode_panel_bits(const Weights &w, const std::uint8_t *packed, int blocks, std::int8_t *panel) {
-  for (int p = 0; p < w.planes; ++p, panel += w.steps * blocks * 64) {
-    const LevelTable<Bits> levels(w.table[p]);
-    for (int b = 0; b < blocks; ++b) {
-      const std::uint8_t *from = packed + static_cast<std::size_t>(b) * w.block_bytes();
-      std::int8_t *to = panel + b * 64;
-      for (std::int64_t s = 0; s < w.supers; ++s, from += 64 * Bits) {
-        __m512i index[8];
-        code_indices<Bits>(from, index);
-#pragma GCC unroll 8
-        for (int z = 0; z < 8; ++z, to += blocks * 64) _mm512_store_si512(to, levels.look_up(index[z], z));
-      }
+class LevelDecoder {
+ public:
+  LevelDecoder(const Weights &w, int plane) : bits_(w.format->bits) {
+    switch (bits_) {
+      case 1: keep<1>(w.table[plane]); break;
+      case 2: keep<2>(w.table[plane]); break;
+      case 3: keep<3>(w.table[plane]); break;
+      case 4: keep<4>(w.table[plane]); break;
+      case 5: keep<5>(w.table[plane]); break;
+      case 6: keep<6>(w.table[plane]); break;
+      case 7: keep<7>(w.table[plane]); break;
+      default: keep<8>(w.table[plane]);
     }
   }
-}
 
-inline void decode_panel(const Weights &w, const std::uint8_t *packed, int blocks, std::int8_t *panel) {
-  switch (w.format->bits) {
-    case 1: return decode_panel_bits<1>(w, packed, blocks, panel);
-    case 2: return decode_panel_bits<2>(w, packed, blocks, panel);
-    case 3: return decode_panel_bits<3>(w, packed, blocks, panel);
-    case 4: return decode_panel_bits<4>(w, packed, blocks, panel);
-    case 5: return decode_panel_bits<5>(w, packed, blocks, panel);
-    case 6: return decode_panel_bits<6>(w, packed, blocks, panel);
-    case 7: return decode_panel_bits<7>(w, packed, blocks, panel);
-    default: return decode_panel_bits<8>(w, packed, blocks, panel);
+  void operator()(const std::uint8_t *packed, std::int64_t supers, std::int8_t *to, std::int64_t step_bytes) const {
+    switch (bits_) {
+      case 1: return decode<1>(packed, supers, to, step_bytes);
+      case 2: return decode<2>(packed, supers, to, step_bytes);
+      case 3: return decode<3>(packed, supers, to, step_bytes);
+      case 4: return decode<4>(packed, supers, to, step_bytes);
+      case 5: return decode<5>(packed, supers, to, step_bytes);
+      case 6: return decode<6>(packed, supers, to, step_bytes);
+      case 7: return decode<7>(packed, supers, to, step_bytes);
+      default: return decode<8>(packed, supers, to, step_bytes);
+    }
   }
-}
+
+ private:
+  __m512i tables_[6];
+  int bits_;
+
+  template <int Bits>
+  void keep(const std::int8_t *levels) {
+    const LevelTable<Bits> made(levels);
+    for (int i = 0; i < CodePlaces<Bits>::kTables; ++i) tables_[i] = made.table[i];
+  }
+
+  template <int Bits>
+  void decode(const std::uint8_t *packed, std::int64_t supers, std::int8_t *to, std::int64_t step_bytes) const {
+    const LevelTable<Bits> levels(tables_);
+    for (std::int64_t s = 0; s < supers; ++s, packed += 64 * Bits) {
+      __m512i index[8];
+      code_indices<Bits>(packed, index);
+#pragma GCC unroll 8
+      for (int z = 0; z < 8; ++z, to += step_bytes) _mm512_store_si512(to, levels.look_up(index[z], z));
+    }
+  }
+};
 
 // Four inputs of pixel m in all lanes. 1, 3 and 5 strides in registers and the scales 1, 2, 4 of an address reach 7 pixels.
 template <int M>
@@ -74,7 +94,7 @@ __attribute__((noinline)) void micro_sums(const MicroArgs &a) {
   const std::int8_t *weights = a.panel;
   std::int32_t *sums = a.sums;
   const std::uint8_t *base0 = a.pixels[0], *base1 = a.pixels[1];
-  for (std::int64_t r = 0; r < a.repeats; ++r, base0 += a.advance, base1 += a.advance) {
+  for (std::int64_t r = 0; r < a.repeats; ++r, base0 += a.advance, base1 += a.advance, weights += a.skip) {
     __m512i acc[Groups][Run][Blocks];
 #pragma GCC unroll 2
     for (int g = 0; g < Groups; ++g)

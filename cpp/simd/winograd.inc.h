@@ -17,7 +17,7 @@
 
 namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
 
-constexpr std::int64_t kSharedV = 640 << 10, kBlockV = 256 << 10, kAllU = 256 << 10;
+constexpr std::int64_t kSharedV = 640 << 10, kBlockV = 256 << 10, kAllU = 256 << 10, kSkip = 320;
 
 // Unaligned vectors of bytes; arithmetic wraps.
 template <int N>
@@ -55,7 +55,7 @@ struct Winograd {
     tile_rows = (l.g.out_h + kTileH - 1) / kTileH;
     tile_cols = (l.g.out_w + 1) / 2;
     v_row = kPoints * tile_cols * l.g.in_c;
-    u_panel = kPoints * kSegments * l.g.in_c * kPanelLanes;
+    u_panel = kPoints * point_bytes(kBlocks);
     panels = (l.w.blocks + kBlocks - 1) / kBlocks;
     shared = samples * v_bytes(tile_rows) <= kSharedV;
     unit_samples = samples;
@@ -81,6 +81,8 @@ struct Winograd {
     u.rows = least(unit_rows, tile_rows - u.row);
     return u;
   }
+  // From a point of U to the next: kSkip more than there is, or powers of two would bring all points into one set of the cache.
+  std::int64_t point_bytes(int blocks) const { return kSegments * l.g.in_c * blocks * kLanes + kSkip; }
   // Rows of V: in 1-d rows of the map, two more than outputs; in 2-d tile rows.
   static std::int64_t v_rows(std::int64_t rows) { return rows + kSegments - 1; }
   std::int64_t v_bytes(std::int64_t rows) const { return round_up(v_rows(rows) * v_row + 64, 64); }
@@ -164,22 +166,23 @@ inline void transform_taps(const typename ByteVector<N>::V (&g)[3], typename Byt
   u[0] = g[0] + g[0], u[1] = ends + g[1], u[2] = ends - g[1], u[3] = g[2] + g[2];
 }
 
-// U of a panel, in the micro-kernel's order [point][kernel row (1-d)][step][block], from its levels [tap][step][block].
+// Levels [tap, `gap` bytes apart][step][block] of `bytes` bytes a tap to U [point, `point` bytes apart][kernel row (1-d)][step]
+// [block].
 template <int Dims>
-inline void transform_weights(const Weights &w, int blocks, const std::int8_t *levels, std::int8_t *u) {
+inline void transform_levels(const std::int8_t *levels, std::int64_t gap, std::int64_t bytes, std::int8_t *u, std::int64_t row,
+                             std::int64_t point) {
   using B = ByteVector<64>;
   using V = B::V;
-  const std::int64_t tap = w.steps / 9 * blocks * 64;  // bytes of a tap's levels, and of a point
   const auto *from = reinterpret_cast<const std::uint8_t *>(levels);
   auto *to = reinterpret_cast<std::uint8_t *>(u);
-  for (std::int64_t i = 0; i < tap; i += 64) {
+  for (std::int64_t i = 0; i < bytes; i += 64, from += 64, to += 64) {
     V rows[3][4];
 #pragma GCC unroll 3
     for (int y = 0; y < 3; ++y) {
-      const V g[3] = {B::load(from + (3 * y + 0) * tap + i), B::load(from + (3 * y + 1) * tap + i), B::load(from + (3 * y + 2) * tap + i)};
+      const V g[3] = {B::load(from + (3 * y + 0) * gap), B::load(from + (3 * y + 1) * gap), B::load(from + (3 * y + 2) * gap)};
       transform_taps<64>(g, rows[y]);
       if constexpr (Dims == 1)
-        for (int j = 0; j < 4; ++j) B::store(to + (3 * j + y) * tap + i, rows[y][j]);
+        for (int j = 0; j < 4; ++j) B::store(to + j * point + y * row, rows[y][j]);
     }
     if constexpr (Dims == 2) {
 #pragma GCC unroll 4
@@ -188,7 +191,7 @@ inline void transform_weights(const Weights &w, int blocks, const std::int8_t *l
         V column[4];
         transform_taps<64>(g, column);
 #pragma GCC unroll 4
-        for (int k = 0; k < 4; ++k) B::store(to + (4 * k + j) * tap + i, column[k]);
+        for (int k = 0; k < 4; ++k) B::store(to + (4 * k + j) * point, column[k]);
       }
     }
   }
@@ -285,11 +288,26 @@ struct WinogradThread {
 
   int panel_blocks(std::int64_t panel) const { return static_cast<int>(least(kBlocks, wino.l.w.blocks - panel * kBlocks)); }
 
+  // U of a panel. Where a tap is whole superblocks, 8 steps of each tap are decoded and transformed while they are in L1.
   void make_u(std::int64_t panel, std::int8_t *to) const {
     const Weights &w = wino.l.w;
     const int blocks = panel_blocks(panel);
-    decode_panel(w, w.packed + static_cast<std::size_t>(panel * kBlocks) * w.block_bytes(), blocks, levels);
-    transform_weights<Dims>(w, blocks, levels, to);
+    const std::uint8_t *packed = w.packed + static_cast<std::size_t>(panel * kBlocks) * w.block_bytes();
+    const std::int64_t tap_steps = w.steps / 9, row = tap_steps * blocks * 64, point = wino.point_bytes(blocks);
+    if (tap_steps % 8 != 0) {
+      decode_panel(w, packed, blocks, levels);
+      transform_levels<Dims>(levels, row, row, to, row, point);
+      return;
+    }
+    const LevelDecoder decode(w, 0);
+    const std::int64_t chunk = 8 * blocks * 64, super = 64 * w.format->bits;
+    for (std::int64_t s = 0; s < tap_steps / 8; ++s, to += chunk) {
+      for (int b = 0; b < blocks; ++b)
+        for (int t = 0; t < 9; ++t)
+          decode(packed + static_cast<std::size_t>(b) * w.block_bytes() + (t * tap_steps / 8 + s) * super, 1, levels + t * chunk + b * 64,
+                 blocks * 64);
+      transform_levels<Dims>(levels, chunk, chunk, to, row, point);
+    }
   }
 
   // Tiles [begin, end) of the list (panel, sample of the unit, tile).
@@ -303,6 +321,7 @@ struct WinogradThread {
     a.count = wino.kSegments;
     a.steps = l.g.in_c / kStep;
     a.repeats = wino.kPoints;
+    a.skip = kSkip;
     a.advance = wino.tile_cols * l.g.in_c;
     a.sums = sums;
     PanelRequant requant;

@@ -1,0 +1,269 @@
+// Products of float32 values and packed levels: y = (sum x * level) * scale + bias. Included by float_<isa>.cpp, which defines
+// BITSHIFT_ISA_NAMESPACE and, in an unnamed namespace, the primitives of its instruction set:
+//
+//  struct FloatOps {
+//    using F = ...;  // 16 lanes of float
+//    static F zero(); static F load(const float *); static void store(float *, F); static F add(F, F);
+//    static F madd(F a, F b, F sum);            // a * b + sum
+//    static F madd(F a, const float *b, F sum); // every lane times *b
+//    // The levels of a format, ready for look-up, and a superblock's codes.
+//    template <int Bits> struct Levels {
+//      explicit Levels(const float *levels);
+//      using Codes = ...;
+//      static Codes codes(const uint8_t *packed);
+//      F at(const Codes &, int step, int input) const;   // step 0..7, input 0..3: compile-time constants after unrolling
+//    };
+//  };
+//
+// Levels are looked up in registers for every tile of 8 rows. That costs about as much as 3 rows' products, on other ports of the
+// processor; from 8 rows on the multiply-adds set the pace, and no decoded panel is needed. A convolution is the same product with
+// gathered rows.
+#include <cstring>
+
+#include "lists.h"
+#include "pack.h"
+
+namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
+namespace {
+
+constexpr int kTileRows = 8;
+constexpr std::int64_t kSuperInputs = 32;
+
+// sums[r * 16 + lane] = sum over supers * 32 inputs of rows[input * Rows + r] * level. With few rows each sum is kept in several
+// parts, because a multiply-add takes 4 cycles and two start each cycle.
+template <int Bits, int Rows>
+__attribute__((noinline)) void float_micro(const FloatOps::Levels<Bits> &levels, const std::uint8_t *packed, std::int64_t supers,
+                                           const float *rows, float *sums) {
+  using Ops = FloatOps;
+  constexpr int kParts = Rows >= 4 ? 1 : Rows == 3 ? 2 : 4 / Rows;
+  const FloatOps::Levels<Bits> table = levels;
+  typename Ops::F sum[kParts][Rows];
+#pragma GCC unroll 4
+  for (int p = 0; p < kParts; p++)
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; r++) sum[p][r] = Ops::zero();
+  for (std::int64_t s = 0; s < supers; s++, packed += 64 * Bits, rows += kSuperInputs * Rows) {
+    const auto codes = table.codes(packed);
+#pragma GCC unroll 8
+    for (int z = 0; z < 8; z++) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kStep; j++) {
+        const typename Ops::F level = table.at(codes, z, j);
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; r++) sum[j % kParts][r] = Ops::madd(level, rows + (z * kStep + j) * Rows + r, sum[j % kParts][r]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 4
+    for (int p = 1; p < kParts; p++) sum[0][r] = Ops::add(sum[0][r], sum[p][r]);
+    Ops::store(sums + r * kLanes, sum[0][r]);
+  }
+}
+
+inline std::int64_t inputs_of(const FloatLayer &layer) { return layer.w.supers * kSuperInputs; }
+
+// Rows, or pixels, in nearly equal tiles.
+struct Tiles {
+  std::int64_t rows, count;
+  explicit Tiles(std::int64_t n) : rows(n), count((n + kTileRows - 1) / kTileRows) {}
+  std::int64_t begin(std::int64_t tile) const { return rows * tile / count; }
+  std::int64_t size(std::int64_t tile) const { return begin(tile + 1) - begin(tile); }
+};
+
+template <int Bits>
+struct Tile {
+  using Micro = void (*)(const FloatOps::Levels<Bits> &, const std::uint8_t *, std::int64_t, const float *, float *);
+  template <int Rows>
+  static Micro micro_of(std::int64_t rows) {
+    if constexpr (Rows < kTileRows) {
+      if (rows > Rows) return micro_of<Rows + 1>(rows);
+    }
+    return &float_micro<Bits, Rows>;
+  }
+
+  // Blocks begin..end-1 for a tile of packed rows; use(block, sums) gets sums[r * 16 + lane].
+  template <class Use>
+  static void run(const FloatLayer &layer, const FloatOps::Levels<Bits> &levels, const float *rows, std::int64_t size, std::int64_t begin,
+                  std::int64_t end, Use use) {
+    const Micro micro = micro_of<1>(size);
+    alignas(64) float sums[kTileRows * kLanes];
+    for (std::int64_t b = begin; b < end; b++) {
+      micro(levels, layer.w.packed + static_cast<std::size_t>(b) * layer.w.block_bytes(), layer.w.supers, rows, sums);
+      use(b, sums);
+    }
+  }
+};
+
+// ---- rows ------------------------------------------------------------------------------------------------------------------
+
+// `count` rows of g.in_c values to [input][count], zeros behind.
+void pack_rows(const FloatLayer &layer, const std::uint8_t *rows, std::int64_t stride, std::int64_t count, float *out) {
+  const std::int64_t in = layer.g.in_c, padded = inputs_of(layer);
+  for (std::int64_t r = 0; r < count; r++) {
+    const auto *row = reinterpret_cast<const float *>(rows + r * stride);
+    if (count == 1) std::memcpy(out, row, static_cast<std::size_t>(in) * sizeof(float));
+    else
+      for (std::int64_t k = 0; k < in; k++) out[k * count + r] = row[k];
+    for (std::int64_t k = in; k < padded; k++) out[k * count + r] = 0;
+  }
+}
+
+// Outputs of block b of rows first..first+size-1.
+void store_rows(const FloatLayer &layer, const Task &task, std::int64_t first, std::int64_t size, std::int64_t b, const float *sums) {
+  const FloatOps::F scale = FloatOps::load(layer.scale + b * kLanes), bias = FloatOps::load(layer.bias + b * kLanes);
+  const std::int64_t left = layer.g.out_c - b * kLanes;
+  for (std::int64_t r = 0; r < size; r++, sums += kLanes) {
+    auto *out = reinterpret_cast<float *>(task.out + (first + r) * task.out_stride) + b * kLanes;
+    const FloatOps::F y = FloatOps::madd(FloatOps::load(sums), scale, bias);
+    if (left >= kLanes) {
+      FloatOps::store(out, y);
+    } else {
+      alignas(64) float last[kLanes];
+      FloatOps::store(last, y);
+      std::memcpy(out, last, static_cast<std::size_t>(left) * sizeof(float));
+    }
+  }
+}
+
+// Bytes of packed rows, a multiple of 64.
+inline std::size_t rows_bytes(const FloatLayer &layer, std::int64_t rows) {
+  return static_cast<std::size_t>((rows * inputs_of(layer) * 4 + 63) & ~std::int64_t{63});
+}
+
+template <int Bits>
+struct Rows {
+  static void run(const FloatLayer &layer, const Task &task, const float *rows) {
+    const FloatOps::Levels<Bits> levels(layer.levels);
+    const Tiles tiles(task.samples);
+    std::int64_t begin, end;
+    task.share(layer.w.blocks, begin, end);
+    for (std::int64_t b = begin; b < end; b++) {
+      for (std::int64_t t = 0; t < tiles.count; t++) {
+        const std::int64_t first = tiles.begin(t), size = tiles.size(t);
+        Tile<Bits>::run(layer, levels, rows + first * inputs_of(layer), size, b, b + 1,
+                        [&](std::int64_t block, const float *sums) { store_rows(layer, task, first, size, block, sums); });
+      }
+    }
+  }
+};
+
+template <template <int> class Work>
+auto width_of(const Weights &w) -> decltype(&Work<1>::run) {
+  constexpr decltype(&Work<1>::run) all[] = {&Work<1>::run, &Work<2>::run, &Work<3>::run, &Work<4>::run,
+                                             &Work<5>::run, &Work<6>::run, &Work<7>::run, &Work<8>::run};
+  return all[w.format->bits - 1];
+}
+
+bool gemv_can(const FloatLayer &layer, std::int64_t rows) { return layer.linear && rows <= kTileRows; }
+std::size_t gemv_scratch(const FloatLayer &layer, std::int64_t rows, int threads) {
+  return static_cast<std::size_t>(threads) * rows_bytes(layer, rows);
+}
+void gemv_run(const FloatLayer &layer, const Task &task, int) {
+  auto *rows = reinterpret_cast<float *>(task.scratch + static_cast<std::size_t>(task.thread) * rows_bytes(layer, task.samples));
+  pack_rows(layer, task.in, task.in_stride, task.samples, rows);
+  width_of<Rows>(layer.w)(layer, task, rows);
+}
+
+bool gemm_can(const FloatLayer &layer, std::int64_t) { return layer.linear; }
+std::size_t gemm_scratch(const FloatLayer &layer, std::int64_t rows, int) { return rows_bytes(layer, rows); }
+void gemm_run(const FloatLayer &layer, const Task &task, int phase) {
+  auto *rows = reinterpret_cast<float *>(task.scratch);
+  if (phase == 1) return width_of<Rows>(layer.w)(layer, task, rows);
+  const Tiles tiles(task.samples);
+  std::int64_t begin, end;
+  task.share(tiles.count, begin, end);
+  for (std::int64_t t = begin; t < end; t++) {
+    const std::int64_t first = tiles.begin(t);
+    pack_rows(layer, task.in + first * task.in_stride, task.in_stride, tiles.size(t), rows + first * inputs_of(layer));
+  }
+}
+
+// ---- convolution of planar maps ------------------------------------------------------------------------------------------------
+
+// Gathers the inputs of `size` output pixels from pixel `first` (row by row) of group `group` to [input][size] in the order of
+// the packed weights: "rows" layouts run over (kernel_w, channel) in a segment, the others over the channels alone.
+void pack_pixels(const FloatLayer &layer, const float *x, std::int64_t group, std::int64_t first, std::int64_t size, float *out) {
+  const bsk_conv &g = layer.g;
+  const Weights &w = layer.w;
+  const std::int64_t channels = g.in_c / g.groups, plane = g.in_h * g.in_w;
+  const bool whole_rows = w.segments == g.kernel_h && w.segment == g.kernel_w * channels;
+  x += group * channels * plane;
+  std::int64_t ih[kTileRows], iw[kTileRows];
+  for (std::int64_t r = 0; r < size; r++) {
+    ih[r] = (first + r) / g.out_w * g.stride_h - g.pad_top;
+    iw[r] = (first + r) % g.out_w * g.stride_w - g.pad_left;
+  }
+  float *to = out;
+  for (std::int64_t kh = 0; kh < g.kernel_h; kh++) {
+    for (std::int64_t kw = 0; kw < g.kernel_w; kw++) {
+      std::int64_t at[kTileRows];
+      bool inside = true, adjacent = true;
+      for (std::int64_t r = 0; r < size; r++) {
+        const std::int64_t h = ih[r] + kh * g.dilation_h, v = iw[r] + kw * g.dilation_w;
+        const bool valid = h >= 0 && h < g.in_h && v >= 0 && v < g.in_w;
+        at[r] = valid ? h * g.in_w + v : -1;
+        inside = inside && valid;
+        adjacent = adjacent && at[r] == at[0] + r;
+      }
+      const float *from = x;
+      if (inside && adjacent && size == kTileRows) {  // nearly all tiles of a layer with stride 1
+        for (std::int64_t c = 0; c < channels; c++, from += plane, to += kTileRows) std::memcpy(to, from + at[0], kTileRows * sizeof(float));
+      } else {
+        for (std::int64_t c = 0; c < channels; c++, from += plane, to += size)
+          for (std::int64_t r = 0; r < size; r++) to[r] = at[r] < 0 ? 0 : from[at[r]];
+      }
+      if (!whole_rows || kw + 1 == g.kernel_w) {  // the end of a segment: up to a whole step
+        const std::int64_t rest = (w.segment_steps * kStep - w.segment) * size;
+        for (std::int64_t i = 0; i < rest; i++) *to++ = 0;
+      }
+    }
+  }
+  for (float *const end = out + inputs_of(layer) * size; to < end;) *to++ = 0;
+}
+
+template <int Bits>
+struct Pixels {
+  static void run(const FloatLayer &layer, const Task &task) {
+    const bsk_conv &g = layer.g;
+    const Weights &w = layer.w;
+    const FloatOps::Levels<Bits> levels(layer.levels);
+    auto *rows = reinterpret_cast<float *>(task.scratch + static_cast<std::size_t>(task.thread) * rows_bytes(layer, kTileRows));
+    const std::int64_t plane = g.out_h * g.out_w, outputs = g.out_c / g.groups;
+    const Tiles tiles(plane);
+    // Threads share tiles; where these are few, blocks of outputs (and each thread gathers every tile).
+    const bool by_tiles = task.samples * g.groups * tiles.count >= 4 * task.threads;
+    std::int64_t begin = 0, end = task.samples * g.groups * tiles.count, block_begin = 0, block_end = w.blocks;
+    if (by_tiles) task.share(end, begin, end);
+    else task.share(w.blocks, block_begin, block_end);
+    if (block_begin == block_end) return;
+    for (std::int64_t i = begin; i < end; i++) {
+      const std::int64_t tile = i % tiles.count, group = i / tiles.count % g.groups, sample = i / tiles.count / g.groups;
+      const std::int64_t first = tiles.begin(tile), size = tiles.size(tile);
+      const auto *x = reinterpret_cast<const float *>(task.in + sample * task.in_stride);
+      auto *y = reinterpret_cast<float *>(task.out + sample * task.out_stride) + group * outputs * plane + first;
+      pack_pixels(layer, x, group, first, size, rows);
+      Tile<Bits>::run(layer, levels, rows, size, group * w.blocks + block_begin, group * w.blocks + block_end,
+                      [&](std::int64_t block, const float *sums) {
+                        const std::int64_t at = (block - group * w.blocks) * kLanes, left = outputs - at;
+                        const float *scale = layer.scale + group * outputs + at, *bias = layer.bias + group * outputs + at;
+                        for (std::int64_t c = 0; c < kLanes && c < left; c++)
+                          for (std::int64_t r = 0; r < size; r++) y[(at + c) * plane + r] = sums[r * kLanes + c] * scale[c] + bias[c];
+                      });
+    }
+  }
+};
+
+bool conv_can(const FloatLayer &layer, std::int64_t) { return !layer.linear && !layer.w.depthwise; }
+std::size_t conv_scratch(const FloatLayer &layer, std::int64_t, int threads) {
+  return static_cast<std::size_t>(threads) * rows_bytes(layer, kTileRows);
+}
+void conv_run(const FloatLayer &layer, const Task &task, int) { width_of<Pixels>(layer.w)(layer, task); }
+
+constexpr FloatKernel f32_gemv{"f32-gemv", gemv_can, gemv_scratch, 1, gemv_run};
+constexpr FloatKernel f32_gemm{"f32-gemm", gemm_can, gemm_scratch, 2, gemm_run};
+constexpr FloatKernel f32_conv{"f32-conv", conv_can, conv_scratch, 1, conv_run};
+
+}  // namespace
+}  // namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE

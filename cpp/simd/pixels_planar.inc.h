@@ -209,10 +209,11 @@ void quantize_doubles(double factor, double half, std::int32_t lo, std::int32_t 
   }
 }
 
+// The same in float32. The caller has seen to it that factor is a power of two from 1 on, so that the product is exact (or
+// infinite), and that lo - 1 and hi + 1 are exact. n is at most kRun.
 #if defined(__AVX512BW__)
-// In float32, rounded towards minus infinity: integers are representable, so neither rounding crosses one. The range check of
-// the caller keeps lo and hi exact in float32, and factor a power of two that float32 holds.
 void quantize_floats(float factor, float half, std::int32_t lo, std::int32_t hi, const float *x, std::int64_t n, std::uint8_t *to) {
+  // Product and sum rounded once, towards minus infinity: integers are representable, so none is crossed.
   constexpr int down = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
   const __m512 scale = _mm512_set1_ps(factor), add = _mm512_set1_ps(half);
   const __m512 low = _mm512_set1_ps(static_cast<float>(lo)), high = _mm512_set1_ps(static_cast<float>(hi));
@@ -225,14 +226,38 @@ void quantize_floats(float factor, float half, std::int32_t lo, std::int32_t hi,
     _mm512_mask_cvtepi32_storeu_epi8(to + i, live, _mm512_cvt_roundps_epi32(y, down));
   }
 }
+#else
+void quantize_floats(float factor, float half, std::int32_t lo, std::int32_t hi, const float *x, std::int64_t n, std::uint8_t *to) {
+  constexpr int lanes = kWidth / 4;
+  using F = Vector<float, lanes>;
+  using I = Vector<std::int32_t, lanes>;
+  const F low = F{} + static_cast<float>(lo - 1), high = F{} + static_cast<float>(hi + 1);
+  const F enough = F{} + (half > 0 ? half : 2.f);  // what a fraction needs to be rounded up
+  std::int32_t out[kRun + lanes];
+  for (std::int64_t i = 0; i < n; i += lanes) {
+    float tail[lanes] = {};
+    for (std::int64_t k = i; n - i < lanes && k < n; k++) tail[k - i] = x[k];
+    F t = load<F>(n - i < lanes ? tail : x + i) * factor;
+    t = F(I(t) & (t == t));  // NaN is 0
+    t = t < low ? low : t;
+    t = t > high ? high : t;
+    I whole = __builtin_convertvector(t, I);
+    whole += __builtin_convertvector(whole, F) > t;  // a comparison is -1 where it holds
+    // The fraction is exact where it matters: for |t| >= 1/2 it has at most 24 bits, for less only its side of 1/2 counts.
+    whole -= t - __builtin_convertvector(whole, F) >= enough;
+    whole = whole < lo ? I{} + lo : whole;
+    whole = whole > hi ? I{} + hi : whole;
+    store(out + i, whole);
+  }
+  for (std::int64_t i = 0; i < n; i++) to[i] = static_cast<std::uint8_t>(out[i]);
+}
 #endif
 
 void quantize_run(double factor, double half, std::int32_t lo, std::int32_t hi, const float *x, std::int64_t n, std::uint8_t *to) {
-#if defined(__AVX512BW__)
-  const bool exact = factor >= 0x1p-64 && factor <= 0x1p64 && static_cast<double>(static_cast<float>(factor)) == factor &&
-                     static_cast<double>(static_cast<float>(half)) == half && lo > -65536 && hi < 65536;
-  if (exact) return quantize_floats(static_cast<float>(factor), static_cast<float>(half), lo, hi, x, n, to);
-#endif
+  // x * factor of a power of two; subnormal products would be rounded if it were less than 1.
+  const bool power = factor >= 1 && factor <= 0x1p64 && static_cast<double>(static_cast<float>(factor)) == factor;
+  if (power && (half == 0.5 || half == 0) && lo > -65536 && hi < 65536)
+    return quantize_floats(static_cast<float>(factor), static_cast<float>(half), lo, hi, x, n, to);
   quantize_doubles(factor, half, lo, hi, x, n, to);
 }
 

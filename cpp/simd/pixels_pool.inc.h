@@ -43,15 +43,18 @@ constexpr T lowest() {
   return T(-1) < T(0) ? static_cast<T>(T(1) << (8 * sizeof(T) - 2)) * -2 : T(0);
 }
 
-template <class T, int N>
+// Rows, Columns: of the window if they are known when this is compiled, else 0.
+template <class T, int N, int Rows, int Columns>
 BITSHIFT_INLINE void max_lanes(const Window &w, std::int64_t c, std::uint8_t *to) {
   using V = Vector<T, N>;
+  const std::int64_t rows = Rows ? Rows : w.rows, columns = Columns ? Columns : w.columns;
   V best = V{} + lowest<T>();
   const std::uint8_t *row = w.in + c * static_cast<std::int64_t>(sizeof(T));
-  for (std::int64_t y = 0; y < w.rows; y++, row += w.row_step) {
-    const std::uint8_t *at = row;
-    for (std::int64_t x = 0; x < w.columns; x++, at += w.column_step) {
-      const V v = load<V>(at);
+#pragma GCC unroll 3
+  for (std::int64_t y = 0; y < rows; y++, row += w.row_step) {
+#pragma GCC unroll 3
+    for (std::int64_t x = 0; x < columns; x++) {
+      const V v = load<V>(row + x * w.column_step);
       best = v > best ? v : best;
     }
   }
@@ -59,21 +62,25 @@ BITSHIFT_INLINE void max_lanes(const Window &w, std::int64_t c, std::uint8_t *to
 }
 
 // The last vector of a pixel overlaps the one before it; pixels narrower than a vector take a narrower one.
-template <class T, int N>
+template <class T, int N, int Rows, int Columns>
 BITSHIFT_INLINE void max_pixel(const Window &w, std::int64_t channels, std::uint8_t *to) {
   if constexpr (N == 1) {
-    for (std::int64_t c = 0; c < channels; c++) max_lanes<T, 1>(w, c, to);
+    for (std::int64_t c = 0; c < channels; c++) max_lanes<T, 1, Rows, Columns>(w, c, to);
   } else {
-    if (channels < N) return max_pixel<T, (N * sizeof(T) > 16 ? N / 2 : 1)>(w, channels, to);
-    for (std::int64_t c = 0; c + N <= channels; c += N) max_lanes<T, N>(w, c, to);
-    if (channels % N) max_lanes<T, N>(w, channels - N, to);
+    if (channels < N) return max_pixel<T, (N * sizeof(T) > 16 ? N / 2 : 1), Rows, Columns>(w, channels, to);
+    for (std::int64_t c = 0; c + N <= channels; c += N) max_lanes<T, N, Rows, Columns>(w, c, to);
+    if (channels % N) max_lanes<T, N, Rows, Columns>(w, channels - N, to);
   }
 }
 
 template <class T>
 void max_pool_of(const bsk_pool &p, const Map &in, const Map &out, const Task &task) {
-  each_window(p, in, out, task,
-              [&](std::uint8_t *to, const Window &w) { max_pixel<T, kWidth / static_cast<int>(sizeof(T))>(w, in.channels, to); });
+  constexpr int lanes = kWidth / static_cast<int>(sizeof(T));
+  each_window(p, in, out, task, [&](std::uint8_t *to, const Window &w) {
+    if (sizeof(T) == 1 && w.rows == 3 && w.columns == 3) return max_pixel<T, lanes, 3, 3>(w, in.channels, to);
+    if (sizeof(T) == 1 && w.rows == 2 && w.columns == 2) return max_pixel<T, lanes, 2, 2>(w, in.channels, to);
+    max_pixel<T, lanes, 0, 0>(w, in.channels, to);
+  });
 }
 
 void max_pool(const bsk_pool &p, const Map &in, const Map &out, const Task &task) {

@@ -1,10 +1,11 @@
 // Time of every convolution kernel of every instruction set on the layers of well-known networks, one thread, batch as given.
-// Each layer's kernels are run in turn, round after round, and the median of the fastest half counts; the dot-product peak is measured
+// Each layer's kernels are run in turn, round after round, and the eighth-fastest in a hundred... ; the dot-product peak is measured
 // on the same processor. The last line of a network adds up the layers (times their count) by kernel, best kernel, ideal.
 //
 //   conv_bench [net] [samples] [rounds] [isa]     net: resnet18 resnet50 mobilenet_v2 resnet20 all
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -42,7 +43,16 @@ const std::map<std::string, std::vector<Shape>> nets = {
                   {32, 64, 3, 2, 16, 1, false}, {64, 64, 3, 1, 8, 5, true}}},
 };
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+// The thread's own time where there is such a clock: another process on the processor then costs cache contents only.
+double now() {
+#ifdef CLOCK_THREAD_CPUTIME_ID
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+#else
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+#endif
+}
 
 struct Timed {
   const ConvKernel *kernel;
@@ -69,7 +79,7 @@ struct Timed {
   double median() const {
     std::vector<double> s = seconds;
     std::sort(s.begin(), s.end());
-    return s[s.size() / 4];
+    return s[s.size() / 8];
   }
 };
 

@@ -15,41 +15,51 @@ constexpr int kSumsSlack = 4 * kLanes;              // finish_quick reads whole 
 // How a map of pixels is cut into tiles: rows into runs of nearly equal length, two runs a tile. The runs of a tile lie in two
 // neighbouring rows; in the last row of an odd number they lie beside each other, or there is one.
 struct Tiles {
-  std::int64_t width = 0, pairs = 0, runs = 0, base = 0, longer = 0, single = 0, count = 0;
+  std::int64_t height = 0, runs = 0, base = 0, longer = 0, count = 0;
 
-  Tiles(std::int64_t height, std::int64_t width_) : width(width_) {
+  Tiles(std::int64_t height_, std::int64_t width) : height(height_) {
     runs = (width + kRun - 1) / kRun;
     base = width / runs;
     longer = width % runs;  // the first `longer` runs have base + 1 pixels
-    pairs = height / 2;
-    if (height % 2 != 0) single = (longer + 1) / 2 + (runs - longer + 1) / 2;
-    count = pairs * runs + single;
+    count = height / 2 * runs;
+    if (height % 2 != 0) count += (longer + 1) / 2 + (runs - longer + 1) / 2;
   }
   int length(std::int64_t run) const { return static_cast<int>(base + (run < longer)); }
   std::int64_t start(std::int64_t run) const { return run * base + least(run, longer); }
 };
 
+// Goes through the tiles in order.
 struct Tile {
   std::int64_t y[2], x[2];
   int run, groups;
 
   Tile(const Tiles &t, std::int64_t index) {
-    std::int64_t k;
-    groups = 2;
-    if (index < t.pairs * t.runs) {
-      k = index % t.runs;
-      y[0] = index / t.runs * 2;
-      y[1] = y[0] + 1;
-      x[0] = x[1] = t.start(k);
-    } else {
-      const std::int64_t j = index - t.pairs * t.runs, long_pairs = (t.longer + 1) / 2;
-      k = j < long_pairs ? 2 * j : t.longer + 2 * (j - long_pairs);
-      if (k + 1 == t.runs || t.length(k) != t.length(k + 1)) groups = 1;
-      y[0] = y[1] = 2 * t.pairs;
-      x[0] = t.start(k);
-      x[1] = groups == 2 ? t.start(k + 1) : x[0];
+    y[0] = least(index / t.runs * 2, t.height / 2 * 2);
+    k_ = index - y[0] / 2 * t.runs;
+    if (y[0] + 1 == t.height) {
+      const std::int64_t long_pairs = (t.longer + 1) / 2;
+      k_ = k_ < long_pairs ? 2 * k_ : t.longer + 2 * (k_ - long_pairs);
     }
-    run = t.length(k);
+    place(t);
+  }
+  void next(const Tiles &t) {
+    k_ += y[0] == y[1] ? groups : 1;
+    if (k_ >= t.runs) k_ = 0, y[0] += 2;
+    place(t);
+  }
+
+ private:
+  std::int64_t k_;  // the first run
+
+  void place(const Tiles &t) {
+    run = t.length(k_);
+    x[0] = x[1] = t.start(k_);
+    y[1] = y[0] + 1;
+    groups = 2;
+    if (y[1] < t.height) return;
+    y[1] = y[0];
+    if (k_ + 1 < t.runs && t.length(k_ + 1) == run) x[1] = t.start(k_ + 1);
+    else groups = 1;
   }
 };
 
@@ -97,62 +107,137 @@ inline bool can_direct(const ConvLayer &l) {
   return maps_serve(l) && !l.w.depthwise && l.w.planes >= 1 && l.w.limit <= kLimit && l.w.segment > 0;
 }
 
-inline std::int64_t direct_thread_bytes(const ConvLayer &l) { return round_up(panel_bytes(l.w) + l.w.segments * 8, 64); }
+// The panels of a layer in order of output channel.
+struct Panels {
+  const Weights &w;
+  std::int64_t of_group, count;
 
-inline std::size_t scratch_direct(const ConvLayer &l, std::int64_t, int threads) {
-  return static_cast<std::size_t>(threads * direct_thread_bytes(l));
+  explicit Panels(const Weights &weights) : w(weights), of_group((w.blocks + kBlocks - 1) / kBlocks), count(w.groups * of_group) {}
+  std::int64_t group(std::int64_t p) const { return p / of_group; }
+  std::int64_t block(std::int64_t p) const { return p % of_group * kBlocks; }  // in its group
+  std::int64_t channel(std::int64_t p) const { return group(p) * w.outputs + block(p) * kLanes; }
+  int outputs(std::int64_t p) const { return static_cast<int>(least(kPanelLanes, w.outputs - block(p) * kLanes)); }
+};
+
+// Few decoded weights: all panels are decoded first and each tile meets every panel, so that a pixel's outputs are written
+// together and its inputs read once. Many: each panel meets every tile. Threads would all decode the same in the first case.
+constexpr std::int64_t kAllPanels = 160 << 10;
+
+struct Direct {
+  const ConvLayer &l;
+  Panels panels;
+  Tiles tiles;
+  bool tile_major;
+  std::int64_t kept;  // panels in memory
+
+  Direct(const ConvLayer &layer, std::int64_t samples, int threads) : l(layer), panels(layer.w), tiles(l.g.out_h, l.g.out_w) {
+    tile_major = panels.count * panel_part() <= kAllPanels && (threads == 1 || samples * tiles.count >= 8 * threads);
+    kept = tile_major ? panels.count : 1;
+  }
+  std::int64_t panel_part() const { return round_up(panel_bytes(l.w) + static_cast<std::int64_t>(sizeof(PanelRequant)), 64); }
+  std::int64_t thread_part() const { return round_up(kept * panel_part() + l.w.segments * 8, 64); }
+};
+
+inline std::size_t scratch_direct(const ConvLayer &l, std::int64_t samples, int threads) {
+  return static_cast<std::size_t>(threads * Direct(l, samples, threads).thread_part());
 }
 
-inline void run_direct(const ConvLayer &l, const Task &task, int) {
-  const bsk_conv &g = l.g;
-  const Weights &w = l.w;
-  std::uint8_t *scratch = task.scratch + task.thread * direct_thread_bytes(l);
-  auto *panel = reinterpret_cast<std::int8_t *>(scratch);
-  auto *segments = reinterpret_cast<std::int64_t *>(scratch + panel_bytes(w));
-  for (std::int64_t s = 0; s < w.segments; ++s) {
-    const bool rows = w.segments == g.kernel_h;  // else one segment a tap; with kernel_w == 1 the two agree
-    const std::int64_t ky = rows ? s : s / g.kernel_w, kx = rows ? 0 : s % g.kernel_w;
-    segments[s] = ky * g.dilation_h * l.in.row() + kx * g.dilation_w * g.in_c;
-  }
+struct DirectThread {
+  Direct d;
+  const Task &task;
+  const ConvLayer &l;
+  std::uint8_t *scratch;
+  std::int64_t *segments;
+  QuickArgs args;
+  Vec::Clamp clamp;
+  bool fused;
   alignas(64) std::int32_t sums[kTileSums + kSumsSlack];
-  MicroArgs a;
-  a.stride = g.stride_w * g.in_c;
-  a.segments = segments;
-  a.count = w.segments;
-  a.steps = w.segment_steps;
-  a.panel = panel;
-  a.planes = w.planes;
-  a.shift = w.shift;
-  a.sums = sums;
 
-  const Tiles tiles(g.out_h, g.out_w);
-  const std::int64_t group_panels = (w.blocks + kBlocks - 1) / kBlocks, per_panel = tiles.count * task.samples;
-  const std::int64_t out_pixel = l.out.channels * l.out.item, res_pixel = l.q.residual ? l.res.channels * l.res.item : 0;
-  std::int64_t unit, end;
-  task.share(w.groups * group_panels * per_panel, unit, end);
-  PanelRequant requant;
-  while (unit < end) {
-    const std::int64_t index = unit / per_panel, group = index / group_panels, block = index % group_panels * kBlocks;
-    const int blocks = static_cast<int>(least(kBlocks, w.blocks - block));
-    const std::int64_t channel = group * w.outputs + block * kLanes;
-    requant.load(l.q, channel, static_cast<int>(least(blocks * kLanes, w.outputs - block * kLanes)));
-    decode_panel(w, w.packed + static_cast<std::size_t>(group * w.blocks + block) * w.block_bytes(), blocks, panel);
-    clear_padding(w, blocks, panel);
-    const Finish finish = blocks == 1 ? finish_of<1>(l.q) : finish_of<kBlocks>(l.q);
-    for (const std::int64_t stop = least(end, (index + 1) * per_panel); unit < stop; ++unit) {
-      const std::int64_t sample = unit % per_panel / tiles.count;
-      const Tile tile(tiles, unit % tiles.count);
-      const std::uint8_t *in = task.in + sample * task.in_stride + group * (g.in_c / g.groups);
-      for (int i = 0; i < tile.groups; ++i)
-        a.pixels[i] = in + at(l.in, tile.y[i] * g.stride_h - g.pad_top, tile.x[i] * g.stride_w - g.pad_left);
-      micro_kernel(tile.run, tile.groups, blocks)(a);
-      for (int i = 0; i < tile.groups; ++i) {
-        PixelRun run;
-        run.pixels = tile.run;
-        run.out = task.out + sample * task.out_stride + at(l.out, tile.y[i], tile.x[i]) + channel * l.out.item;
-        if (l.q.residual) run.res = task.residual + sample * task.res_stride + at(l.res, tile.y[i], tile.x[i]) + channel * l.res.item;
-        finish(requant, sums + i * tile.run * blocks * kLanes, run, out_pixel, res_pixel);
+  DirectThread(const ConvLayer &layer, const Task &t) : d(layer, t.samples, t.threads), task(t), l(layer), clamp(Vec::clamp_of(layer.q)) {
+    const bsk_conv &g = l.g;
+    const Weights &w = l.w;
+    scratch = task.scratch + task.thread * d.thread_part();
+    segments = reinterpret_cast<std::int64_t *>(scratch + d.kept * d.panel_part());
+    for (std::int64_t s = 0; s < w.segments; ++s) {
+      const bool rows = w.segments == g.kernel_h;  // else one segment a tap; with kernel_w == 1 the two agree
+      const std::int64_t ky = rows ? s : s / g.kernel_w, kx = rows ? 0 : s % g.kernel_w;
+      segments[s] = ky * g.dilation_h * l.in.row() + kx * g.dilation_w * g.in_c;
+    }
+    args.m.stride = g.stride_w * g.in_c;
+    args.m.segments = segments;
+    args.m.count = w.segments;
+    args.m.steps = w.segment_steps;
+    args.m.planes = w.planes;
+    args.m.shift = w.shift;
+    args.m.sums = sums;
+    args.clamp = &clamp;
+    args.unit = l.q.unit;
+    args.out_stride = l.out.channels * l.out.item;
+    if (l.q.residual) args.res_stride = l.res.channels * l.res.item;
+    fused = kFused && quick(l.q);
+  }
+
+  std::int8_t *panel(std::int64_t slot) const { return reinterpret_cast<std::int8_t *>(scratch + slot * d.panel_part()); }
+  PanelRequant &requant(std::int64_t slot) const {
+    return *reinterpret_cast<PanelRequant *>(scratch + (slot + 1) * d.panel_part() - static_cast<std::int64_t>(sizeof(PanelRequant)));
+  }
+
+  void prepare(std::int64_t p, std::int64_t slot) const {
+    const Weights &w = l.w;
+    const int outputs = d.panels.outputs(p), blocks = (outputs + kLanes - 1) / kLanes;
+    requant(slot).load(l.q, d.panels.channel(p), outputs);
+    decode_panel(w, w.packed + static_cast<std::size_t>(d.panels.group(p) * w.blocks + d.panels.block(p)) * w.block_bytes(), blocks, panel(slot));
+    clear_padding(w, blocks, panel(slot));
+  }
+
+  void compute(std::int64_t p, std::int64_t slot, std::int64_t sample, const Tile &tile) {
+    const bsk_conv &g = l.g;
+    const PanelRequant &r = requant(slot);
+    const std::uint8_t *in = task.in + sample * task.in_stride + d.panels.group(p) * (g.in_c / g.groups);
+    std::uint8_t *out = task.out + sample * task.out_stride + r.channel * l.out.item;
+    for (int i = 0; i < tile.groups; ++i) {
+      args.m.pixels[i] = in + at(l.in, tile.y[i] * g.stride_h - g.pad_top, tile.x[i] * g.stride_w - g.pad_left);
+      args.out[i] = out + at(l.out, tile.y[i], tile.x[i]);
+      if (l.q.residual)
+        args.res[i] = task.residual + sample * task.res_stride + r.channel * l.res.item + at(l.res, tile.y[i], tile.x[i]);
+    }
+    args.m.panel = panel(slot);
+    if constexpr (kFused) {
+      if (fused) {
+        args.mult = r.mult, args.offset = r.offset32, args.shift = r.shift, args.res_shift = r.res_shift;
+        args.count = r.count();
+        quick_kernel(tile.run, tile.groups, r.blocks)(args);
+        return;
       }
+    }
+    micro_kernel(tile.run, tile.groups, r.blocks)(args.m);
+    const Finish finish = r.blocks == 1 ? finish_of<1>(l.q) : finish_of<kBlocks>(l.q);
+    for (int i = 0; i < tile.groups; ++i)
+      finish(r, sums + i * tile.run * r.blocks * kLanes, {args.out[i], args.res[i], tile.run}, args.out_stride, args.res_stride);
+  }
+};
+
+inline void run_direct(const ConvLayer &l, const Task &task, int) {
+  DirectThread t(l, task);
+  const Tiles &tiles = t.d.tiles;
+  const std::int64_t panels = t.d.panels.count, all = tiles.count * task.samples;
+  std::int64_t unit, end;
+  task.share(t.d.tile_major ? all : panels * all, unit, end);
+  if (unit == end) return;
+  if (t.d.tile_major)
+    for (std::int64_t p = 0; p < panels; ++p) t.prepare(p, p);
+  while (unit < end) {
+    const std::int64_t p = unit / all;  // 0 if tile-major
+    if (!t.d.tile_major) t.prepare(p, 0);
+    std::int64_t sample = unit % all / tiles.count, index = unit % tiles.count;
+    Tile tile(tiles, index);
+    for (const std::int64_t stop = least(end, (p + 1) * all); unit < stop; ++unit) {
+      if (t.d.tile_major)
+        for (std::int64_t each = 0; each < panels; ++each) t.compute(each, each, sample, tile);
+      else
+        t.compute(p, 0, sample, tile);
+      if (++index == tiles.count) tile = Tile(tiles, index = 0), ++sample;
+      else tile.next(tiles);
     }
   }
 }

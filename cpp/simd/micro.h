@@ -8,7 +8,8 @@
 //                     // Step z of superblock s: 64 bytes, 16 lanes x 4 inputs, to `to + (8 s + z) * step_bytes`, 64-byte aligned.
 //                     void operator()(const std::uint8_t *packed, std::int64_t supers, std::int8_t *to, std::int64_t step_bytes) const;
 //                   };
-//                   MicroKernel micro_kernel(int run, int groups, int blocks), run 1..kRun, groups 1..2, blocks 1..kBlocks.
+//                   MicroKernel micro_kernel(int run, int groups, int blocks), run 1..kRun, groups 1..2, blocks 1..kBlocks;
+//                   constexpr bool kFused; if true, QuickKernel quick_kernel(int run, int groups, int blocks).
 // A panel is `blocks` consecutive blocks of 16 outputs as signed bytes: [plane][step][block][16 lanes][4 inputs], with zeros for
 // inputs behind a segment's end (the driver sees to it).
 // Micro-kernels are noinline functions named *micro*: tools/check_spills.py looks at their machine code.
@@ -34,6 +35,22 @@ struct MicroArgs {
 };
 
 using MicroKernel = void (*)(const MicroArgs &);
+
+// A tile from inputs to bytes of the map, for layers that requant.inc.h calls quick: `sums` and `repeats` are not used. Only where
+// accumulators can stay in registers through rule 4: an instruction set without such kernels says so by kFused = false and has
+// no quick_kernel.
+struct QuickArgs {
+  MicroArgs m;
+  const std::int32_t *mult = nullptr, *offset = nullptr, *shift = nullptr, *res_shift = nullptr;  // of the panel's lanes, aligned
+  const void *clamp = nullptr;        // Vec::Clamp
+  bool unit = true;
+  std::uint8_t *out[2] = {};          // the first pixel of each run
+  const std::uint8_t *res[2] = {};    // or null
+  std::int64_t out_stride = 0, res_stride = 0;
+  int count = 0;                      // outputs of the panel
+};
+
+using QuickKernel = void (*)(const QuickArgs &);
 
 }  // namespace bitshift::simd
 #endif

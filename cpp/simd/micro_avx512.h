@@ -12,10 +12,12 @@
 
 #include "decode_avx512.h"
 #include "micro.h"
+#include "vec_avx512.h"
 
 namespace bitshift::simd::avx512 {
 
 constexpr int kRun = 7, kBlocks = 2, kLimit = 127;
+constexpr bool kFused = true;
 
 class LevelDecoder {
  public:
@@ -88,48 +90,90 @@ inline __attribute__((always_inline)) void step_run(__m512i (&acc)[Run][Blocks],
   }
 }
 
+#define BITSHIFT_EACH_SUM(Groups, Run, Blocks)                          \
+  _Pragma("GCC unroll 2") for (int g = 0; g < (Groups); ++g)            \
+    _Pragma("GCC unroll 7") for (int m = 0; m < (Run); ++m)             \
+      _Pragma("GCC unroll 2") for (int b = 0; b < (Blocks); ++b)
+
+// The sums of a tile, in registers. Returns where the panel ends.
+template <int Run, int Groups, int Blocks>
+inline __attribute__((always_inline)) const std::int8_t *accumulate(const MicroArgs &a, const std::uint8_t *base0,
+                                                                    const std::uint8_t *base1, const std::int8_t *weights,
+                                                                    __m512i (&acc)[Groups][Run][Blocks]) {
+  std::int64_t s1 = a.stride, s3 = 3 * s1, s5 = 5 * s1;
+  BITSHIFT_EACH_SUM(Groups, Run, Blocks) acc[g][m][b] = _mm512_setzero_si512();
+  for (int plane = 0;;) {
+    for (std::int64_t s = 0; s < a.count; ++s) {
+      const std::uint8_t *p0 = base0 + a.segments[s], *p1 = base1 + a.segments[s];
+      for (std::int64_t step = a.steps; step > 0; --step, p0 += kStep, p1 += kStep, weights += Blocks * 64) {
+        asm("" : "+r"(s1), "+r"(s3), "+r"(s5));  // the strides stay in registers: gcc would make a pointer of each pixel
+        __m512i w[Blocks];
+#pragma GCC unroll 2
+        for (int b = 0; b < Blocks; ++b) w[b] = _mm512_load_si512(weights + 64 * b);
+        step_run<0>(acc[0], w, p0, s1, s3, s5);
+        if constexpr (Groups == 2) step_run<0>(acc[1], w, p1, s1, s3, s5);
+      }
+    }
+    if (plane == a.planes - 1) return weights;
+    const __m128i shift = _mm_cvtsi32_si128(a.shift[plane++]);
+    BITSHIFT_EACH_SUM(Groups, Run, Blocks) acc[g][m][b] = _mm512_sll_epi32(acc[g][m][b], shift);
+  }
+}
+
 template <int Run, int Groups, int Blocks>
 __attribute__((noinline)) void micro_sums(const MicroArgs &a) {
-  std::int64_t s1 = a.stride, s3 = 3 * s1, s5 = 5 * s1;
   const std::int8_t *weights = a.panel;
   std::int32_t *sums = a.sums;
   const std::uint8_t *base0 = a.pixels[0], *base1 = a.pixels[1];
   for (std::int64_t r = 0; r < a.repeats; ++r, base0 += a.advance, base1 += a.advance, weights += a.skip) {
     __m512i acc[Groups][Run][Blocks];
-#pragma GCC unroll 2
-    for (int g = 0; g < Groups; ++g)
-#pragma GCC unroll 7
-      for (int m = 0; m < Run; ++m)
-#pragma GCC unroll 2
-        for (int b = 0; b < Blocks; ++b) acc[g][m][b] = _mm512_setzero_si512();
-    for (int plane = 0;;) {
-      for (std::int64_t s = 0; s < a.count; ++s) {
-        const std::uint8_t *p0 = base0 + a.segments[s], *p1 = base1 + a.segments[s];
-        for (std::int64_t step = a.steps; step > 0; --step, p0 += kStep, p1 += kStep, weights += Blocks * 64) {
-          asm("" : "+r"(s1), "+r"(s3), "+r"(s5));  // the strides stay in registers: gcc would make a pointer of each pixel
-          __m512i w[Blocks];
-#pragma GCC unroll 2
-          for (int b = 0; b < Blocks; ++b) w[b] = _mm512_load_si512(weights + 64 * b);
-          step_run<0>(acc[0], w, p0, s1, s3, s5);
-          if constexpr (Groups == 2) step_run<0>(acc[1], w, p1, s1, s3, s5);
-        }
-      }
-      if (plane == a.planes - 1) break;
-      const __m128i shift = _mm_cvtsi32_si128(a.shift[plane++]);
-#pragma GCC unroll 2
-      for (int g = 0; g < Groups; ++g)
-#pragma GCC unroll 7
-        for (int m = 0; m < Run; ++m)
-#pragma GCC unroll 2
-          for (int b = 0; b < Blocks; ++b) acc[g][m][b] = _mm512_sll_epi32(acc[g][m][b], shift);
+    weights = accumulate(a, base0, base1, weights, acc);
+    BITSHIFT_EACH_SUM(Groups, Run, Blocks) {
+      _mm512_store_si512(sums, acc[g][m][b]);
+      sums += kLanes;
     }
-#pragma GCC unroll 2
-    for (int g = 0; g < Groups; ++g)
-#pragma GCC unroll 7
-      for (int m = 0; m < Run; ++m)
-#pragma GCC unroll 2
-        for (int b = 0; b < Blocks; ++b, sums += kLanes) _mm512_store_si512(sums, acc[g][m][b]);
   }
+}
+
+// Four sums, of pixels First / Blocks and on, to bytes. Vectors of the panel come from memory at each use: no register is free for them.
+template <int First, int Run, int Groups, int Blocks>
+inline __attribute__((always_inline)) void finish_four(const QuickArgs &q, __m512i (&acc)[Groups][Run][Blocks]) {
+  constexpr int kAll = Groups * Run * Blocks;
+  if constexpr (First < kAll) {
+    asm volatile("" ::: "memory");
+    __m512i v[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      constexpr int kLast = kAll - 1;
+      const int at = First + i < kAll ? First + i : kLast, pixel = at / Blocks, group = pixel / Run, c = at % Blocks * kLanes;
+      v[i] = acc[group][pixel % Run][at % Blocks];
+      if (First + i >= kAll) continue;  // its bytes are not stored
+      if (!q.unit) v[i] = _mm512_mullo_epi32(v[i], _mm512_load_si512(q.mult + c));
+      v[i] = _mm512_add_epi32(v[i], _mm512_load_si512(q.offset + c));
+      if (q.res[0]) {
+        const __m512i r = Vec::load_u8(q.res[group] + pixel % Run * q.res_stride + c);
+        v[i] = _mm512_add_epi32(v[i], _mm512_sllv_epi32(r, _mm512_load_si512(q.res_shift + c)));
+      }
+      v[i] = _mm512_srav_epi32(v[i], _mm512_load_si512(q.shift + c));
+    }
+    const Vec::Bytes bytes = Vec::pack(v[0], v[1], v[2], v[3], *static_cast<const Vec::Clamp *>(q.clamp));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4 / Blocks; ++i) {
+      const int pixel = First / Blocks + i;
+      if (pixel >= Groups * Run) break;
+      std::uint8_t *out = q.out[pixel / Run] + pixel % Run * q.out_stride;
+      if constexpr (Blocks == 2) Vec::store_half(out, bytes, i, q.count);
+      else Vec::store_quarter(out, bytes, i, q.count);
+    }
+    finish_four<First + 4>(q, acc);
+  }
+}
+
+template <int Run, int Groups, int Blocks>
+__attribute__((noinline)) void micro_quick(const QuickArgs &q) {
+  __m512i acc[Groups][Run][Blocks];
+  accumulate(q.m, q.m.pixels[0], q.m.pixels[1], q.m.panel, acc);
+  finish_four<0>(q, acc);
 }
 
 template <int Groups, int Blocks>
@@ -137,9 +181,19 @@ constexpr MicroKernel kMicro[kRun] = {micro_sums<1, Groups, Blocks>, micro_sums<
                                       micro_sums<4, Groups, Blocks>, micro_sums<5, Groups, Blocks>, micro_sums<6, Groups, Blocks>,
                                       micro_sums<7, Groups, Blocks>};
 
+template <int Groups, int Blocks>
+constexpr QuickKernel kQuick[kRun] = {micro_quick<1, Groups, Blocks>, micro_quick<2, Groups, Blocks>, micro_quick<3, Groups, Blocks>,
+                                      micro_quick<4, Groups, Blocks>, micro_quick<5, Groups, Blocks>, micro_quick<6, Groups, Blocks>,
+                                      micro_quick<7, Groups, Blocks>};
+
 inline MicroKernel micro_kernel(int run, int groups, int blocks) {
   if (blocks == 1) return groups == 1 ? kMicro<1, 1>[run - 1] : kMicro<2, 1>[run - 1];
   return groups == 1 ? kMicro<1, 2>[run - 1] : kMicro<2, 2>[run - 1];
+}
+
+inline QuickKernel quick_kernel(int run, int groups, int blocks) {
+  if (blocks == 1) return groups == 1 ? kQuick<1, 1>[run - 1] : kQuick<2, 1>[run - 1];
+  return groups == 1 ? kQuick<1, 2>[run - 1] : kQuick<2, 2>[run - 1];
 }
 
 }  // namespace bitshift::simd::avx512

@@ -3,6 +3,7 @@
 #define BITSHIFT_SRC_BUILDER_H
 
 #include "program.h"
+#include "tune.h"
 
 namespace bitshift {
 
@@ -16,6 +17,7 @@ class Builder {
 
   const Graph &graph;
   const Settings &settings;
+  Tuner tuner;
 
   const Value &value(int index) const { return graph.values[static_cast<std::size_t>(index)]; }
   const Bound &bound(const Node &node) const { return bounds_[static_cast<std::size_t>(&node - graph.nodes.data())]; }

@@ -51,7 +51,7 @@ const MapOp *find_map_op(const OpSpec *op) {
   return nullptr;
 }
 
-Builder::Builder(const Graph &g, const std::vector<Bound> &bounds, const Settings &s) : graph(g), settings(s), bounds_(bounds) {
+Builder::Builder(const Graph &g, const std::vector<Bound> &bounds, const Settings &s) : graph(g), settings(s), tuner(s), bounds_(bounds) {
   const std::size_t values = graph.values.size();
   ranges_.resize(values);
   border_h_.assign(values, 0);

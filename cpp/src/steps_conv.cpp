@@ -5,7 +5,6 @@
 #include "../simd/pack.h"
 #include "builder.h"
 #include "requant.h"
-#include "tune.h"
 
 namespace bitshift {
 namespace {
@@ -73,7 +72,7 @@ bool add_conv(Builder &b, const Node &node) {
   layer.wino1_max = conv->packed.wino1_max;
   layer.wino2_max = conv->packed.wino2_max;
   if (!conv->packed.tap_sums.empty()) layer.tap_sums = conv->packed.tap_sums.data();
-  const simd::ConvKernel *kernel = choose_conv(b.settings, layer);
+  const simd::ConvKernel *kernel = b.tuner.choose(layer);
   if (!kernel) return false;
 
   const int in = b.map(node.inputs[0]), res = node.inputs.size() == 2 ? b.map(node.inputs[1]) : -1, out = b.make_map(node.output);

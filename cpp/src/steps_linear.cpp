@@ -1,43 +1,50 @@
 // Matrix products of bytes, and of floats with packed weights; convolutions of floats.
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <memory>
 
 #include "../simd/pack.h"
 #include "builder.h"
 #include "requant.h"
 #include "rules.h"
-#include "tune.h"
 
 namespace bitshift {
 namespace {
 
-// A kernel for each number of rows: one, a few, many.
-constexpr std::int64_t kFew = 2, kMany = 8;
-constexpr std::int64_t kTried[] = {1, 4, 16};
+// What is best depends on how often a decoded weight is used.
+constexpr RowRange kRowRanges[] = {{1, 1, 1}, {2, 3, 2}, {4, 7, 5}, {8, 15, 10}, {16, std::int64_t{1} << 31, 24}};
+constexpr std::size_t kRanges = std::size(kRowRanges);
 
 template <class Kernel>
 struct ByRows {
-  std::array<const Kernel *, 3> kernels{};
+  std::array<const Kernel *, kRanges> kernels{};
 
-  const Kernel &of(std::int64_t rows) const { return *kernels[rows < kFew ? 0 : rows < kMany ? 1 : 2]; }
-  int phases() const { return std::max({kernels[0]->phases, kernels[1]->phases, kernels[2]->phases}); }
+  const Kernel &of(std::int64_t rows) const {
+    std::size_t i = 0;
+    while (i + 1 < kRanges && rows > kRowRanges[i].most) i++;
+    return *kernels[i];
+  }
+  int phases() const {
+    int most = 0;
+    for (const Kernel *kernel : kernels) most = std::max(most, kernel->phases);
+    return most;
+  }
+  // False where a number of rows has no kernel.
+  template <class Layer>
+  bool choose(Tuner &tuner, const Layer &layer) {
+    for (std::size_t i = 0; i < kRanges; i++)
+      if (!(kernels[i] = tuner.choose(layer, kRowRanges[i]))) return false;
+    return true;
+  }
+  // The kernels from few rows to many.
   std::string name() const {
     std::string text = kernels[0]->name;
-    for (std::size_t i = 1; i < kernels.size(); i++)
+    for (std::size_t i = 1; i < kRanges; i++)
       if (kernels[i] != kernels[i - 1]) text += std::string("|") + kernels[i]->name;
     return text;
   }
 };
-
-// False where a number of rows has no kernel.
-template <class Kernel, class Layer>
-bool choose_by_rows(const Settings &settings, const Layer &layer, const Kernel *(*choose)(const Settings &, const Layer &, std::int64_t),
-                    ByRows<Kernel> &found) {
-  for (std::size_t i = 0; i < found.kernels.size(); i++)
-    if (!(found.kernels[i] = choose(settings, layer, kTried[i]))) return false;
-  return true;
-}
 
 simd::PackedWeights packed_linear(const Builder &b, const Node &node, std::int64_t in, std::int64_t out) {
   const PackedCodes &codes = b.graph.constant(node, Role::codes)->codes;
@@ -79,7 +86,7 @@ bool add_integer_linear(Builder &b, const Node &node) {
   layer.signed_in = x.type.is_signed;
   linear->requant = fold_requant(b.graph, node, b.bound(node), linear->packed.level_sums, layer.signed_in ? 128 : 0, 0, 0);
   layer.q = linear->requant.view;
-  if (!choose_by_rows(b.settings, layer, choose_linear, linear->kernels)) return false;
+  if (!linear->kernels.choose(b.tuner, layer)) return false;
 
   const bool residual = node.inputs.size() == 2;
   const int from = b.planar(node.inputs[0]), res = residual ? b.planar(node.inputs[1]) : -1;
@@ -145,7 +152,7 @@ bool add_float(Builder &b, const Node &node) {
   layer.levels = node.attrs.format->levels_f32;
   layer.scale = state->scale.data();
   layer.bias = state->bias.data();
-  if (!choose_by_rows(b.settings, layer, choose_float, state->kernels)) return false;
+  if (!state->kernels.choose(b.tuner, layer)) return false;
 
   const std::int64_t rows = linear ? y.size / channels : 1;
   const auto in_bytes = static_cast<std::int64_t>(x.bytes()) / rows, out_bytes = static_cast<std::int64_t>(y.bytes()) / rows;

@@ -6,11 +6,11 @@
 //    static F zero(); static F load(const float *); static void store(float *, F); static F add(F, F);
 //    static F madd(F a, F b, F sum);            // a * b + sum
 //    static F madd(F a, const float *b, F sum); // every lane times *b
+//    static bool can(const float *levels, int bits);  // whether Levels<bits> takes these
 //    // The levels of a format, ready for look-up, and a superblock's codes.
 //    template <int Bits> struct Levels {
 //      explicit Levels(const float *levels);
-//      using Codes = ...;
-//      static Codes codes(const uint8_t *packed);
+//      Codes codes(const uint8_t *packed) const;
 //      F at(const Codes &, int step, int input) const;   // step 0..7, input 0..3: compile-time constants after unrolling
 //    };
 //  };
@@ -156,7 +156,8 @@ auto width_of(const Weights &w) -> decltype(&Work<1>::run) {
   return all[w.format->bits - 1];
 }
 
-bool gemv_can(const FloatLayer &layer, std::int64_t rows) { return layer.linear && rows <= kTileRows; }
+bool gemm_can(const FloatLayer &layer, std::int64_t) { return layer.linear && FloatOps::can(layer.levels, layer.w.format->bits); }
+bool gemv_can(const FloatLayer &layer, std::int64_t rows) { return rows <= kTileRows && gemm_can(layer, rows); }
 std::size_t gemv_scratch(const FloatLayer &layer, std::int64_t rows, int threads) {
   return static_cast<std::size_t>(threads) * rows_bytes(layer, rows);
 }
@@ -166,7 +167,6 @@ void gemv_run(const FloatLayer &layer, const Task &task, int) {
   width_of<Rows>(layer.w)(layer, task, rows);
 }
 
-bool gemm_can(const FloatLayer &layer, std::int64_t) { return layer.linear; }
 std::size_t gemm_scratch(const FloatLayer &layer, std::int64_t rows, int) { return rows_bytes(layer, rows); }
 void gemm_run(const FloatLayer &layer, const Task &task, int phase) {
   auto *rows = reinterpret_cast<float *>(task.scratch);
@@ -255,7 +255,7 @@ struct Pixels {
   }
 };
 
-bool conv_can(const FloatLayer &layer, std::int64_t) { return !layer.linear && !layer.w.depthwise; }
+bool conv_can(const FloatLayer &layer, std::int64_t) { return !layer.linear && !layer.w.depthwise && FloatOps::can(layer.levels, layer.w.format->bits); }
 std::size_t conv_scratch(const FloatLayer &layer, std::int64_t, int threads) {
   return static_cast<std::size_t>(threads) * rows_bytes(layer, kTileRows);
 }

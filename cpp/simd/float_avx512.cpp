@@ -28,18 +28,17 @@ struct FloatOps {
   // vpermps reads 4 bits and vpermt2ps 5. `first_bit` is where a code begins in its byte; step 6 of 3 bits has its high bit lowest.
   template <int Bits>
   struct Levels {
+    static_assert(Bits < 7);
     static constexpr int kTables = Bits == 3 ? 2 : Bits == 5 ? 2 : Bits == 6 ? 4 : 1;
     __m512 table[kTables];
-    const float *all;
 
-    explicit Levels(const float *levels) : all(levels) {
+    explicit Levels(const float *levels) {
       alignas(64) float lanes[16];
       for (int t = 0; t < kTables; t++) {
         for (int i = 0; i < 16; i++) {
           if constexpr (Bits == 3) lanes[i] = levels[t == 0 ? i & 7 : ((i >> 1) & 3) | (i & 1) << 2];
           else if constexpr (Bits < 5) lanes[i] = levels[i & ((1 << Bits) - 1)];
-          else if constexpr (Bits < 7) lanes[i] = levels[16 * t + i];
-          else lanes[i] = 0;
+          else lanes[i] = levels[16 * t + i];
         }
         table[t] = _mm512_load_ps(lanes);
       }
@@ -65,14 +64,59 @@ struct FloatOps {
       if constexpr (Bits == 3) return _mm512_permutexvar_ps(i, table[z == 6 ? 1 : 0]);
       else if constexpr (Bits < 5) return _mm512_permutexvar_ps(i, table[0]);
       else if constexpr (Bits == 5) return _mm512_permutex2var_ps(table[0], i, table[1]);
-      else if constexpr (Bits == 6) {
+      else {
         const __mmask16 high = _mm512_test_epi32_mask(i, _mm512_set1_epi32(32));
         return _mm512_mask_blend_ps(high, _mm512_permutex2var_ps(table[0], i, table[1]), _mm512_permutex2var_ps(table[2], i, table[3]));
-      } else {
-        return _mm512_i32gather_ps(_mm512_and_si512(i, _mm512_set1_epi32((1 << Bits) - 1)), all, 4);
       }
     }
   };
+
+  // A table of 128 or 256 floats is too large for registers; but levels of such formats are integers that fit bytes.
+  static bool can(const float *levels, int bits) {
+    if (bits < 7) return true;
+    for (int c = 0; c < 1 << bits; c++)
+      if (!(levels[c] >= -127 && levels[c] <= 127) || levels[c] != static_cast<float>(static_cast<int>(levels[c]))) return false;
+    return true;
+  }
+
+  template <int Bits>
+  struct ByteLevels {
+    LevelTable<Bits> table;
+
+    explicit ByteLevels(const float *levels) : table(Bytes(levels).of) {}
+
+    struct Codes {
+      __m512i level[8];
+    };
+    Codes codes(const std::uint8_t *packed) const {
+      Codes c;
+      __m512i index[8];
+      code_indices<Bits>(packed, index);
+#pragma GCC unroll 8
+      for (int z = 0; z < 8; z++) c.level[z] = table.look_up(index[z], z);
+      return c;
+    }
+    static F at(const Codes &c, int z, int j) {
+      const __m512i high = j < 3 ? _mm512_slli_epi32(c.level[z], static_cast<unsigned>(24 - 8 * j)) : c.level[z];
+      return _mm512_cvtepi32_ps(_mm512_srai_epi32(high, 24));
+    }
+
+   private:
+    struct Bytes {
+      std::int8_t of[1 << Bits];
+      explicit Bytes(const float *levels) {
+        for (int c = 0; c < 1 << Bits; c++) of[c] = static_cast<std::int8_t>(levels[c]);
+      }
+    };
+  };
+};
+template <>
+struct FloatOps::Levels<7> : FloatOps::ByteLevels<7> {
+  using ByteLevels::ByteLevels;
+};
+template <>
+struct FloatOps::Levels<8> : FloatOps::ByteLevels<8> {
+  using ByteLevels::ByteLevels;
 };
 
 }  // namespace

@@ -4,6 +4,8 @@
 // the list, decodes a panel when it meets it, and brings every tile's sums through rule 4 to the output. Windows are read where
 // they lie: an output pixel is a pointer, a window is a list of segments from it, the map's border is the padding.
 
+#include "panel.inc.h"
+
 namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
 
 constexpr std::int64_t round_up(std::int64_t v, std::int64_t to) { return (v + to - 1) / to * to; }
@@ -62,27 +64,6 @@ struct Tile {
     else groups = 1;
   }
 };
-
-// `blocks` blocks from `packed` on; writes up to 7 steps behind the panel.
-inline void decode_panel(const Weights &w, const std::uint8_t *packed, int blocks, std::int8_t *panel) {
-  for (int p = 0; p < w.planes; ++p, panel += w.steps * blocks * 64) {
-    const LevelDecoder decode(w, p);
-    for (int b = 0; b < blocks; ++b) decode(packed + static_cast<std::size_t>(b) * w.block_bytes(), w.supers, panel + b * 64, blocks * 64);
-  }
-}
-
-// Zeroes what lies behind the segments' ends: codes there are 0, which is a level like any other.
-inline void clear_padding(const Weights &w, int blocks, std::int8_t *panel) {
-  const std::int64_t tail = w.segment % kStep;
-  if (tail == 0) return;
-  for (std::int64_t s = 1; s <= w.planes * w.segments; ++s) {
-    std::int8_t *step = panel + (s * w.segment_steps - 1) * blocks * 64;
-    for (std::int64_t i = 0; i < blocks * 64; i += kStep)
-      for (std::int64_t j = tail; j < kStep; ++j) step[i + j] = 0;
-  }
-}
-
-inline std::int64_t panel_bytes(const Weights &w) { return (w.planes * w.steps + 8) * kBlocks * 64; }
 
 // A pixel's address in a sample's buffer.
 inline std::int64_t at(const Map &m, std::int64_t y, std::int64_t x) { return m.origin() + y * m.row() + x * m.channels * m.item; }
@@ -170,6 +151,7 @@ struct DirectThread {
     args.m.planes = w.planes;
     args.m.shift = w.shift;
     args.m.sums = sums;
+    set_bursts(args.m, w, l.in_hi + l.in.zero);
     args.clamp = &clamp;
     args.unit = l.q.unit;
     args.out_stride = l.out.channels * l.out.item;

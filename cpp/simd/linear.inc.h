@@ -17,6 +17,8 @@
 // distance and with any hint, cost a quarter of the bandwidth on Zen 4, whose own prefetchers then fall behind.
 #include <cstring>
 
+#include "panel.inc.h"
+
 namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
 namespace {
 
@@ -182,7 +184,7 @@ struct GemmScratch {
     // An odd number of cache lines from a row to the next: the rows of a tile then never compete for the same few sets.
     row = align64(layer.w.steps * kStep) | 64;
     rows = n * row;
-    panel = (layer.w.planes * layer.w.steps + 8) * kBlocks * 64;
+    panel = panel_bytes(layer.w);
     thread = panel + (2 * kRun + 2) * kBlocks * kLanes * 4;
   }
 };
@@ -214,6 +216,7 @@ void gemm_panels(const LinearLayer &layer, const Task &task) {
   args.panel = panel;
   args.planes = w.planes;
   args.shift = w.shift;
+  set_bursts(args, w, 255);
   args.sums = reinterpret_cast<std::int32_t *>(mine + parts.panel);
 
   const Tiles tiles(task.samples, 2 * kRun);

@@ -32,7 +32,26 @@ struct MicroArgs {
   std::int64_t repeats = 1, advance = 0;     // tiles to do: pixels move by `advance` bytes, panel and sums go on,
   std::int64_t skip = 0;                     // the panel over a gap of `skip` bytes
   std::int32_t *sums = nullptr;              // [repeat][pixel][block][16]
+  int burst[kMaxPlanes] = {1, 1, 1};         // of each plane: see steps_in_int16; only AVX2 looks at it
 };
+
+// Steps that a signed 16-bit lane can add up: each adds two products of a byte and a level of at most these magnitudes.
+BITSHIFT_INLINE int steps_in_int16(int byte, int level) {
+  const int most = 2 * byte * level;
+  return most > 0 ? 32767 / most : 32767;
+}
+
+// For the planes of a layer, whose inputs are stored as bytes of at most `byte`.
+BITSHIFT_INLINE void set_bursts(MicroArgs &a, const Weights &w, int byte) {
+  for (int p = 0; p < w.planes; ++p) {
+    int level = 0;
+    for (int code = 0; code < 1 << w.format->bits; ++code) {
+      const int v = w.table[p][code] < 0 ? -w.table[p][code] : w.table[p][code];
+      level = v > level ? v : level;
+    }
+    a.burst[p] = steps_in_int16(byte, level);
+  }
+}
 
 using MicroKernel = void (*)(const MicroArgs &);
 

@@ -25,8 +25,9 @@ def calls(path: Path) -> set[str]:
 def test_it_says_what_it_measures_and_checks_equality_before_it_times(path: Path) -> None:
     called = calls(path)
     assert "main" in called, f"{path.name} must end in common.main"
-    if called & {"paired", "perf_counter", "time", "process_time"}:
-        assert "check_equal" in called, f"{path.name} times something: it must call common.check_equal first"
+    if called & {"paired", "interleave", "perf_counter", "time", "process_time"}:
+        checks = {"check_equal", "check_exact"}
+        assert called & checks, f"{path.name} times something: it must call common.check_equal (or check_exact) first"
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bitshift.cli.bench.machine import Limits
-from bitshift.profiling import Profile
+from bitshift.backends.profiling import Profile
 
 
 @dataclass(frozen=True, kw_only=True)

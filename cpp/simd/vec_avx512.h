@@ -14,6 +14,7 @@
 namespace bitshift::simd::avx512 {
 
 struct Vec {
+  static constexpr int kBytes = 64;  // of a register
   using I = __m512i;  // 16 lanes of int32; all arithmetic wraps
 
   static I set(std::int32_t v) { return _mm512_set1_epi32(v); }

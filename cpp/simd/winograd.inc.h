@@ -151,7 +151,7 @@ inline void transform_inputs(const Winograd<Dims> &wino, const Task &task, const
     const std::int64_t y = (unit.row + r) * wino.kTileH - l.g.pad_top;
     const std::uint8_t *in = task.in + (unit.sample + s) * task.in_stride + at(l.in, y, -l.g.pad_left);
     std::uint8_t *to = v + s * wino.v_bytes(unit.rows) + r * wino.v_row;
-    if (channels >= 64) transform_row<Dims, 64>(in, l.in.row(), channels, wino.tile_cols, offset, to);
+    if (channels >= Vec::kBytes) transform_row<Dims, Vec::kBytes>(in, l.in.row(), channels, wino.tile_cols, offset, to);
     else if (channels >= 32) transform_row<Dims, 32>(in, l.in.row(), channels, wino.tile_cols, offset, to);
     else transform_row<Dims, 16>(in, l.in.row(), channels, wino.tile_cols, offset, to);
   }
@@ -171,16 +171,17 @@ inline void transform_taps(const typename ByteVector<N>::V (&g)[3], typename Byt
 template <int Dims>
 inline void transform_levels(const std::int8_t *levels, std::int64_t gap, std::int64_t bytes, std::int8_t *u, std::int64_t row,
                              std::int64_t point) {
-  using B = ByteVector<64>;
+  constexpr int N = Vec::kBytes;
+  using B = ByteVector<N>;
   using V = B::V;
   const auto *from = reinterpret_cast<const std::uint8_t *>(levels);
   auto *to = reinterpret_cast<std::uint8_t *>(u);
-  for (std::int64_t i = 0; i < bytes; i += 64, from += 64, to += 64) {
+  for (std::int64_t i = 0; i < bytes; i += N, from += N, to += N) {
     V rows[3][4];
 #pragma GCC unroll 3
     for (int y = 0; y < 3; ++y) {
       const V g[3] = {B::load(from + (3 * y + 0) * gap), B::load(from + (3 * y + 1) * gap), B::load(from + (3 * y + 2) * gap)};
-      transform_taps<64>(g, rows[y]);
+      transform_taps<N>(g, rows[y]);
       if constexpr (Dims == 1)
         for (int j = 0; j < 4; ++j) B::store(to + j * point + y * row, rows[y][j]);
     }
@@ -189,7 +190,7 @@ inline void transform_levels(const std::int8_t *levels, std::int64_t gap, std::i
       for (int j = 0; j < 4; ++j) {
         const V g[3] = {rows[0][j], rows[1][j], rows[2][j]};
         V column[4];
-        transform_taps<64>(g, column);
+        transform_taps<N>(g, column);
 #pragma GCC unroll 4
         for (int k = 0; k < 4; ++k) B::store(to + (4 * k + j) * point, column[k]);
       }
@@ -324,6 +325,7 @@ struct WinogradThread {
     a.skip = kSkip;
     a.advance = wino.tile_cols * l.g.in_c;
     a.sums = sums;
+    a.burst[0] = steps_in_int16(128 + Dims * (l.in_hi - l.in_lo), Dims == 1 ? l.wino1_max : l.wino2_max);
     PanelRequant requant;
     alignas(64) std::int32_t add[2 * Dims * kPanelLanes];
     while (begin < end) {

@@ -1,11 +1,11 @@
-// Depthwise convolution: one input channel a group, any number of outputs of each. Included by depthwise_<isa>.cpp behind its
-// Engine, in namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE (one of its own: requant.inc.h is compiled for panels of a block).
+// Depthwise convolution: one input channel a group, any number of outputs of each. Included by depthwise_<isa>.cpp behind
+// requant.inc.h and its Engine, in namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE (one of its own: panels of one block).
 //
 // An Engine computes the sums of a tile, `tile` output rows of a block of 16 channels, from `rows` input rows:
 //   explicit Engine(const ConvLayer &);            tile, rows and weight_bytes (of a block, a multiple of 64) follow
 //   void decode(std::int64_t block, std::uint8_t *weights) const;
-//   void run(const std::uint8_t *weights, const std::uint8_t *const *rows, std::int32_t *sums, std::int64_t sums_row) const;
-//                                                 sums[output row * sums_row + column * 16 + lane]
+//   void run(const std::uint8_t *weights, const std::uint8_t *const *rows, const PanelRequant &, const TileRuns &,
+//            std::int32_t *sums) const;           sums: room for [output row][column][16] and three vectors more
 // rows[k] is the first tap of output column 0, at channel 0, of the input row that tap row k of the tile's first output row
 // meets (k counts rows of the dilated kernel); rows that no output of the map needs repeat the last one needed.
 //
@@ -58,9 +58,7 @@ void run(const ConvLayer &layer, const Task &task, int) {
   const auto panel = [&](std::int64_t b) {
     return reinterpret_cast<PanelRequant *>(base + space.panels + static_cast<std::size_t>(b) * aligned(sizeof(PanelRequant)));
   };
-  const Finish finish = finish_of<1>(layer.q);
   const std::int64_t res_item = layer.q.res_item < 0 ? 1 : layer.q.res_item;
-  const std::int64_t out_pixel = g.out_c * layer.q.out_item, res_pixel = g.out_c * res_item;
   const std::int64_t groups = (layer.w.blocks + kGroup - 1) / kGroup, tiles = (g.out_h + engine.tile - 1) / engine.tile;
 
   std::int64_t begin, end, loaded = -1;
@@ -85,18 +83,18 @@ void run(const ConvLayer &layer, const Task &task, int) {
       const std::int64_t row = k * g.dilation_h;
       rows[k] = corner + (row < needed ? row : needed) * layer.in.row();
     }
+    TileRuns to;
+    to.valid = valid;
+    to.out_row = layer.out.row();
+    to.out_pixel = g.out_c * layer.q.out_item;
+    to.res_row = layer.res.row();
+    to.res_pixel = g.out_c * res_item;
     for (std::int64_t b = 0; b < blocks; b++) {
-      engine.run(base + static_cast<std::size_t>(b) * engine.weight_bytes, rows, sums, g.out_w * kLanes);
-      for (std::int64_t v = 0; v < valid; v++) {
-        PixelRun pixels;
-        pixels.pixels = static_cast<int>(g.out_w);
-        pixels.out = task.out + sample * task.out_stride + layer.out.origin() + (y + v) * layer.out.row() +
-                     (first + b) * kLanes * layer.q.out_item;
-        if (layer.q.residual)
-          pixels.res = task.residual + sample * task.res_stride + layer.res.origin() + (y + v) * layer.res.row() +
-                       (first + b) * kLanes * res_item;
-        finish(*panel(b), sums + v * g.out_w * kLanes, pixels, out_pixel, res_pixel);
-      }
+      const std::int64_t channel = (first + b) * kLanes;
+      to.out = task.out + sample * task.out_stride + layer.out.origin() + y * to.out_row + channel * layer.q.out_item;
+      if (layer.q.residual)
+        to.res = task.residual + sample * task.res_stride + layer.res.origin() + y * to.res_row + channel * res_item;
+      engine.run(base + static_cast<std::size_t>(b) * engine.weight_bytes, rows, *panel(b), to, sums);
     }
   }
 }

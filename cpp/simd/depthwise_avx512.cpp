@@ -11,18 +11,22 @@ namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
 
 constexpr int kBlocks = 1;  // of a panel of requant.inc.h
 
+}  // namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE
+
+#include "requant.inc.h"
+
+namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
 namespace {
+
+#include "depthwise_tile.inc.h"
 
 constexpr int kQuad = 4;
 
-// Bytes [row][16 channels] to dwords [channel][4 rows].
+// Bytes [row][16 channels] to dwords [channel][4 rows]: two pairs of rows and one permutation of both.
 BITSHIFT_INLINE __m512i quad(const std::uint8_t *const *rows, std::int64_t at, __m512i order) {
   const auto row = [&](int k) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(rows[k] + at)); };
-  __m512i x = _mm512_castsi128_si512(row(0));
-  x = _mm512_mask_broadcast_i32x4(x, 0x00F0, row(1));
-  x = _mm512_mask_broadcast_i32x4(x, 0x0F00, row(2));
-  x = _mm512_mask_broadcast_i32x4(x, 0xF000, row(3));
-  return _mm512_permutexvar_epi8(order, x);
+  const auto pair = [&](int k) { return _mm512_castsi256_si512(_mm256_inserti128_si256(_mm256_castsi128_si256(row(k)), row(k + 1), 1)); };
+  return _mm512_permutex2var_epi8(pair(0), order, pair(2));
 }
 
 // What decode() leaves of a block, in front of its vectors.
@@ -47,11 +51,16 @@ struct Levels {
   }
 };
 
+// Where quad() finds a channel of a row in its two pairs.
+constexpr std::uint8_t from_pairs(std::int64_t row, std::int64_t channel) {
+  return static_cast<std::uint8_t>(row / 2 * 64 + row % 2 * 16 + channel);
+}
+
 struct Engine {
   const ConvLayer &layer;
   std::int64_t tile, rows, quads;
   std::size_t weight_bytes;
-  bool slide;  // planes == 1, 3 columns of one quad, dilation_w 1, stride_w 1 or 2: the columns of a row share quads
+  bool slide;  // 3x3, stride 1 or 2, no dilation, one plane: the columns of a row share quads
 
   explicit Engine(const ConvLayer &l) : layer(l) {
     const bsk_conv &g = l.g;
@@ -59,7 +68,8 @@ struct Engine {
     rows = quads * kQuad;
     tile = g.dilation_h == 1 ? (rows - g.kernel_h) / g.stride_h + 1 : 1;
     weight_bytes = sizeof(Header) + static_cast<std::size_t>(tile * quads * g.kernel_w * l.w.planes) * 64u;
-    slide = l.w.planes == 1 && quads == 1 && g.kernel_w == 3 && g.dilation_w == 1 && g.stride_w <= 2 && tile <= 2;
+    slide = l.w.planes == 1 && g.kernel_h == 3 && g.kernel_w == 3 && g.dilation_h == 1 && g.dilation_w == 1 &&
+            g.stride_h == g.stride_w && g.stride_w <= 2;
   }
 
   // Behind the header, vectors [plane][column][quad][output row of the tile]; the first output row's are looked up, the others
@@ -70,11 +80,11 @@ struct Engine {
     Header *const header = reinterpret_cast<Header *>(memory);
     header->first = each == 1 ? lane0 : lane0 / each;
     if (each == 1) {
-      for (int i = 0; i < 64; i++) header->order[i] = static_cast<std::uint8_t>(16 * (i % kQuad) + i / kQuad);
+      for (int i = 0; i < 64; i++) header->order[i] = from_pairs(i % kQuad, i / kQuad);
     } else {
       std::int64_t input = 0, output = lane0 % each;
       for (int lane = 0; lane < kLanes; lane++) {
-        for (int k = 0; k < kQuad; k++) header->order[lane * kQuad + k] = static_cast<std::uint8_t>(16 * k + input);
+        for (int k = 0; k < kQuad; k++) header->order[lane * kQuad + k] = from_pairs(k, input);
         if (++output == each) output = 0, input++;
       }
     }
@@ -121,82 +131,128 @@ struct Engine {
     return _mm512_and_si512(live, levels.look_up(codes));
   }
 
-  void run(const std::uint8_t *memory, const std::uint8_t *const *in, std::int32_t *sums, std::int64_t sums_row) const {
-    const Header *const header = reinterpret_cast<const Header *>(memory);
-    const std::uint8_t *const weights = memory + sizeof(Header);
-    const std::int64_t first = header->first;
-    const __m512i order = _mm512_load_si512(header->order);
-    if (slide) {
-      if (tile == 2) return layer.g.stride_w == 1 ? sliding<2, 1>(first, weights, in, order, sums, sums_row) : sliding<2, 2>(first, weights, in, order, sums, sums_row);
-      return layer.g.stride_w == 1 ? sliding<1, 1>(first, weights, in, order, sums, sums_row) : sliding<1, 2>(first, weights, in, order, sums, sums_row);
+  void run(const std::uint8_t *memory, const std::uint8_t *const *in, const PanelRequant &panel, const TileRuns &to, std::int32_t *sums) const {
+    const Header &header = *reinterpret_cast<const Header *>(memory);
+    const __m512i *const weights = reinterpret_cast<const __m512i *>(memory + sizeof(Header));
+    if (slide && quick(layer.q)) {
+      const bool pairs = tile == 2;
+      if (layer.q.unit) {
+        if (layer.q.residual) return (pairs ? sliding<2, 1, true, true> : sliding<1, 2, true, true>)(layer.g, header, weights, in, panel, to);
+        return (pairs ? sliding<2, 1, true, false> : sliding<1, 2, true, false>)(layer.g, header, weights, in, panel, to);
+      }
+      if (layer.q.residual) return (pairs ? sliding<2, 1, false, true> : sliding<1, 2, false, true>)(layer.g, header, weights, in, panel, to);
+      return (pairs ? sliding<2, 1, false, false> : sliding<1, 2, false, false>)(layer.g, header, weights, in, panel, to);
     }
     std::int64_t v = 0;  // output rows four at a time
-    for (; v + 4 <= tile; v += 4) any<4>(first, weights, in, order, sums, sums_row, v);
+    for (; v + 4 <= tile; v += 4) any<4>(header, weights + v, in, sums + v * layer.g.out_w * kLanes);
+    sums += v * layer.g.out_w * kLanes;
     switch (tile - v) {
-      case 1: return any<1>(first, weights, in, order, sums, sums_row, v);
-      case 2: return any<2>(first, weights, in, order, sums, sums_row, v);
-      case 3: return any<3>(first, weights, in, order, sums, sums_row, v);
+      case 1: any<1>(header, weights + v, in, sums); break;
+      case 2: any<2>(header, weights + v, in, sums); break;
+      case 3: any<3>(header, weights + v, in, sums); break;
     }
+    to.finish(layer, panel, sums - v * layer.g.out_w * kLanes);
   }
 
-  template <int Rows, int Stride>
-  __attribute__((noinline)) void sliding(std::int64_t first, const std::uint8_t *weights, const std::uint8_t *const *in, __m512i order,
-                                         std::int32_t *sums, std::int64_t sums_row) const {
-    const std::int64_t pixel = layer.g.in_c, out_w = layer.g.out_w;
+  // 3 columns, the epilogue on registers: four columns of a row at a time. Up to 3 columns behind the last are computed, from
+  // the slack behind the map at worst, and not stored.
+  template <int Rows, int Stride, bool Unit, bool Residual>
+  __attribute__((noinline)) static void sliding(const bsk_conv &g, const Header &header, const __m512i *weights,
+                                                const std::uint8_t *const *in, const PanelRequant &panel, const TileRuns &to) {
+    const __m512i order = _mm512_load_si512(header.order);
+    const std::uint8_t *const from[kQuad] = {in[0] + header.first, in[1] + header.first, in[2] + header.first, in[3] + header.first};
+    const Vec::Clamp clamp = Vec::clamp_of(*panel.q);
     __m512i w[3][Rows];
     for (int x = 0; x < 3; x++)
-      for (int v = 0; v < Rows; v++) w[x][v] = _mm512_load_si512(weights + (x * Rows + v) * 64);
-    const std::uint8_t *const from[kQuad] = {in[0] + first, in[1] + first, in[2] + first, in[3] + first};
-    __m512i q[3];
-    q[0] = quad(from, 0, order);
-    if (Stride == 1) q[1] = quad(from, pixel, order);
-    std::int64_t at = (Stride == 1 ? 2 : 1) * pixel;
-    for (std::int64_t ox = 0; ox < out_w; ox++, sums += kLanes) {
-      if (Stride == 2) {
-        q[1] = quad(from, at, order);
-        at += pixel;
+      for (int v = 0; v < Rows; v++) w[x][v] = weights[x * Rows + v];
+    std::int64_t at = 0;
+    const auto next = [&] {
+      const __m512i q = quad(from, at, order);
+      at += g.in_c;
+      return q;
+    };
+    __m512i a = next(), b = Stride == 1 ? next() : a;
+    const auto sums = [&](__m512i (&acc)[Rows][4]) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) {
+        if (Stride == 2) b = next();
+        const __m512i c = next();
+#pragma GCC unroll 2
+        for (int v = 0; v < Rows; v++)
+          acc[v][i] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), a, w[0][v]), b, w[1][v]), c, w[2][v]);
+        a = Stride == 1 ? b : c;
+        b = c;
       }
-      q[2] = quad(from, at, order);
-      at += pixel;
+    };
+    const int lanes = panel.count();
+    const auto finish = [&](const __m512i (&acc)[Rows][4], std::int64_t x) {
+      const std::int64_t left = g.out_w - x;
+#pragma GCC unroll 2
       for (int v = 0; v < Rows; v++) {
-        __m512i acc = _mm512_setzero_si512();
-        for (int x = 0; x < 3; x++) acc = _mm512_dpbusd_epi32(acc, q[x], w[x][v]);
-        _mm512_storeu_si512(sums + v * sums_row, acc);
+        if (v >= to.valid) break;
+        std::uint8_t *const out = to.out + v * to.out_row + x * to.out_pixel;
+        const std::uint8_t *const res = Residual ? to.res + v * to.res_row + x * to.res_pixel : nullptr;
+        __m512i y[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) y[i] = requant_narrow<Unit, Residual>(acc[v][i], panel, 0, Residual && i < left ? res + i * to.res_pixel : res);
+        const Vec::Bytes bytes = Vec::pack(y[0], y[1], y[2], y[3], clamp);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+          if (i < left) Vec::store_quarter(out + i * to.out_pixel, bytes, i, lanes);
       }
-      if (Stride == 1) q[0] = q[1], q[1] = q[2];
-      if (Stride == 2) q[0] = q[2];
+    };
+    // The sums of four columns are finished behind those of the next four: vector registers in flight are what bounds this loop.
+    __m512i before[Rows][4];
+    sums(before);
+    std::int64_t x = 4;
+    for (; x < g.out_w; x += 4) {
+      __m512i acc[Rows][4];
+      sums(acc);
+      finish(before, x - 4);
+      for (int v = 0; v < Rows; v++)
+        for (int i = 0; i < 4; i++) before[v][i] = acc[v][i];
     }
+    finish(before, x - 4);
   }
 
-  // Any kernel, stride, dilation and number of planes; output rows v .. v + Rows - 1 of the tile.
+  // Any kernel, stride, dilation and number of planes: sums of some output rows, two columns at a time for each load of weights.
   template <int Rows>
-  __attribute__((noinline)) void any(std::int64_t first, const std::uint8_t *weights, const std::uint8_t *const *in, __m512i order,
-                                     std::int32_t *sums, std::int64_t sums_row, std::int64_t v) const {
+  __attribute__((noinline)) void any(const Header &header, const __m512i *weights, const std::uint8_t *const *in, std::int32_t *sums) const {
     const bsk_conv &g = layer.g;
-    for (std::int64_t ox = 0; ox < g.out_w; ox++) {
-      __m512i acc[Rows];
-      for (auto &a : acc) a = _mm512_setzero_si512();
-      const std::uint8_t *w = weights + v * 64;
-      for (int p = 0; p < layer.w.planes; p++) {
-        for (std::int64_t x = 0; x < g.kernel_w; x++) {
-          const std::int64_t at = first + (ox * g.stride_w + x * g.dilation_w) * g.in_c;
-          for (std::int64_t k = 0; k < quads; k++, w += tile * 64) {
-            const __m512i data = quad(in + k * kQuad, at, order);
-            for (int i = 0; i < Rows; i++) acc[i] = _mm512_dpbusd_epi32(acc[i], data, _mm512_load_si512(w + i * 64));
-          }
+    std::int64_t x = 0;
+    for (; x + 2 <= g.out_w; x += 2) columns<Rows, 2>(header, weights, in, sums, x);
+    if (x < g.out_w) columns<Rows, 1>(header, weights, in, sums, x);
+  }
+
+  template <int Rows, int Columns>
+  BITSHIFT_INLINE void columns(const Header &header, const __m512i *w, const std::uint8_t *const *in, std::int32_t *sums, std::int64_t x) const {
+    const bsk_conv &g = layer.g;
+    const __m512i order = _mm512_load_si512(header.order);
+    const std::int64_t step = g.stride_w * g.in_c;
+    __m512i acc[Columns][Rows];
+    for (auto &column : acc)
+      for (auto &a : column) a = _mm512_setzero_si512();
+    for (int p = 0; p < layer.w.planes; p++) {
+      std::int64_t at = header.first + x * step;
+      for (std::int64_t kx = 0; kx < g.kernel_w; kx++, at += g.dilation_w * g.in_c) {
+        for (std::int64_t k = 0; k < quads; k++, w += tile) {
+          __m512i data[Columns];
+          for (int c = 0; c < Columns; c++) data[c] = quad(in + k * kQuad, at + c * step, order);
+          for (int i = 0; i < Rows; i++)
+            for (int c = 0; c < Columns; c++) acc[c][i] = _mm512_dpbusd_epi32(acc[c][i], data[c], w[i]);
         }
-        if (layer.w.planes > 1)
-          for (auto &a : acc) a = _mm512_sll_epi32(a, _mm_cvtsi32_si128(layer.w.shift[p]));
       }
-      for (int i = 0; i < Rows; i++) _mm512_storeu_si512(sums + (v + i) * sums_row + ox * kLanes, acc[i]);
+      if (layer.w.planes == 1) break;
+      for (auto &column : acc)
+        for (auto &a : column) a = _mm512_sll_epi32(a, _mm_cvtsi32_si128(layer.w.shift[p]));
     }
+    for (int c = 0; c < Columns; c++)
+      for (int i = 0; i < Rows; i++) _mm512_storeu_si512(sums + (i * g.out_w + x + c) * kLanes, acc[c][i]);
   }
 };
 
 }  // namespace
 }  // namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE
-
-#include "requant.inc.h"
 
 #include "depthwise.inc.h"
 

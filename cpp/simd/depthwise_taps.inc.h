@@ -1,0 +1,204 @@
+// The Engine of depthwise.inc.h for instruction sets without a dot product of bytes: a tap is one product of a vector of channels
+// with a vector of weights, in 16 bits where the true sum of every output fits them, else in 32. Both wrap, so the levels of every
+// format serve as they are, modulo 2^16 or 2^32, and nothing can saturate. Included in the namespace of depthwise.inc.h.
+//
+// 16 bits: the loader's bound is on the true sum, that of stored bytes less `correction`. So the sum starts at -correction, is
+// widened with its sign, and correction comes back in 32 bits.
+
+namespace {
+
+#include "depthwise_tile.inc.h"
+#include "lanes.inc.h"
+
+// Bytes to elements of V. Where gcc would take a vector apart, one intrinsic.
+template <class V>
+BITSHIFT_INLINE V widen(const std::uint8_t *p) {
+  constexpr int lanes = sizeof(V) / sizeof(V{}[0]);
+#if defined(__AVX2__)
+  if constexpr (lanes == 16) return V(_mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+  else return V(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
+#elif defined(__aarch64__)
+  if constexpr (lanes == 8) {
+    return V(vmovl_u8(vld1_u8(p)));
+  } else {
+    const uint8x8_t four = vreinterpret_u8_u32(vdup_n_u32(load<std::uint32_t>(p)));
+    return V(vmovl_u16(vget_low_u16(vmovl_u8(four))));
+  }
+#else
+  return __builtin_convertvector(load<Vector<std::uint8_t, lanes>>(p), V);
+#endif
+}
+
+BITSHIFT_INLINE Vector<std::int16_t, 8> low_half(Vector<std::int16_t, 16> v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7); }
+BITSHIFT_INLINE Vector<std::int16_t, 8> high_half(Vector<std::int16_t, 16> v) { return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15); }
+BITSHIFT_INLINE Vector<std::int16_t, 4> low_half(Vector<std::int16_t, 8> v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }
+BITSHIFT_INLINE Vector<std::int16_t, 4> high_half(Vector<std::int16_t, 8> v) { return __builtin_shufflevector(v, v, 4, 5, 6, 7); }
+
+struct Engine {
+  // What decode() leaves of a block, in front of its taps.
+  struct alignas(64) Header {
+    std::int32_t correction[kLanes], start[kLanes];  // start: -correction, as the type of the sums has it
+    std::uint8_t order[kLanes];                      // of lane: its input channel - first
+    std::int64_t first;
+  };
+
+  const ConvLayer &layer;
+  std::int64_t tile = 1, rows, taps;
+  bool narrow, repeat;  // repeat: several outputs for an input
+  std::size_t weight_bytes;
+
+  explicit Engine(const ConvLayer &l) : layer(l) {
+    rows = l.g.kernel_h;
+    taps = rows * l.g.kernel_w;
+    narrow = l.acc_bound < 32768;
+    repeat = l.g.out_c != l.g.in_c;
+    weight_bytes = sizeof(Header) + (static_cast<std::size_t>(taps * kLanes) * (narrow ? 2u : 4u) + 63u) / 64u * 64u;
+  }
+
+  void decode(std::int64_t block, std::uint8_t *memory) const {
+    const std::int64_t each = layer.g.out_c / layer.g.in_c, lane0 = block * kLanes;
+    Header *const header = reinterpret_cast<Header *>(memory);
+    header->first = lane0 / each;
+    std::int64_t input = 0, output = lane0 % each;
+    for (std::int64_t lane = 0; lane < kLanes; lane++) {
+      const std::int32_t correction = lane0 + lane < layer.g.out_c ? layer.q.correction[lane0 + lane] : 0;
+      header->correction[lane] = narrow ? correction : 0;
+      header->start[lane] = narrow ? static_cast<std::int32_t>(0u - static_cast<std::uint32_t>(correction)) : 0;
+      header->order[lane] = static_cast<std::uint8_t>(input);
+      if (++output == each) output = 0, input++;
+    }
+    const int bits = layer.w.format->bits;
+    const std::int32_t *const levels = layer.w.format->levels;
+    const std::uint8_t *words = layer.w.packed + static_cast<std::size_t>(block) * layer.w.block_bytes();
+    std::uint8_t *to = memory + sizeof(Header);
+    for (std::int64_t t = 0; t < taps; t++, words += 2 * bits) {
+      std::uint8_t codes[kLanes] = {};
+      for (int b = 0; b < bits; b++) {
+        const unsigned word = words[2 * b] | static_cast<unsigned>(words[2 * b + 1]) << 8;
+        for (int lane = 0; lane < kLanes; lane++) codes[lane] = static_cast<std::uint8_t>(codes[lane] | (word >> lane & 1u) << b);
+      }
+      for (int lane = 0; lane < kLanes; lane++) {
+        if (narrow) {
+          store(to, static_cast<std::int16_t>(levels[codes[lane]]));
+          to += 2;
+        } else {
+          store(to, levels[codes[lane]]);
+          to += 4;
+        }
+      }
+    }
+  }
+
+  void run(const std::uint8_t *memory, const std::uint8_t *const *in, const PanelRequant &panel, const TileRuns &to, std::int32_t *sums) const {
+    if (narrow) {
+      (repeat ? &Engine::columns<std::int16_t, true> : &Engine::columns<std::int16_t, false>)(layer.g, memory, in, sums);
+    } else {
+      (repeat ? &Engine::columns<std::int32_t, true> : &Engine::columns<std::int32_t, false>)(layer.g, memory, in, sums);
+    }
+    to.finish(layer, panel, sums);
+  }
+
+  template <class T, bool Repeat>
+  static void columns(const bsk_conv &g, const std::uint8_t *memory, const std::uint8_t *const *in, std::int32_t *sums) {
+    std::int64_t x = 0;
+    if (g.kernel_h == 3 && g.kernel_w == 3 && g.dilation_w == 1) {
+      if (g.stride_w == 1) x = Sums<T, Repeat>::template three<1>(g, memory, in, sums);
+      if (g.stride_w == 2) x = Sums<T, Repeat>::template three<2>(g, memory, in, sums);
+    }
+    Sums<T, Repeat>::any(g, memory, in, sums, x);
+  }
+
+  // Sums of elements T of 16 channels.
+  template <class T, bool Repeat>
+  struct Sums {
+    static constexpr int lanes = kWidth / static_cast<int>(sizeof(T)) < kLanes ? kWidth / static_cast<int>(sizeof(T)) : kLanes;
+    static constexpr int parts = kLanes / lanes;
+    using V = Vector<T, lanes>;
+
+    V part[parts];
+
+    // The channels of a pixel.
+    static BITSHIFT_INLINE Sums pixel(const Header &header, const std::uint8_t *p) {
+      Sums s;
+      std::uint8_t bytes[kLanes];
+      if constexpr (Repeat) {
+        using Tile = Vector<std::uint8_t, kLanes>;
+        store(bytes, __builtin_shuffle(load<Tile>(p), load<Tile>(header.order)));
+        p = bytes;
+      }
+      for (int i = 0; i < parts; i++) s.part[i] = widen<V>(p + i * lanes);
+      return s;
+    }
+
+    static BITSHIFT_INLINE Sums start(const Header &header) {
+      Sums s;
+      T values[kLanes];
+      for (int lane = 0; lane < kLanes; lane++) values[lane] = static_cast<T>(header.start[lane]);
+      for (int i = 0; i < parts; i++) s.part[i] = load<V>(values + i * lanes);
+      return s;
+    }
+
+    BITSHIFT_INLINE void add(const Sums &x, const T *w) {
+      for (int i = 0; i < parts; i++) part[i] += x.part[i] * load<V>(w + i * lanes);
+    }
+
+    BITSHIFT_INLINE void finish(const Header &header, std::int32_t *to) const {
+      for (int i = 0; i < parts; i++, to += lanes) {
+        if constexpr (sizeof(T) == 4) {
+          store(to, part[i]);
+        } else {
+          using Half = Vector<std::int32_t, lanes / 2>;
+          const std::int32_t *const back = header.correction + i * lanes;
+          store(to, __builtin_convertvector(low_half(part[i]), Half) + load<Half>(back));
+          store(to + lanes / 2, __builtin_convertvector(high_half(part[i]), Half) + load<Half>(back + lanes / 2));
+        }
+      }
+    }
+
+    // 3 x 3, dilation_w 1: four columns at a time share the pixels of their windows. Gives the first column it leaves.
+    template <int Stride>
+    static std::int64_t three(const bsk_conv &g, const std::uint8_t *memory, const std::uint8_t *const *in, std::int32_t *sums) {
+      constexpr int at_once = 4;
+      const Header &header = *reinterpret_cast<const Header *>(memory);
+      const T *const w = reinterpret_cast<const T *>(memory + sizeof(Header));
+      const Sums begin = start(header);
+      std::int64_t x = 0;
+      for (; x + at_once <= g.out_w; x += at_once) {
+        Sums acc[at_once];
+        for (auto &a : acc) a = begin;
+#pragma GCC unroll 3
+        for (int ky = 0; ky < 3; ky++) {
+          const std::uint8_t *p = in[ky] + header.first + x * Stride * g.in_c;
+#pragma GCC unroll 9
+          for (int c = 0; c < 3 + (at_once - 1) * Stride; c++, p += g.in_c) {
+            const Sums data = pixel(header, p);
+#pragma GCC unroll 4
+            for (int o = 0; o < at_once; o++) {
+              const int kx = c - o * Stride;
+              if (kx >= 0 && kx < 3) acc[o].add(data, w + (ky * 3 + kx) * kLanes);
+            }
+          }
+        }
+        for (int o = 0; o < at_once; o++) acc[o].finish(header, sums + (x + o) * kLanes);
+      }
+      return x;
+    }
+
+    // Any kernel, from column x on.
+    static void any(const bsk_conv &g, const std::uint8_t *memory, const std::uint8_t *const *in, std::int32_t *sums, std::int64_t x) {
+      const Header &header = *reinterpret_cast<const Header *>(memory);
+      const Sums begin = start(header);
+      for (; x < g.out_w; x++) {
+        const T *w = reinterpret_cast<const T *>(memory + sizeof(Header));
+        Sums acc = begin;
+        for (std::int64_t ky = 0; ky < g.kernel_h; ky++) {
+          const std::uint8_t *p = in[ky] + header.first + x * g.stride_w * g.in_c;
+          for (std::int64_t kx = 0; kx < g.kernel_w; kx++, p += g.dilation_w * g.in_c, w += kLanes) acc.add(pixel(header, p), w);
+        }
+        acc.finish(header, sums + x * kLanes);
+      }
+    }
+  };
+};
+
+}  // namespace

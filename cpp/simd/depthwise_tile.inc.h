@@ -1,0 +1,20 @@
+// Where a tile of a block goes: the output rows of depthwise.inc.h's engines. Included in the namespace of requant.inc.h.
+
+struct TileRuns {
+  std::uint8_t *out = nullptr;        // pixel 0 of the first row, at the block's first channel
+  const std::uint8_t *res = nullptr;  // the same of the residual, or null
+  std::int64_t out_row = 0, res_row = 0, out_pixel = 0, res_pixel = 0;  // bytes
+  std::int64_t valid = 0;             // rows that the map has; the tile may have more
+
+  // Sums [row][column][16] to the map.
+  void finish(const ConvLayer &layer, const PanelRequant &panel, const std::int32_t *sums) const {
+    const Finish to_map = finish_of<1>(layer.q);
+    for (std::int64_t v = 0; v < valid; v++, sums += layer.g.out_w * kLanes) {
+      PixelRun run;
+      run.out = out + v * out_row;
+      run.res = res ? res + v * res_row : nullptr;
+      run.pixels = static_cast<int>(layer.g.out_w);
+      to_map(panel, sums, run, out_pixel, res_pixel);
+    }
+  }
+};

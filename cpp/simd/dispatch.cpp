@@ -28,6 +28,10 @@ void append(std::vector<const Kernel *> &to, const Kernel *const *list) {
   return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 
+[[maybe_unused]] bool has_avx512vl() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+
 [[maybe_unused]] bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
@@ -73,6 +77,19 @@ std::vector<Isa> found() {
 #if defined(BITSHIFT_WITH_float_avx2)
     append(isa.floats, avx2::float_kernels);
 #endif
+    // The dot product of 256 bits, in two encodings; everything else is AVX2's.
+    if (has_avx512vl()) {
+      Isa vl = isa;
+      vl.name = "avx512vl";
+      vl.limit = 127;
+#if defined(BITSHIFT_WITH_conv_avx512vl)
+      append(vl.conv, avx512vl::conv_kernels);
+#endif
+#if defined(BITSHIFT_WITH_linear_avx512vl)
+      append(vl.linear, avx512vl::linear_kernels);
+#endif
+      out.push_back(vl);
+    }
     if (has_avxvnni()) {
       Isa vnni = isa;
       vnni.name = "avxvnni";

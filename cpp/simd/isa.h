@@ -13,7 +13,7 @@
 namespace bitshift::simd {
 
 struct Isa {
-  const char *name;                 // "avx512", "avxvnni", "avx2", "neon": what BITSHIFT_ISA and options name
+  const char *name;                 // "avx512", "avx512vl", "avxvnni", "avx2", "neon": what BITSHIFT_ISA and options name
   int limit;                        // Weights::limit that its kernels need
   std::vector<const ConvKernel *> conv;      // candidates, a likely best first
   std::vector<const LinearKernel *> linear;

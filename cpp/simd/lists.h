@@ -19,6 +19,7 @@ namespace bitshift::simd {
   }
 
 BITSHIFT_SIMD_LISTS(avx512)
+BITSHIFT_SIMD_LISTS(avx512vl)
 BITSHIFT_SIMD_LISTS(avxvnni)
 BITSHIFT_SIMD_LISTS(avx2)
 BITSHIFT_SIMD_LISTS(neon)

@@ -19,7 +19,7 @@
 #define BUILT_AVX512
 #endif
 #ifdef BITSHIFT_WITH_pixels_avx2
-#define BUILT_AVX2 "avxvnni avx2 "
+#define BUILT_AVX2 "avx512vl avxvnni avx2 "
 #else
 #define BUILT_AVX2
 #endif

@@ -59,6 +59,17 @@ __attribute__((target("avx2"), noinline)) std::int64_t dot_avxvnni(std::int64_t 
 }
 #undef BITSHIFT_DOT
 
+#define BITSHIFT_DOT(i) __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(s##i) : "v"(a), "v"(b));
+__attribute__((target("avx512f,avx512vl"), noinline)) std::int64_t dot_avx512vl(std::int64_t count) {
+  const __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-2);
+  BITSHIFT_EACH_CHAIN(BITSHIFT_ZERO)
+  for (std::int64_t i = 0; i < count; i++) {
+    BITSHIFT_EACH_CHAIN(BITSHIFT_DOT)
+  }
+  return kChains * 32;
+}
+#undef BITSHIFT_DOT
+
 // Pairs of products, added in 16 bits and summed there: what short levels allow, and the least that AVX2 needs.
 #define BITSHIFT_DOT(i) \
   __asm__ volatile("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(s##i), "=&x"(pairs) : "x"(a), "x"(b));
@@ -92,6 +103,7 @@ __attribute__((target("arch=armv8.2-a+dotprod"), noinline)) std::int64_t dot_neo
 Dot dot_of(const std::string &isa) {
 #if defined(__x86_64__)
   if (isa == "avx512" && __builtin_cpu_supports("avx512vnni")) return dot_avx512;
+  if (isa == "avx512vl" && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) return dot_avx512vl;
   // The name "avxvnni" is unknown to __builtin_cpu_supports of gcc 12: leaf 7, sub-leaf 1, bit 4 of eax.
   if (isa == "avxvnni") {
     unsigned a = 7, b = 0, c = 1, d = 0;

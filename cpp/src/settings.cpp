@@ -50,7 +50,7 @@ const simd::Isa *isa_of(const std::string &option) {
     if (text == isa.name) return &isa;
     here += std::string(", ") + isa.name;
   }
-  throw UsageError(where + " is " + quoted(text) + "; allowed: auto, avx512, avxvnni, avx2, neon, portable, as far as the processor goes: this one has " + here);
+  throw UsageError(where + " is " + quoted(text) + "; allowed: auto, avx512, avx512vl, avxvnni, avx2, neon, portable, as far as the processor goes: this one has " + here);
 }
 
 Tune tune_of(const std::string &option) {

@@ -16,7 +16,7 @@ struct Options {
   std::uint64_t memory = std::uint64_t{2} << 30;  // bytes of inputs, activations and scratch memory of one sample
   std::uint64_t operations = std::uint64_t{1} << 50;
   int threads = 0;   // default: the processors in the affinity mask
-  std::string isa;   // "avx512", "avxvnni", "avx2", "neon" or "portable"; default "auto": the best that the processor has
+  std::string isa;   // "avx512", "avx512vl", "avxvnni", "avx2", "neon" or "portable"; default "auto": the best that the processor has
   std::string tune;  // "auto": measure what the cache does not know, "force": measure all, "off": the likely best
 };
 

@@ -43,7 +43,7 @@ def isas() -> list[str]:
     x = b.input((1,), FixedPoint(8, 0))
     graph = b.graph([b.node("clamp", [x], (1,), FixedPoint(8, 0), {"lo": 0, "hi": None})])
     found = ["portable"]
-    for name in ("avx512", "avxvnni", "avx2", "neon"):
+    for name in ("avx512", "avx512vl", "avxvnni", "avx2", "neon"):
         try:
             engine.compile(graph, isa=name)
         except GraphError:

@@ -59,7 +59,7 @@ examples:
     seconds: float = 0.06
     """How long a turn should be; a turn has 3 to 400 calls."""
     isa: str | None = None
-    """Instruction set of the engine: auto, avx512, avxvnni, avx2, neon, portable."""
+    """Instruction set of the engine: auto, avx512, avx512vl, avxvnni, avx2, neon, portable."""
     cpus: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")] = ()
     """Processors to pin to, in this order; by default the first that this process may use."""
     no_layers: bool = False

@@ -14,17 +14,18 @@ inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b
 constexpr int kTileSums = 2 * kRun * kPanelLanes;   // of the largest tile
 constexpr int kSumsSlack = 4 * kLanes;              // finish_quick reads whole quads
 
-// How a map of pixels is cut into tiles: rows into runs of nearly equal length, two runs a tile. The runs of a tile lie in two
-// neighbouring rows; in the last row of an odd number they lie beside each other, or there is one.
+// How a map of pixels is cut into tiles: rows into runs of nearly equal length, one or (`paired`) two runs a tile. The runs of a
+// pair lie in two neighbouring rows; in the last row of an odd number they lie beside each other, or there is one.
 struct Tiles {
   std::int64_t height = 0, runs = 0, base = 0, longer = 0, count = 0;
+  bool paired;
 
-  Tiles(std::int64_t height_, std::int64_t width) : height(height_) {
+  Tiles(std::int64_t height_, std::int64_t width, bool paired_ = true) : height(height_), paired(paired_) {
     runs = (width + kRun - 1) / kRun;
     base = width / runs;
     longer = width % runs;  // the first `longer` runs have base + 1 pixels
-    count = height / 2 * runs;
-    if (height % 2 != 0) count += (longer + 1) / 2 + (runs - longer + 1) / 2;
+    count = paired ? height / 2 * runs : height * runs;
+    if (paired && height % 2 != 0) count += (longer + 1) / 2 + (runs - longer + 1) / 2;
   }
   int length(std::int64_t run) const { return static_cast<int>(base + (run < longer)); }
   std::int64_t start(std::int64_t run) const { return run * base + least(run, longer); }
@@ -36,9 +37,9 @@ struct Tile {
   int run, groups;
 
   Tile(const Tiles &t, std::int64_t index) {
-    y[0] = least(index / t.runs * 2, t.height / 2 * 2);
-    k_ = index - y[0] / 2 * t.runs;
-    if (y[0] + 1 == t.height) {
+    y[0] = t.paired ? least(index / t.runs * 2, t.height / 2 * 2) : index / t.runs;
+    k_ = index - y[0] / (t.paired ? 2 : 1) * t.runs;
+    if (t.paired && y[0] + 1 == t.height) {
       const std::int64_t long_pairs = (t.longer + 1) / 2;
       k_ = k_ < long_pairs ? 2 * k_ : t.longer + 2 * (k_ - long_pairs);
     }
@@ -46,7 +47,7 @@ struct Tile {
   }
   void next(const Tiles &t) {
     k_ += y[0] == y[1] ? groups : 1;
-    if (k_ >= t.runs) k_ = 0, y[0] += 2;
+    if (k_ >= t.runs) k_ = 0, y[0] += t.paired ? 2 : 1;
     place(t);
   }
 
@@ -58,9 +59,9 @@ struct Tile {
     x[0] = x[1] = t.start(k_);
     y[1] = y[0] + 1;
     groups = 2;
-    if (y[1] < t.height) return;
+    if (t.paired && y[1] < t.height) return;
     y[1] = y[0];
-    if (k_ + 1 < t.runs && t.length(k_ + 1) == run) x[1] = t.start(k_ + 1);
+    if (t.paired && k_ + 1 < t.runs && t.length(k_ + 1) == run) x[1] = t.start(k_ + 1);
     else groups = 1;
   }
 };

@@ -47,7 +47,30 @@ class LevelDecoder {
     }
   }
 
+  // Calls f(step), step(packed superblock, z) being the 64 levels of step z, for z that the compiler knows. False: not for this width.
+  template <class F>
+  bool each_step(F &&f) const {
+    switch (bits_) {
+      case 1: f(Step<1>{LevelTable<1>(tables_)}); return true;
+      case 2: f(Step<2>{LevelTable<2>(tables_)}); return true;
+      case 3: f(Step<3>{LevelTable<3>(tables_)}); return true;
+      case 4: f(Step<4>{LevelTable<4>(tables_)}); return true;
+      default: return false;
+    }
+  }
+
  private:
+  template <int Bits>
+  struct Step {
+    typedef std::uint8_t V __attribute__((vector_size(64)));
+    LevelTable<Bits> levels;
+    __attribute__((always_inline)) V operator()(const std::uint8_t *packed, int z) const {
+      __m512i index[8];
+      code_indices<Bits>(packed, index);
+      return reinterpret_cast<V>(levels.look_up(index[z], z));
+    }
+  };
+
   __m512i tables_[6];
   int bits_;
 

@@ -81,6 +81,8 @@ struct Winograd {
     u.rows = least(unit_rows, tile_rows - u.row);
     return u;
   }
+  // Runs of few tiles in pairs; others alone, so that the sums of all points stay in L1.
+  Tiles tiles(const Unit &u) const { return Tiles(u.rows, tile_cols, 2 * tile_cols <= kRun + 1); }
   // From a point of U to the next: kSkip more than there is, or powers of two would bring all points into one set of the cache.
   std::int64_t point_bytes(int blocks) const { return kSegments * l.g.in_c * blocks * kLanes + kSkip; }
   // Rows of V: in 1-d rows of the map, two more than outputs; in 2-d tile rows.
@@ -166,34 +168,27 @@ inline void transform_taps(const typename ByteVector<N>::V (&g)[3], typename Byt
   u[0] = g[0] + g[0], u[1] = ends + g[1], u[2] = ends - g[1], u[3] = g[2] + g[2];
 }
 
-// Levels [tap, `gap` bytes apart][step][block] of `bytes` bytes a tap to U [point, `point` bytes apart][kernel row (1-d)][step]
-// [block].
-template <int Dims>
-inline void transform_levels(const std::int8_t *levels, std::int64_t gap, std::int64_t bytes, std::int8_t *u, std::int64_t row,
-                             std::int64_t point) {
-  constexpr int N = Vec::kBytes;
-  using B = ByteVector<N>;
+// 64 levels of each of the 9 taps, given by level(tap), to all points of U: point p, kernel row y (1-d) at to + p * point + y * row.
+template <int Dims, class Level>
+inline __attribute__((always_inline)) void transform_levels(const Level &level, std::uint8_t *to, std::int64_t row, std::int64_t point) {
+  using B = ByteVector<64>;
   using V = B::V;
-  const auto *from = reinterpret_cast<const std::uint8_t *>(levels);
-  auto *to = reinterpret_cast<std::uint8_t *>(u);
-  for (std::int64_t i = 0; i < bytes; i += N, from += N, to += N) {
-    V rows[3][4];
+  V rows[3][4];
 #pragma GCC unroll 3
-    for (int y = 0; y < 3; ++y) {
-      const V g[3] = {B::load(from + (3 * y + 0) * gap), B::load(from + (3 * y + 1) * gap), B::load(from + (3 * y + 2) * gap)};
-      transform_taps<N>(g, rows[y]);
-      if constexpr (Dims == 1)
-        for (int j = 0; j < 4; ++j) B::store(to + j * point + y * row, rows[y][j]);
-    }
-    if constexpr (Dims == 2) {
+  for (int y = 0; y < 3; ++y) {
+    const V g[3] = {level(3 * y), level(3 * y + 1), level(3 * y + 2)};
+    transform_taps<64>(g, rows[y]);
+    if constexpr (Dims == 1)
+      for (int j = 0; j < 4; ++j) B::store(to + j * point + y * row, rows[y][j]);
+  }
+  if constexpr (Dims == 2) {
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const V g[3] = {rows[0][j], rows[1][j], rows[2][j]};
-        V column[4];
-        transform_taps<N>(g, column);
+    for (int j = 0; j < 4; ++j) {
+      const V g[3] = {rows[0][j], rows[1][j], rows[2][j]};
+      V column[4];
+      transform_taps<64>(g, column);
 #pragma GCC unroll 4
-        for (int k = 0; k < 4; ++k) B::store(to + (4 * k + j) * point, column[k]);
-      }
+      for (int k = 0; k < 4; ++k) B::store(to + (4 * k + j) * point, column[k]);
     }
   }
 }
@@ -268,6 +263,47 @@ inline void transform_outputs(const std::int32_t *sums, std::int64_t point, int 
   }
 }
 
+// The same, and on to bytes of the map without a stop in memory: layers that are quick. out, res: the first pixel of the run in
+// the tile's first row; rows and cols say how many of the 2 * pixels columns and of the rows there are.
+template <bool Unit, bool Residual>
+inline void put_quick(const PanelRequant &p, const std::int32_t *sums, std::int64_t point, const std::int32_t *add, const PixelRun &run,
+                      std::int64_t rows, std::int64_t out_row, std::int64_t out_pixel, std::int64_t res_row, std::int64_t res_pixel) {
+  using I = Vec::I;
+  const Vec::Clamp clamp = Vec::clamp_of(*p.q);
+  const int count = p.count();
+  std::uint8_t *out = run.out;
+  const std::uint8_t *res = run.res;
+  for (int left = run.pixels; left > 0; left -= 2, sums += 2 * kLanes, out += 2 * out_pixel, res += Residual ? 2 * res_pixel : 0) {
+    I v[2][4];  // [row][column, block]
+#pragma GCC unroll 2
+    for (int b = 0; b < 2; ++b) {
+      I top[4], bottom[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const std::int32_t *s = sums + b * kLanes + j * point;
+        const I p1 = Vec::load(s + 4 * point), p2 = Vec::load(s + 8 * point);
+        top[j] = Vec::add(Vec::add(Vec::load(s), p1), p2);
+        bottom[j] = Vec::sub(Vec::sub(p1, p2), Vec::load(s + 12 * point));
+      }
+      const std::int32_t *offset = add + b * kLanes;
+      v[0][b] = Vec::add(Vec::add(top[0], top[1]), Vec::add(top[2], Vec::load(offset)));
+      v[0][2 + b] = Vec::sub(Vec::sub(top[1], top[2]), Vec::sub(top[3], Vec::load(offset + kPanelLanes)));
+      v[1][b] = Vec::add(Vec::add(bottom[0], bottom[1]), Vec::add(bottom[2], Vec::load(offset + 2 * kPanelLanes)));
+      v[1][2 + b] = Vec::sub(Vec::sub(bottom[1], bottom[2]), Vec::sub(bottom[3], Vec::load(offset + 3 * kPanelLanes)));
+    }
+#pragma GCC unroll 2
+    for (int y = 0; y < 2; ++y) {
+      if (y >= rows) break;
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i)  // the residual of a column that does not exist is not read
+        v[y][i] = requant_narrow<Unit, Residual>(Vec::sar<2>(v[y][i]), p, i % 2, res + y * res_row + (i / 2 < left ? i / 2 * res_pixel : 0));
+      const Vec::Bytes bytes = Vec::pack(v[y][0], v[y][1], v[y][2], v[y][3], clamp);
+      Vec::store_half(out + y * out_row, bytes, 0, count);
+      if (left > 1) Vec::store_half(out + y * out_row + out_pixel, bytes, 1, count);
+    }
+  }
+}
+
 // ---- a call ---------------------------------------------------------------------------------------------------------------
 
 template <int Dims>
@@ -289,32 +325,40 @@ struct WinogradThread {
 
   int panel_blocks(std::int64_t panel) const { return static_cast<int>(least(kBlocks, wino.l.w.blocks - panel * kBlocks)); }
 
-  // U of a panel. Where a tap is whole superblocks, 8 steps of each tap are decoded and transformed while they are in L1.
-  void make_u(std::int64_t panel, std::int8_t *to) const {
+  // U of a panel. Where taps are whole superblocks, levels go from the decoder's registers into the transform.
+  void make_u(std::int64_t panel, std::int8_t *u_panel) const {
     const Weights &w = wino.l.w;
     const int blocks = panel_blocks(panel);
     const std::uint8_t *packed = w.packed + static_cast<std::size_t>(panel * kBlocks) * w.block_bytes();
     const std::int64_t tap_steps = w.steps / 9, row = tap_steps * blocks * 64, point = wino.point_bytes(blocks);
-    if (tap_steps % 8 != 0) {
-      decode_panel(w, packed, blocks, levels);
-      transform_levels<Dims>(levels, row, row, to, row, point);
-      return;
+    auto *to = reinterpret_cast<std::uint8_t *>(u_panel);
+    if constexpr (kFused) {
+      if (tap_steps % 8 == 0) {
+        const LevelDecoder decode(w, 0);
+        const std::int64_t super = 64 * w.format->bits, tap = tap_steps / 8 * super;
+        const bool done = decode.each_step([&](const auto &step) {
+          for (int b = 0; b < blocks; ++b) {
+            const std::uint8_t *from = packed + static_cast<std::size_t>(b) * w.block_bytes();
+            std::uint8_t *at_step = to + b * 64;
+            for (std::int64_t s = 0; s < tap_steps / 8; ++s, from += super, at_step += 8 * blocks * 64)
+#pragma GCC unroll 8
+              for (int z = 0; z < 8; ++z)
+                transform_levels<Dims>([&](int t) { return step(from + t * tap, z); }, at_step + z * blocks * 64, row, point);
+          }
+        });
+        if (done) return;
+      }
     }
-    const LevelDecoder decode(w, 0);
-    const std::int64_t chunk = 8 * blocks * 64, super = 64 * w.format->bits;
-    for (std::int64_t s = 0; s < tap_steps / 8; ++s, to += chunk) {
-      for (int b = 0; b < blocks; ++b)
-        for (int t = 0; t < 9; ++t)
-          decode(packed + static_cast<std::size_t>(b) * w.block_bytes() + (t * tap_steps / 8 + s) * super, 1, levels + t * chunk + b * 64,
-                 blocks * 64);
-      transform_levels<Dims>(levels, chunk, chunk, to, row, point);
-    }
+    decode_panel(w, packed, blocks, levels);
+    const auto *from = reinterpret_cast<const std::uint8_t *>(levels);
+    for (std::int64_t i = 0; i < row; i += 64)
+      transform_levels<Dims>([&](int t) { return ByteVector<64>::load(from + t * row + i); }, to + i, row, point);
   }
 
   // Tiles [begin, end) of the list (panel, sample of the unit, tile).
   void multiply(const Unit &unit, std::int64_t begin, std::int64_t end) const {
     const ConvLayer &l = wino.l;
-    const Tiles tiles(unit.rows, wino.tile_cols);
+    const Tiles tiles = wino.tiles(unit);
     const std::int64_t segments[3] = {0, wino.v_row, 2 * wino.v_row}, per_panel = tiles.count * unit.samples;
     MicroArgs a;
     a.stride = l.g.in_c;
@@ -354,18 +398,22 @@ struct WinogradThread {
     const ConvLayer &l = wino.l;
     const std::int64_t point = run * groups * requant.blocks * kLanes, gap = 2 * run * requant.blocks * kLanes;
     const std::int32_t *from = sums + i * run * requant.blocks * kLanes;
+    const std::int64_t oy = tile_y * wino.kTileH, ox = 2 * tile_x, rows = least(wino.kTileH, l.g.out_h - oy);
+    const std::int64_t out_pixel = l.out.channels * l.out.item, res_pixel = l.q.residual ? l.res.channels * l.res.item : 0;
+    PixelRun to;
+    to.pixels = static_cast<int>(least(2 * run, l.g.out_w - ox));
+    to.out = task.out + sample * task.out_stride + at(l.out, oy, ox) + requant.channel * l.out.item;
+    if (l.q.residual) to.res = task.residual + sample * task.res_stride + at(l.res, oy, ox) + requant.channel * l.res.item;
+    if (Dims == 2 && kBlocks == 2 && requant.blocks == 2 && quick(l.q)) {
+      const auto put_run = l.q.unit ? (l.q.residual ? put_quick<true, true> : put_quick<true, false>)
+                                    : (l.q.residual ? put_quick<false, true> : put_quick<false, false>);
+      put_run(requant, from, point, add, to, rows, l.out.row(), out_pixel, l.q.residual ? l.res.row() : 0, res_pixel);
+      return;
+    }
     if (requant.blocks == 1) transform_outputs<Dims, 1>(from, point, run, add, outputs, gap);
     else transform_outputs<Dims, kBlocks>(from, point, run, add, outputs, gap);
-    const std::int64_t channel_bytes = (requant.channel) * l.out.item;
-    for (int y = 0; y < wino.kTileH; ++y) {
-      const std::int64_t oy = tile_y * wino.kTileH + y, ox = 2 * tile_x;
-      if (oy >= l.g.out_h) break;
-      PixelRun to;
-      to.pixels = static_cast<int>(least(2 * run, l.g.out_w - ox));
-      to.out = task.out + sample * task.out_stride + at(l.out, oy, ox) + channel_bytes;
-      if (l.q.residual) to.res = task.residual + sample * task.res_stride + at(l.res, oy, ox) + requant.channel * l.res.item;
-      finish(requant, outputs + y * gap, to, l.out.channels * l.out.item, l.q.residual ? l.res.channels * l.res.item : 0);
-    }
+    for (int y = 0; y < rows; ++y, to.out += l.out.row(), to.res += l.q.residual ? l.res.row() : 0)
+      finish(requant, outputs + y * gap, to, out_pixel, res_pixel);
   }
 };
 
@@ -380,7 +428,7 @@ inline void run_winograd(const ConvLayer &l, const Task &task, int phase) {
       task.share(unit.samples * wino.v_rows(unit.rows), begin, end);
       transform_inputs(wino, task, unit, begin, end, t.v);
     } else {
-      task.share(wino.panels * unit.samples * Tiles(unit.rows, wino.tile_cols).count, begin, end);
+      task.share(wino.panels * unit.samples * wino.tiles(unit).count, begin, end);
       t.multiply(unit, begin, end);
     }
   } else if (phase == 1) {
@@ -390,7 +438,7 @@ inline void run_winograd(const ConvLayer &l, const Task &task, int phase) {
     for (; begin < end; ++begin) {
       const Unit unit = wino.unit(begin);
       transform_inputs(wino, task, unit, 0, unit.samples * wino.v_rows(unit.rows), t.v);
-      t.multiply(unit, 0, wino.panels * unit.samples * Tiles(unit.rows, wino.tile_cols).count);
+      t.multiply(unit, 0, wino.panels * unit.samples * wino.tiles(unit).count);
     }
   }
 }

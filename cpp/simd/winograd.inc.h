@@ -32,6 +32,11 @@ struct ByteVector {
   static V set(std::uint8_t b) { return V{} + b; }
 };
 
+template <class T, int>
+struct OfTemplate {
+  using Type = T;
+};
+
 // What one V holds at a time: `rows` tile rows from `row` on of `samples` samples from `sample` on.
 struct Unit {
   std::int64_t sample = 0, samples = 0, row = 0, rows = 0;
@@ -168,16 +173,17 @@ inline void transform_taps(const typename ByteVector<N>::V (&g)[3], typename Byt
   u[0] = g[0] + g[0], u[1] = ends + g[1], u[2] = ends - g[1], u[3] = g[2] + g[2];
 }
 
-// 64 levels of each of the 9 taps, given by level(tap), to all points of U: point p, kernel row y (1-d) at to + p * point + y * row.
+// A register of levels of each of the 9 taps, given by level(tap), to all points of U: point p, kernel row y (1-d) at to + p * point + y * row.
 template <int Dims, class Level>
 inline __attribute__((always_inline)) void transform_levels(const Level &level, std::uint8_t *to, std::int64_t row, std::int64_t point) {
-  using B = ByteVector<64>;
-  using V = B::V;
+  constexpr int N = Vec::kBytes;
+  using B = ByteVector<N>;
+  using V = typename B::V;
   V rows[3][4];
 #pragma GCC unroll 3
   for (int y = 0; y < 3; ++y) {
     const V g[3] = {level(3 * y), level(3 * y + 1), level(3 * y + 2)};
-    transform_taps<64>(g, rows[y]);
+    transform_taps<N>(g, rows[y]);
     if constexpr (Dims == 1)
       for (int j = 0; j < 4; ++j) B::store(to + j * point + y * row, rows[y][j]);
   }
@@ -186,7 +192,7 @@ inline __attribute__((always_inline)) void transform_levels(const Level &level, 
     for (int j = 0; j < 4; ++j) {
       const V g[3] = {rows[0][j], rows[1][j], rows[2][j]};
       V column[4];
-      transform_taps<64>(g, column);
+      transform_taps<N>(g, column);
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) B::store(to + (4 * k + j) * point, column[k]);
     }
@@ -334,9 +340,8 @@ struct WinogradThread {
     auto *to = reinterpret_cast<std::uint8_t *>(u_panel);
     if constexpr (kFused) {
       if (tap_steps % 8 == 0) {
-        const LevelDecoder decode(w, 0);
         const std::int64_t super = 64 * w.format->bits, tap = tap_steps / 8 * super;
-        const bool done = decode.each_step([&](const auto &step) {
+        const auto transform = [&](const auto &step) {
           for (int b = 0; b < blocks; ++b) {
             const std::uint8_t *from = packed + static_cast<std::size_t>(b) * w.block_bytes();
             std::uint8_t *at_step = to + b * 64;
@@ -345,14 +350,15 @@ struct WinogradThread {
               for (int z = 0; z < 8; ++z)
                 transform_levels<Dims>([&](int t) { return step(from + t * tap, z); }, at_step + z * blocks * 64, row, point);
           }
-        });
-        if (done) return;
+        };
+        // A type that depends on Dims: where kFused is false, nobody looks for each_step.
+        if (typename OfTemplate<LevelDecoder, Dims>::Type(w, 0).each_step(transform)) return;
       }
     }
     decode_panel(w, packed, blocks, levels);
     const auto *from = reinterpret_cast<const std::uint8_t *>(levels);
-    for (std::int64_t i = 0; i < row; i += 64)
-      transform_levels<Dims>([&](int t) { return ByteVector<64>::load(from + t * row + i); }, to + i, row, point);
+    for (std::int64_t i = 0; i < row; i += Vec::kBytes)
+      transform_levels<Dims>([&](int t) { return ByteVector<Vec::kBytes>::load(from + t * row + i); }, to + i, row, point);
   }
 
   // Tiles [begin, end) of the list (panel, sample of the unit, tile).

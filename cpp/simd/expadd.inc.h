@@ -17,35 +17,15 @@ namespace {
 template <int Bits, int Rows, bool Zeros>
 __attribute__((noinline)) void expadd_micro(const FloatOps::Levels<Bits> &addends, const std::uint8_t *packed, std::int64_t supers,
                                             const std::uint32_t *rows, const std::uint32_t *masks, float *sums) {
-  using Ops = FloatOps;
-  constexpr int kParts = Rows >= 4 ? 1 : Rows == 3 ? 2 : 4 / Rows;
-  const FloatOps::Levels<Bits> table = addends;
-  typename Ops::F sum[kParts][Rows];
-#pragma GCC unroll 4
-  for (int p = 0; p < kParts; p++)
+  Sums<Rows> sum;
+  each_level<Bits, Sums<Rows>::kParts>(addends, packed, supers, [&](const FloatOps::F &addend, std::int64_t input, int part) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; r++) sum[p][r] = Ops::zero();
-  for (std::int64_t s = 0; s < supers; s++, packed += 64 * Bits, rows += kSuperInputs * Rows, masks += kSuperInputs * Rows) {
-    const auto codes = table.codes(packed);
-#pragma GCC unroll 8
-    for (int z = 0; z < 8; z++) {
-#pragma GCC unroll 4
-      for (int j = 0; j < kStep; j++) {
-        const typename Ops::F addend = table.at(codes, z, j);
-#pragma GCC unroll 8
-        for (int r = 0; r < Rows; r++) {
-          const int at = (z * kStep + j) * Rows + r;
-          sum[j % kParts][r] = Ops::template add_exponent<Zeros>(addend, rows + at, masks + at, sum[j % kParts][r]);
-        }
-      }
+    for (int r = 0; r < Rows; r++) {
+      const std::int64_t at = input * Rows + r;
+      sum.of[part][r] = FloatOps::template add_exponent<Zeros>(addend, rows + at, masks + at, sum.of[part][r]);
     }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; r++) {
-#pragma GCC unroll 4
-    for (int p = 1; p < kParts; p++) sum[0][r] = Ops::add(sum[0][r], sum[p][r]);
-    Ops::store(sums + r * kLanes, sum[0][r]);
-  }
+  });
+  sum.store(sums);
 }
 
 // The code of input `input` (0..31) of output `lane` in a superblock.
@@ -137,7 +117,7 @@ struct Expadd {
     const FloatOps::Levels<Bits> table(addends);
     std::int64_t begin, end;
     task.share(layer.w.blocks, begin, end);
-    alignas(64) float sums[kTileRows * kLanes];
+    alignas(64) float sums[8 * kLanes];  // of all rows
     for (std::int64_t b = begin; b < end; b++) {
       const std::uint8_t *packed = layer.w.packed + static_cast<std::size_t>(b) * layer.w.block_bytes();
       for (std::int64_t first = 0, size; first < n; first += size) {

@@ -2,6 +2,8 @@
 // BITSHIFT_ISA_NAMESPACE and, in an unnamed namespace, the primitives of its instruction set:
 //
 //  struct FloatOps {
+//    static constexpr int kRows;         // rows of a tile: so many sums, a level and a value fit the registers
+//    static constexpr bool kInRegisters; // levels go from look-up to product; else a superblock's go through L1 (less code)
 //    using F = ...;  // 16 lanes of float
 //    static F zero(); static F load(const float *); static void store(float *, F); static F add(F, F);
 //    static F madd(F a, F b, F sum);            // a * b + sum
@@ -15,9 +17,9 @@
 //    };
 //  };
 //
-// Levels are looked up in registers for every tile of 8 rows. That costs about as much as 3 rows' products, on other ports of the
-// processor; from 8 rows on the multiply-adds set the pace, and no decoded panel is needed. A convolution is the same product with
-// gathered rows.
+// Levels are looked up anew for every tile of rows. With AVX-512 that costs about as much as 3 rows' products, on other ports of
+// the processor; from 8 rows on the multiply-adds set the pace, and no decoded panel is needed. A convolution is the same product
+// with gathered rows.
 #include <cstring>
 
 #include "lists.h"
@@ -26,40 +28,75 @@
 namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
 namespace {
 
-constexpr int kTileRows = 8;
+constexpr int kTileRows = FloatOps::kRows;
 constexpr std::int64_t kSuperInputs = 32;
 
-// sums[r * 16 + lane] = sum over supers * 32 inputs of rows[input * Rows + r] * level. With few rows each sum is kept in several
-// parts, because a multiply-add takes 4 cycles and two start each cycle.
+template <int Bits>
+__attribute__((noinline)) void look_up_all(const FloatOps::Levels<Bits> &table, const std::uint8_t *packed, float *levels) {
+  const auto codes = table.codes(packed);
+#pragma GCC unroll 8
+  for (int z = 0; z < 8; z++)
+#pragma GCC unroll 4
+    for (int j = 0; j < kStep; j++) FloatOps::store(levels + (z * kStep + j) * kLanes, table.at(codes, z, j));
+}
+
+// use(level, input, part) for the 32 inputs of each superblock; part is input % Parts.
+template <int Bits, int Parts, class Use>
+inline __attribute__((always_inline)) void each_level(const FloatOps::Levels<Bits> &levels, const std::uint8_t *packed, std::int64_t supers,
+                                                      Use use) {
+  static_assert(kStep % Parts == 0);
+  if constexpr (FloatOps::kInRegisters) {
+    const FloatOps::Levels<Bits> table = levels;
+    for (std::int64_t s = 0; s < supers; s++, packed += 64 * Bits) {
+      const auto codes = table.codes(packed);
+#pragma GCC unroll 8
+      for (int z = 0; z < 8; z++)
+#pragma GCC unroll 4
+        for (int j = 0; j < kStep; j++) use(table.at(codes, z, j), s * kSuperInputs + z * kStep + j, j % Parts);
+    }
+  } else {
+    alignas(64) float buffer[kSuperInputs * kLanes];
+    for (std::int64_t s = 0; s < supers; s++, packed += 64 * Bits) {
+      look_up_all<Bits>(levels, packed, buffer);
+      for (std::int64_t k = 0; k < kSuperInputs; k += kStep)
+#pragma GCC unroll 4
+        for (int j = 0; j < kStep; j++) use(FloatOps::load(buffer + (k + j) * kLanes), s * kSuperInputs + k + j, j % Parts);
+    }
+  }
+}
+
+// Sums in several parts while there are few: a multiply-add takes 4 cycles, and up to two start each cycle.
+template <int Rows>
+struct Sums {
+  static constexpr int kParts = Rows >= 4 ? 1 : Rows >= 2 ? 2 : 4;
+  FloatOps::F of[kParts][Rows];
+
+  Sums() {
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; p++)
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r++) of[p][r] = FloatOps::zero();
+  }
+  void store(float *to) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 4
+      for (int p = 1; p < kParts; p++) of[0][r] = FloatOps::add(of[0][r], of[p][r]);
+      FloatOps::store(to + r * kLanes, of[0][r]);
+    }
+  }
+};
+
+// sums[r * 16 + lane] = sum over supers * 32 inputs of rows[input * Rows + r] * level.
 template <int Bits, int Rows>
 __attribute__((noinline)) void float_micro(const FloatOps::Levels<Bits> &levels, const std::uint8_t *packed, std::int64_t supers,
                                            const float *rows, float *sums) {
-  using Ops = FloatOps;
-  constexpr int kParts = Rows >= 4 ? 1 : Rows == 3 ? 2 : 4 / Rows;
-  const FloatOps::Levels<Bits> table = levels;
-  typename Ops::F sum[kParts][Rows];
-#pragma GCC unroll 4
-  for (int p = 0; p < kParts; p++)
+  Sums<Rows> sum;
+  each_level<Bits, Sums<Rows>::kParts>(levels, packed, supers, [&](const FloatOps::F &level, std::int64_t input, int part) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; r++) sum[p][r] = Ops::zero();
-  for (std::int64_t s = 0; s < supers; s++, packed += 64 * Bits, rows += kSuperInputs * Rows) {
-    const auto codes = table.codes(packed);
-#pragma GCC unroll 8
-    for (int z = 0; z < 8; z++) {
-#pragma GCC unroll 4
-      for (int j = 0; j < kStep; j++) {
-        const typename Ops::F level = table.at(codes, z, j);
-#pragma GCC unroll 8
-        for (int r = 0; r < Rows; r++) sum[j % kParts][r] = Ops::madd(level, rows + (z * kStep + j) * Rows + r, sum[j % kParts][r]);
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; r++) {
-#pragma GCC unroll 4
-    for (int p = 1; p < kParts; p++) sum[0][r] = Ops::add(sum[0][r], sum[p][r]);
-    Ops::store(sums + r * kLanes, sum[0][r]);
-  }
+    for (int r = 0; r < Rows; r++) sum.of[part][r] = FloatOps::madd(level, rows + input * Rows + r, sum.of[part][r]);
+  });
+  sum.store(sums);
 }
 
 inline std::int64_t inputs_of(const FloatLayer &layer) { return layer.w.supers * kSuperInputs; }
@@ -127,6 +164,15 @@ void store_rows(const FloatLayer &layer, const Task &task, std::int64_t first, s
   }
 }
 
+// Tiles begin..end-1, tile behind tile.
+void pack_tiles(const FloatLayer &layer, const Task &task, std::int64_t begin, std::int64_t end, float *out) {
+  const Tiles tiles(task.samples);
+  for (std::int64_t t = begin; t < end; t++) {
+    const std::int64_t first = tiles.begin(t);
+    pack_rows(layer, task.in + first * task.in_stride, task.in_stride, tiles.size(t), out + first * inputs_of(layer));
+  }
+}
+
 // Bytes of packed rows, a multiple of 64.
 inline std::size_t rows_bytes(const FloatLayer &layer, std::int64_t rows) {
   return static_cast<std::size_t>((rows * inputs_of(layer) * 4 + 63) & ~std::int64_t{63});
@@ -157,13 +203,13 @@ auto width_of(const Weights &w) -> decltype(&Work<1>::run) {
 }
 
 bool gemm_can(const FloatLayer &layer, std::int64_t) { return layer.linear && FloatOps::can(layer.levels, layer.w.format->bits); }
-bool gemv_can(const FloatLayer &layer, std::int64_t rows) { return rows <= kTileRows && gemm_can(layer, rows); }
+bool gemv_can(const FloatLayer &layer, std::int64_t rows) { return rows <= 8 && gemm_can(layer, rows); }
 std::size_t gemv_scratch(const FloatLayer &layer, std::int64_t rows, int threads) {
   return static_cast<std::size_t>(threads) * rows_bytes(layer, rows);
 }
 void gemv_run(const FloatLayer &layer, const Task &task, int) {
   auto *rows = reinterpret_cast<float *>(task.scratch + static_cast<std::size_t>(task.thread) * rows_bytes(layer, task.samples));
-  pack_rows(layer, task.in, task.in_stride, task.samples, rows);
+  pack_tiles(layer, task, 0, Tiles(task.samples).count, rows);
   width_of<Rows>(layer.w)(layer, task, rows);
 }
 
@@ -171,13 +217,9 @@ std::size_t gemm_scratch(const FloatLayer &layer, std::int64_t rows, int) { retu
 void gemm_run(const FloatLayer &layer, const Task &task, int phase) {
   auto *rows = reinterpret_cast<float *>(task.scratch);
   if (phase == 1) return width_of<Rows>(layer.w)(layer, task, rows);
-  const Tiles tiles(task.samples);
   std::int64_t begin, end;
-  task.share(tiles.count, begin, end);
-  for (std::int64_t t = begin; t < end; t++) {
-    const std::int64_t first = tiles.begin(t);
-    pack_rows(layer, task.in + first * task.in_stride, task.in_stride, tiles.size(t), rows + first * inputs_of(layer));
-  }
+  task.share(Tiles(task.samples).count, begin, end);
+  pack_tiles(layer, task, begin, end, rows);
 }
 
 // ---- convolution of planar maps ------------------------------------------------------------------------------------------------

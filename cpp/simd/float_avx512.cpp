@@ -6,6 +6,8 @@ namespace bitshift::simd::avx512 {
 namespace {
 
 struct FloatOps {
+  static constexpr int kRows = 8;
+  static constexpr bool kInRegisters = true;
   using F = __m512;
   static F zero() { return _mm512_setzero_ps(); }
   static F load(const float *p) { return _mm512_loadu_ps(p); }

@@ -149,18 +149,22 @@ struct Fused {
 };
 
 bool fused_can(const LinearLayer &layer, std::int64_t) { return layer.w.planes > 0 && width_of<Fused>(layer.w); }
-void fused_rows(const LinearLayer &layer, const Task &task, std::int64_t first, std::int64_t count, std::uint8_t *packed) {
-  pack_rows(layer, task.in + first * task.in_stride, task.in_stride, count, fused_steps(layer), packed + fused_bytes(layer, first));
+void fused_tiles(const LinearLayer &layer, const Task &task, std::int64_t begin, std::int64_t end, std::uint8_t *packed) {
+  const Tiles tiles(task.samples, LinearOps::kFusedRows);
+  for (std::int64_t t = begin; t < end; t++) {
+    const std::int64_t first = tiles.begin(t);
+    pack_rows(layer, task.in + first * task.in_stride, task.in_stride, tiles.size(t), fused_steps(layer), packed + fused_bytes(layer, first));
+  }
 }
 
 // Few rows: each thread packs its own, which costs less than to wait for one that does.
-bool gemv_can(const LinearLayer &layer, std::int64_t rows) { return rows <= LinearOps::kFusedRows && fused_can(layer, rows); }
+bool gemv_can(const LinearLayer &layer, std::int64_t rows) { return rows <= 8 && fused_can(layer, rows); }
 std::size_t gemv_scratch(const LinearLayer &layer, std::int64_t rows, int threads) {
   return static_cast<std::size_t>(threads * align64(fused_bytes(layer, rows)));
 }
 void gemv_run(const LinearLayer &layer, const Task &task, int) {
   std::uint8_t *rows = task.scratch + task.thread * align64(fused_bytes(layer, task.samples));
-  fused_rows(layer, task, 0, task.samples, rows);
+  fused_tiles(layer, task, 0, Tiles(task.samples, LinearOps::kFusedRows).count, rows);
   width_of<Fused>(layer.w)(layer, task, rows);
 }
 
@@ -168,10 +172,9 @@ void gemv_run(const LinearLayer &layer, const Task &task, int) {
 std::size_t fused_scratch(const LinearLayer &layer, std::int64_t rows, int) { return static_cast<std::size_t>(fused_bytes(layer, rows)); }
 void fused_run(const LinearLayer &layer, const Task &task, int phase) {
   if (phase == 1) return width_of<Fused>(layer.w)(layer, task, task.scratch);
-  const Tiles tiles(task.samples, LinearOps::kFusedRows);
   std::int64_t begin, end;
-  task.share(tiles.count, begin, end);
-  for (std::int64_t t = begin; t < end; t++) fused_rows(layer, task, tiles.begin(t), tiles.size(t), task.scratch);
+  task.share(Tiles(task.samples, LinearOps::kFusedRows).count, begin, end);
+  fused_tiles(layer, task, begin, end, task.scratch);
 }
 
 // ---- gemm: phase 0 copies the rows, phase 1 decodes a panel of outputs and multiplies all rows with it ------------------------

@@ -18,6 +18,8 @@
 namespace bitshift {
 namespace {
 
+constexpr std::size_t kApart = std::size_t{1} << 16;  // smaller parts are not worth a mapping of their own
+
 [[noreturn]] void refuse_file(const std::string &path) { throw IoError(path + ": " + std::strerror(errno)); }
 
 std::vector<std::uint8_t> read_all(const std::string &path) {
@@ -67,13 +69,24 @@ ModelBytes::~ModelBytes() {
 #endif
 }
 
+void ModelBytes::apart([[maybe_unused]] const std::uint8_t *from, [[maybe_unused]] std::size_t bytes) const {
+#ifdef BITSHIFT_MMAP
+  if (!mapped_ || bytes < kApart) return;
+  // A page fault brings in all pages around it that the system holds as one folio, up to 2 MB of them, but none of another
+  // mapping; and where advice changes, a mapping ends.
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = (static_cast<std::size_t>(from - data_) + page - 1) / page * page, end = (static_cast<std::size_t>(from - data_) + bytes) / page * page;
+  (void)::madvise(static_cast<std::uint8_t *>(mapped_) + begin, end - begin, MADV_SEQUENTIAL);
+#endif
+}
+
 void ModelBytes::release([[maybe_unused]] const std::uint8_t *from, [[maybe_unused]] std::size_t bytes) const {
 #ifdef BITSHIFT_MMAP
   if (!mapped_ || !bytes) return;
   // Whole pages around the bytes: what a neighbour shares of them is read again at no great cost.
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   const auto offset = static_cast<std::size_t>(from - data_) / page * page;
-  ::madvise(static_cast<std::uint8_t *>(mapped_) + offset, static_cast<std::size_t>(from - data_) + bytes - offset, MADV_DONTNEED);
+  (void)::madvise(static_cast<std::uint8_t *>(mapped_) + offset, static_cast<std::size_t>(from - data_) + bytes - offset, MADV_DONTNEED);
 #endif
 }
 

@@ -22,8 +22,9 @@ class ModelBytes {
   const std::uint8_t *data() const { return data_; }
   std::size_t size() const { return size_; }
 
-  // These bytes are not needed soon: pages of a mapped file go back to the system, which reads them again when they are
-  // touched. Loading so holds one constant of the file in memory at a time.
+  // Loading holds one large constant of a mapped file in memory at a time: touching these bytes makes none of their neighbours
+  // resident, and released pages go back to the system, which brings them again when they are touched.
+  void apart(const std::uint8_t *from, std::size_t bytes) const;
   void release(const std::uint8_t *from, std::size_t bytes) const;
 
  private:

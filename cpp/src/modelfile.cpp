@@ -208,6 +208,7 @@ class Reader {
     check_meta(*tree.find("meta"));
     for (const auto &[name, found] : *tree.find("codes")->object()) {
       constant_index_.emplace(name, static_cast<int>(graph_.constants.size()));
+      if (const auto at = file_.tensors.find(name); at != file_.tensors.end()) bytes_.apart(at->second.data, at->second.bytes);
       graph_.constants.push_back(read_codes(name, found, file_.tensors));
       const PackedCodes &codes = graph_.constants.back().codes;
       bytes_.release(codes.data, static_cast<std::size_t>(codes.bytes()));

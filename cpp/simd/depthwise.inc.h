@@ -71,7 +71,7 @@ void run(const ConvLayer &layer, const Task &task, int) {
       for (std::int64_t b = 0; b < blocks; b++) {
         const std::int64_t left = g.out_c - (first + b) * kLanes;
         engine.decode(first + b, base + static_cast<std::size_t>(b) * engine.weight_bytes);
-        panel(b)->load(layer.q, (first + b) * kLanes, static_cast<int>(left < kLanes ? left : kLanes));
+        load_panel(*panel(b), layer.q, (first + b) * kLanes, static_cast<int>(left < kLanes ? left : kLanes));
       }
       loaded = group;
     }

@@ -75,6 +75,16 @@ struct Engine {
   // Behind the header, vectors [plane][column][quad][output row of the tile]; the first output row's are looked up, the others
   // are its bytes moved up by the rows between them.
   void decode(std::int64_t block, std::uint8_t *memory) const {
+    switch (layer.w.format->bits) {  // loops over bits that are unrolled
+      case 2: return decode_bits<2>(block, memory);
+      case 3: return decode_bits<3>(block, memory);
+      case 4: return decode_bits<4>(block, memory);
+      default: decode_bits<0>(block, memory);
+    }
+  }
+
+  template <int Bits>
+  void decode_bits(std::int64_t block, std::uint8_t *memory) const {
     const bsk_conv &g = layer.g;
     const std::int64_t each = g.out_c / g.in_c, lane0 = block * kLanes;
     Header *const header = reinterpret_cast<Header *>(memory);
@@ -93,7 +103,7 @@ struct Engine {
     for (int p = 0; p < layer.w.planes; p++) {
       const Levels levels(layer.w.table[p], layer.w.format->bits);
       for (std::int64_t x = 0; x < g.kernel_w; x++, weights += quads * tile) {
-        for (std::int64_t q = 0; q < quads; q++) weights[q * tile] = quad_levels(packed, levels, x, q);
+        for (std::int64_t q = 0; q < quads; q++) weights[q * tile] = quad_levels<Bits>(packed, levels, x, q);
         for (std::int64_t v = 1; v < tile; v++) {
           const std::int64_t down = v * g.stride_h, whole = down / kQuad;
           const __m128i part = _mm_cvtsi32_si128(static_cast<int>(8 * (down % kQuad)));
@@ -109,8 +119,9 @@ struct Engine {
   }
 
   // Taps 4q .. 4q + 3 of column x of a block's kernels, [lane][tap]; 0 where the kernel has ended.
+  template <int Bits>
   BITSHIFT_INLINE __m512i quad_levels(const std::uint8_t *packed, const Levels &levels, std::int64_t x, std::int64_t q) const {
-    const int bits = layer.w.format->bits;
+    const int bits = Bits ? Bits : layer.w.format->bits;
     const std::int64_t taps = layer.g.kernel_h - q * kQuad;
     const __m512i one = _mm512_set1_epi32(1);
     __m512i codes = _mm512_setzero_si512();

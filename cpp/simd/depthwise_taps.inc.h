@@ -34,6 +34,8 @@ BITSHIFT_INLINE Vector<std::int16_t, 8> high_half(Vector<std::int16_t, 16> v) { 
 BITSHIFT_INLINE Vector<std::int16_t, 4> low_half(Vector<std::int16_t, 8> v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }
 BITSHIFT_INLINE Vector<std::int16_t, 4> high_half(Vector<std::int16_t, 8> v) { return __builtin_shufflevector(v, v, 4, 5, 6, 7); }
 
+using Tile = Vector<std::uint8_t, kLanes>;
+
 struct Engine {
   // What decode() leaves of a block, in front of its taps.
   struct alignas(64) Header {
@@ -46,12 +48,18 @@ struct Engine {
   std::int64_t tile = 1, rows, taps;
   bool narrow, repeat;  // repeat: several outputs for an input
   std::size_t weight_bytes;
+  std::uint8_t level_bytes[2][kLanes] = {};  // low and high bytes of the levels of formats of at most 4 bits
 
   explicit Engine(const ConvLayer &l) : layer(l) {
     rows = l.g.kernel_h;
     taps = rows * l.g.kernel_w;
     narrow = l.acc_bound < 32768;
     repeat = l.g.out_c != l.g.in_c;
+    const int codes = 1 << l.w.format->bits;
+    for (int code = 0; code < codes && codes <= kLanes; code++) {
+      level_bytes[0][code] = static_cast<std::uint8_t>(l.w.format->levels[code]);
+      level_bytes[1][code] = static_cast<std::uint8_t>(l.w.format->levels[code] >> 8);
+    }
     weight_bytes = sizeof(Header) + (static_cast<std::size_t>(taps * kLanes) * (narrow ? 2u : 4u) + 63u) / 64u * 64u;
   }
 
@@ -68,25 +76,48 @@ struct Engine {
       if (++output == each) output = 0, input++;
     }
     const int bits = layer.w.format->bits;
-    const std::int32_t *const levels = layer.w.format->levels;
     const std::uint8_t *words = layer.w.packed + static_cast<std::size_t>(block) * layer.w.block_bytes();
     std::uint8_t *to = memory + sizeof(Header);
     for (std::int64_t t = 0; t < taps; t++, words += 2 * bits) {
-      std::uint8_t codes[kLanes] = {};
-      for (int b = 0; b < bits; b++) {
-        const unsigned word = words[2 * b] | static_cast<unsigned>(words[2 * b + 1]) << 8;
-        for (int lane = 0; lane < kLanes; lane++) codes[lane] = static_cast<std::uint8_t>(codes[lane] | (word >> lane & 1u) << b);
-      }
-      for (int lane = 0; lane < kLanes; lane++) {
+      const Tile codes = tap_codes(words, bits);
+      if (bits <= 4) {
+        // Two look-ups of bytes make 16-bit levels; those of at most 4 bits fit (128 at most).
+        const Tile low = __builtin_shuffle(load<Tile>(level_bytes[0]), codes), high = __builtin_shuffle(load<Tile>(level_bytes[1]), codes);
+        Tile both[2];
+        both[0] = __builtin_shuffle(low, high, Tile{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
+        both[1] = __builtin_shuffle(low, high, Tile{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
         if (narrow) {
-          store(to, static_cast<std::int16_t>(levels[codes[lane]]));
-          to += 2;
+          store(to, both[0]);
+          store(to + 16, both[1]);
+          to += 32;
         } else {
-          store(to, levels[codes[lane]]);
-          to += 4;
+          for (int half = 0; half < 2; half++)
+            for (int lane = 0; lane < 8; lane++, to += 4)
+              store(to, static_cast<std::int32_t>(load<std::int16_t>(reinterpret_cast<const std::uint8_t *>(&both[half]) + 2 * lane)));
         }
+        continue;
+      }
+      std::uint8_t code[kLanes];
+      store(code, codes);
+      const std::int32_t *const levels = layer.w.format->levels;
+      for (int lane = 0; lane < kLanes; lane++, to += narrow ? 2 : 4) {
+        if (narrow) store(to, static_cast<std::int16_t>(levels[code[lane]]));
+        else store(to, levels[code[lane]]);
       }
     }
+  }
+
+  // The codes of a tap: bit `lane` of word b is bit b of a lane's code.
+  static BITSHIFT_INLINE Tile tap_codes(const std::uint8_t *words, int bits) {
+    constexpr Tile bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    Tile codes = {};
+    for (int b = 0; b < bits; b++) {
+      const Tile bytes = {words[2 * b], words[2 * b], words[2 * b], words[2 * b], words[2 * b], words[2 * b], words[2 * b], words[2 * b],
+                          words[2 * b + 1], words[2 * b + 1], words[2 * b + 1], words[2 * b + 1], words[2 * b + 1], words[2 * b + 1],
+                          words[2 * b + 1], words[2 * b + 1]};
+      codes |= Tile((bytes & bit) != 0) & static_cast<std::uint8_t>(1 << b);
+    }
+    return codes;
   }
 
   void run(const std::uint8_t *memory, const std::uint8_t *const *in, const PanelRequant &panel, const TileRuns &to, std::int32_t *sums) const {
@@ -122,7 +153,6 @@ struct Engine {
       Sums s;
       std::uint8_t bytes[kLanes];
       if constexpr (Repeat) {
-        using Tile = Vector<std::uint8_t, kLanes>;
         store(bytes, __builtin_shuffle(load<Tile>(p), load<Tile>(header.order)));
         p = bytes;
       }

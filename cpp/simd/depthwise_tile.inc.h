@@ -18,3 +18,23 @@ struct TileRuns {
     }
   }
 };
+
+// PanelRequant::load for a block that begins at a multiple of 16 channels: whole vectors, which the padding of Requant's arrays
+// allows. Small maps spend as long on this as on their pixels.
+inline void load_panel(PanelRequant &panel, const Requant &q, std::int64_t first, int outputs) {
+  panel.q = &q;
+  panel.channel = first;
+  panel.blocks = 1;
+  panel.lanes = outputs;
+  const auto copy = [first](auto &to, const auto *from) { __builtin_memcpy(to, from + first, sizeof to); };
+  copy(panel.mult, q.mult);
+  copy(panel.shift, q.shift);
+  if (q.residual) copy(panel.res_shift, q.res_shift);
+  else __builtin_memset(panel.res_shift, 0, sizeof panel.res_shift);
+  if (q.narrow) {
+    copy(panel.offset32, q.offset32);
+  } else {
+    copy(panel.correction, q.correction);
+    copy(panel.offset64, q.offset64);
+  }
+}

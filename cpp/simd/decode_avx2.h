@@ -69,6 +69,7 @@ template <int Bits>
 struct LevelTable {
   __m256i table[kTables<Bits>];
 
+  LevelTable() = default;
   explicit LevelTable(const std::int8_t *levels) {  // by code
     each<kTables<Bits>>([&](auto t) __attribute__((always_inline)) {
       alignas(32) std::int8_t bytes[32];

@@ -70,6 +70,7 @@ BITSHIFT_INLINE __m256i four_inputs(const std::uint8_t *p) {
   return _mm256_set1_epi32(four);
 }
 
+// One step of a register tile; pixels and weights go on.
 template <class How, bool First, int Pixels, int Vectors>
 BITSHIFT_INLINE void step(__m256i (&sum)[Pixels][Vectors], const std::uint8_t *(&p)[Pixels], const std::int8_t *&weights) {
   __m256i bytes[Pixels];

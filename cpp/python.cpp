@@ -173,13 +173,31 @@ template <class T>
 using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 using Values = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
-int grid(const Values &x, int frac) {
-  if (frac < -63 || frac > 63) return 0;
-  nb::gil_scoped_release released;
+nb::object grid(const Values &x, int frac) {
+  const bool wide = x.dtype() == nb::dtype<double>();
+  if (frac < -63 || frac > 63 || (!wide && x.dtype() != nb::dtype<float>())) return nb::none();
   const double factor = std::ldexp(1.0, frac);
-  if (x.dtype() == nb::dtype<float>()) return bsk_border_grid_f32(factor, static_cast<const float *>(x.data()), x.size());
-  if (x.dtype() == nb::dtype<double>()) return bsk_border_grid_f64(factor, static_cast<const double *>(x.data()), x.size());
-  return 0;
+  std::int32_t lo = 0, hi = 0;
+  int whole = 0;
+  {
+    nb::gil_scoped_release released;
+    whole = wide ? bsk_border_grid_f64(factor, static_cast<const double *>(x.data()), x.size(), &lo, &hi)
+                 : bsk_border_grid_f32(factor, static_cast<const float *>(x.data()), x.size(), &lo, &hi);
+  }
+  if (!whole) return nb::none();
+  return nb::make_tuple(lo, hi);
+}
+
+void round_to_grid(const Values &x, int frac, std::int32_t lo, std::int32_t hi, bool half_up, const Array<float> &y) {
+  const bool wide = x.dtype() == nb::dtype<double>();
+  if (frac < -63 || frac > 63 || x.size() != y.size() || (!wide && x.dtype() != nb::dtype<float>()))
+    throw nb::value_error("round_to_grid: arrays or frac do not fit");
+  nb::gil_scoped_release released;
+  const double factor = std::ldexp(1.0, frac), half = half_up ? 0.5 : 0.0;
+  if (wide)
+    bsk_border_round_f64(factor, half, lo, hi, static_cast<const double *>(x.data()), y.data(), y.size());
+  else
+    bsk_border_round_f32(factor, half, lo, hi, static_cast<const float *>(x.data()), y.data(), y.size());
 }
 
 // A model of one conv or linear node from bytes to int32 sums, with what is done to the sums of each channel.
@@ -318,7 +336,10 @@ NB_MODULE(_engine, m) {
            "with `values` floats given for fixed point, and fixed point into float32 outputs.")
       .def("run_layer", &run_layer, "x"_a.noconvert(), "frac"_a, "mult"_a.noconvert(), "offset"_a.noconvert(), "y"_a.noconvert(),
            "A model of one layer from bytes to int32 sums: y = sum(x * 2**frac) * mult + offset, per channel.");
-  m.def("grid", &grid, "x"_a.noconvert(), "frac"_a, "1 if x * 2**frac fits uint8, 2 if int8, 3 if both, 0 if neither.");
+  m.def("round_to_grid", &round_to_grid, "x"_a.noconvert(), "frac"_a, "lo"_a, "hi"_a, "half_up"_a, "y"_a.noconvert(),
+        "y = clamp(floor(x * 2**frac + (1/2 or 0)), lo, hi) * 2**-frac; NaN gives 0.");
+  m.def("grid", &grid, "x"_a.noconvert(), "frac"_a,
+        "The smallest and largest of the integers x * 2**frac; None if one is no integer or beyond 1024.");
   m.def(
       "probe_dot", [](const std::string &isa, int threads, double seconds) {
         nb::gil_scoped_release released;

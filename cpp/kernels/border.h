@@ -14,11 +14,15 @@ extern "C" {
 void bsk_border_quantize_f32(double factor, int32_t lo, int32_t hi, const float *x, void *out, bsk_dtype out_type, size_t n);
 void bsk_border_quantize_f64(double factor, int32_t lo, int32_t hi, const double *x, void *out, bsk_dtype out_type, size_t n);
 
-/* Which bytes hold every x * factor as it is: a sum of the BSK_GRID_s, 0 if one is no integer of 8 bits (or NaN). factor is a
- * power of two from 2^-63 to 2^63. */
-enum { BSK_GRID_U8 = 1, BSK_GRID_I8 = 2 };
-int bsk_border_grid_f32(double factor, const float *x, size_t n);
-int bsk_border_grid_f64(double factor, const double *x, size_t n);
+/* out = clamp(floor(x * factor + half), lo, hi) / factor; NaN gives 0. factor is a power of two from 2^-63 to 2^63. */
+void bsk_border_round_f32(double factor, double half, int32_t lo, int32_t hi, const float *x, float *out, size_t n);
+void bsk_border_round_f64(double factor, double half, int32_t lo, int32_t hi, const double *x, float *out, size_t n);
+
+/* 1 if every x * factor is an integer of at most BSK_GRID in magnitude; then the smallest and the largest are in *lo and *hi
+ * (0 and 0 for no elements). Else 0. factor is a power of two from 2^-63 to 2^63. */
+enum { BSK_GRID = 1024 };
+int bsk_border_grid_f32(double factor, const float *x, size_t n, int32_t *lo, int32_t *hi);
+int bsk_border_grid_f64(double factor, const double *x, size_t n, int32_t *lo, int32_t *hi);
 
 /* out = x * mult + offset in double, rounded after each operation; _f32 then rounds the sum to float. */
 void bsk_border_scale_f64(double mult, double offset, const int32_t *x, double *out, size_t n);

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from bitshift.backends import BACKENDS, Executable, engine, get_backend
+from bitshift.backends.profiling import Profile, Step
 from bitshift.core import modelfile
 from bitshift.core.container import ModelFileError
 from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.core.graph import Graph, GraphError, Value
 from bitshift.core.ops.dequantize import dequantize
 from bitshift.core.ops.quantize import quantize
-from bitshift.profiling import Profile, Step
 
 _log = logging.getLogger("bitshift")
 

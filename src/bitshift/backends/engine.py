@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from bitshift.backends.profiling import Event, Profile, Step, steps_of
 from bitshift.core.container import ModelFileError
 from bitshift.core.cost import MAX_ACTIVATION_BYTES, MAX_OPERATIONS
 from bitshift.core.graph import Graph, GraphError, Value
 from bitshift.core.modelfile import dumps, parse_type
 from bitshift.core.ops import OPS
-from bitshift.profiling import Event, Profile, Step, steps_of
 
 _engine: Any
 try:

@@ -10,14 +10,17 @@ opaque name, which survives ``torch.export`` and ``torch.compile``. They have no
 # No "from __future__ import annotations": torch.library reads the annotations to write the schema.
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bitshift.core.formats import get_format
+from bitshift.nn import native
+from bitshift.nn.native import power_of_two
 
+_cpu = torch.library.Library("bitshift", "FRAGMENT")
 _EXACT_FLOAT32 = 1 << 24
 _EXACT_FLOAT64 = 1 << 53
 
@@ -27,11 +30,6 @@ def _plain_float(x: Tensor) -> Iterator[None]:
     """Inside: no autocast, no NNPACK (its transforms round)."""
     with torch.autocast(x.device.type, enabled=False), torch.backends.nnpack.flags(enabled=False):
         yield
-
-
-def power_of_two(exponent: Tensor) -> Tensor:
-    """``2**exponent`` for integers -1022..1023, exactly, as float64 (``exp2`` and ``ldexp`` may be off by an ulp)."""
-    return ((exponent.long() + 1023) << 52).view(torch.float64)
 
 
 def level_table(format: str, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -209,7 +207,18 @@ def _window(x: Tensor, kernel: list[int], stride: list[int], padding: list[int],
     ]
 
 
-@torch.library.custom_op("bitshift::conv", mutates_args=())
+def _operator(function: Callable[..., Tensor]) -> torch.library.CustomOpDef:
+    """``function`` as the custom operator of its name.
+
+    On the CPU the dispatcher calls it directly: custom_op's own wrapper takes as long as a small layer does.
+    """
+    name = function.__name__
+    registered = torch.library.custom_op(f"bitshift::{name}", function, mutates_args=())
+    _cpu.impl(name, function, "CPU")
+    return registered
+
+
+@_operator
 def conv(
     x: Tensor,
     codes: Tensor,
@@ -224,8 +233,10 @@ def conv(
     groups: int,
     wide: bool,
 ) -> Tensor:
-    """:func:`exact_conv` as an operator."""
-    return exact_conv(x, codes, mult, offset, frac, format, frac_in, stride, padding, dilation, groups, wide)
+    """:func:`exact_conv` as an operator, on the engine's kernels where they can take the call."""
+    call = (x, codes, mult, offset, frac, format, frac_in, stride, padding, dilation, groups, wide)
+    y = native.conv(*call)
+    return exact_conv(*call) if y is None else y
 
 
 @conv.register_fake
@@ -234,12 +245,14 @@ def _(x, codes, mult, offset, frac, format, frac_in, stride, padding, dilation, 
     return _result(x, [x.shape[0], codes.shape[0], *size], wide)
 
 
-@torch.library.custom_op("bitshift::linear", mutates_args=())
+@_operator
 def linear(
     x: Tensor, codes: Tensor, mult: Tensor, offset: Tensor, frac: Tensor, format: str, frac_in: int, wide: bool
 ) -> Tensor:
-    """:func:`exact_linear` as an operator."""
-    return exact_linear(x, codes, mult, offset, frac, format, frac_in, wide)
+    """:func:`exact_linear` as an operator, on the engine's kernels where they can take the call."""
+    call = (x, codes, mult, offset, frac, format, frac_in, wide)
+    y = native.linear(*call)
+    return exact_linear(*call) if y is None else y
 
 
 @linear.register_fake
@@ -247,7 +260,7 @@ def _(x, codes, mult, offset, frac, format, frac_in, wide):
     return _result(x, [*x.shape[:-1], codes.shape[0]], wide)
 
 
-@torch.library.custom_op("bitshift::conv_float", mutates_args=())
+@_operator
 def conv_float(
     x: Tensor,
     codes: Tensor,
@@ -269,7 +282,7 @@ def _(x, codes, scale, bias, format, stride, padding, dilation, groups):
     return _result(x, [x.shape[0], codes.shape[0], *size], False)
 
 
-@torch.library.custom_op("bitshift::linear_float", mutates_args=())
+@_operator
 def linear_float(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor, format: str) -> Tensor:
     """:func:`exact_linear_float` as an operator."""
     return exact_linear_float(x, codes, scale, bias, format)
@@ -280,10 +293,11 @@ def _(x, codes, scale, bias, format):
     return _result(x, [*x.shape[:-1], codes.shape[0]], False)
 
 
-@torch.library.custom_op("bitshift::quantize", mutates_args=())
+@_operator
 def quantize(x: Tensor, bits: int, frac: int, signed: bool, rounding: str) -> Tensor:
-    """:func:`exact_quantize` as an operator."""
-    return exact_quantize(x, bits, frac, signed, rounding)
+    """:func:`exact_quantize` as an operator, in one pass of the engine where it can take the call."""
+    y = native.quantize(x, bits, frac, signed, rounding)
+    return exact_quantize(x, bits, frac, signed, rounding) if y is None else y
 
 
 @quantize.register_fake
@@ -291,7 +305,7 @@ def _(x, bits, frac, signed, rounding):
     return _result(x, list(x.shape), False)
 
 
-@torch.library.custom_op("bitshift::avg_pool", mutates_args=())
+@_operator
 def avg_pool(
     x: Tensor, kernel: list[int], stride: list[int], padding: list[int], mult: int, shift: int, wide: bool
 ) -> Tensor:
@@ -305,7 +319,7 @@ def _(x, kernel, stride, padding, mult, shift, wide):
     return _result(x, [*x.shape[: -len(kernel)], *size], wide)
 
 
-@torch.library.custom_op("bitshift::table", mutates_args=())
+@_operator
 def table(x: Tensor, table: Tensor, frac_in: int, signed: bool, frac_out: int) -> Tensor:
     """:func:`exact_table` as an operator."""
     return exact_table(x, table, frac_in, signed, frac_out)

@@ -29,10 +29,20 @@ BITSHIFT_INLINE V widen(const std::uint8_t *p) {
 #endif
 }
 
-BITSHIFT_INLINE Vector<std::int16_t, 8> low_half(Vector<std::int16_t, 16> v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7); }
-BITSHIFT_INLINE Vector<std::int16_t, 8> high_half(Vector<std::int16_t, 16> v) { return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15); }
-BITSHIFT_INLINE Vector<std::int16_t, 4> low_half(Vector<std::int16_t, 8> v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }
-BITSHIFT_INLINE Vector<std::int16_t, 4> high_half(Vector<std::int16_t, 8> v) { return __builtin_shufflevector(v, v, 4, 5, 6, 7); }
+// The halves of a vector of 16-bit sums in 32 bits.
+#if defined(__AVX2__)
+using Wide = Vector<std::int32_t, 8>;
+BITSHIFT_INLINE Wide low_half(Vector<std::int16_t, 16> v) { return Wide(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(__m256i(v)))); }
+BITSHIFT_INLINE Wide high_half(Vector<std::int16_t, 16> v) { return Wide(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(__m256i(v), 1))); }
+#else
+using Wide = Vector<std::int32_t, 4>;
+BITSHIFT_INLINE Wide low_half(Vector<std::int16_t, 8> v) {
+  return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3), Wide);
+}
+BITSHIFT_INLINE Wide high_half(Vector<std::int16_t, 8> v) {
+  return __builtin_convertvector(__builtin_shufflevector(v, v, 4, 5, 6, 7), Wide);
+}
+#endif
 
 using Tile = Vector<std::uint8_t, kLanes>;
 
@@ -177,10 +187,9 @@ struct Engine {
         if constexpr (sizeof(T) == 4) {
           store(to, part[i]);
         } else {
-          using Half = Vector<std::int32_t, lanes / 2>;
           const std::int32_t *const back = header.correction + i * lanes;
-          store(to, __builtin_convertvector(low_half(part[i]), Half) + load<Half>(back));
-          store(to + lanes / 2, __builtin_convertvector(high_half(part[i]), Half) + load<Half>(back + lanes / 2));
+          store(to, low_half(part[i]) + load<Wide>(back));
+          store(to + lanes / 2, high_half(part[i]) + load<Wide>(back + lanes / 2));
         }
       }
     }

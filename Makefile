@@ -73,10 +73,13 @@ ctest: setup  ## C and C++ tests
 	  $(BIN)/ctest --test-dir build/ctest --output-on-failure --no-tests=error; \
 	else echo "ctest: no C compiler, C tests not run"; fi
 
-ctest-sanitize: setup  ## C and C++ tests under address and undefined-behaviour sanitizers
-	@$(BIN)/cmake -S . -B build/sanitize -DBITSHIFT_TESTS=ON -DBITSHIFT_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug >build/sanitize.log 2>&1 \
-	    && $(BIN)/cmake --build build/sanitize >>build/sanitize.log 2>&1 || { cat build/sanitize.log; exit 1; }
-	@$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+ctest-sanitize: setup  ## C and C++ tests under address and undefined-behaviour sanitizers, then under the thread sanitizer
+	@for kind in address,undefined thread; do \
+	  where=build/sanitize-$${kind%%,*}; \
+	  $(BIN)/cmake -S . -B $$where -DBITSHIFT_TESTS=ON -DBITSHIFT_SANITIZE=$$kind -DCMAKE_BUILD_TYPE=RelWithDebInfo >$$where.log 2>&1 \
+	    && $(BIN)/cmake --build $$where >>$$where.log 2>&1 || { cat $$where.log; exit 1; }; \
+	  $(BIN)/ctest --test-dir $$where --output-on-failure --no-tests=error || exit 1; \
+	done
 
 clean:  ## remove everything that make built, the environment included
 	rm -rf $(VENV) .make build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -50,6 +50,27 @@ inline Vec::I requant_narrow(Vec::I v, const PanelRequant &p, int block, const s
   return Vec::sar(v, Vec::load(p.shift + c));
 }
 
+// The same with a panel's vectors taken to registers once, for loops.
+template <bool Unit, bool Residual, int Blocks>
+struct NarrowVectors {
+  Vec::I mult[Blocks], offset[Blocks], shift[Blocks], res_shift[Blocks];
+
+  explicit NarrowVectors(const PanelRequant &p) {
+    for (int b = 0; b < Blocks; ++b) {
+      if constexpr (!Unit) mult[b] = Vec::load(p.mult + b * kLanes);
+      offset[b] = Vec::pin(Vec::load(p.offset32 + b * kLanes));
+      shift[b] = Vec::pin(Vec::load(p.shift + b * kLanes));
+      if constexpr (Residual) res_shift[b] = Vec::pin(Vec::load(p.res_shift + b * kLanes));
+    }
+  }
+  Vec::I operator()(Vec::I v, int block, const std::uint8_t *res) const {
+    if constexpr (!Unit) v = Vec::mul(v, mult[block]);
+    v = Vec::add(v, offset[block]);
+    if constexpr (Residual) v = Vec::add(v, Vec::shl(Vec::load_u8(res + block * kLanes), res_shift[block]));
+    return Vec::sar(v, shift[block]);
+  }
+};
+
 // Any mode: a vector of sums to the map. out and res: the first channel of the panel at the pixel. Panel: PanelRequant, or a
 // value with members of the same names.
 template <class Panel>
@@ -91,6 +112,7 @@ inline void finish_quick(const PanelRequant &p, const std::int32_t *sums, const 
                          std::int64_t res_stride) {
   constexpr int kAtOnce = 4 / Blocks;  // pixels
   const Vec::Clamp clamp = Vec::clamp_of(*p.q);
+  const NarrowVectors<Unit, Residual, Blocks> narrow(p);
   const int count = p.count();
   std::uint8_t *out = run.out;
   const std::uint8_t *res = run.res;
@@ -100,7 +122,7 @@ inline void finish_quick(const PanelRequant &p, const std::int32_t *sums, const 
     for (int i = 0; i < 4; ++i) {
       // A pixel too many is computed from whatever lies in the buffer and not stored; its residual is that of the first.
       const std::uint8_t *r = Residual && i / Blocks < left ? res + i / Blocks * res_stride : res;
-      v[i] = requant_narrow<Unit, Residual>(Vec::load(sums + i * kLanes), p, i % Blocks, r);
+      v[i] = narrow(Vec::load(sums + i * kLanes), i % Blocks, r);
     }
     const Vec::Bytes bytes = Vec::pack(v[0], v[1], v[2], v[3], clamp);
 #pragma GCC unroll 4

@@ -22,6 +22,11 @@ struct Vec {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), v.low);
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 8), v.high);
   }
+  // v, in registers: gcc would rather load twice than keep a value that two instructions use.
+  static I pin(I v) {
+    asm("" : "+x"(v.low), "+x"(v.high));
+    return v;
+  }
   static I add(I a, I b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
   static I sub(I a, I b) { return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)}; }
   static I mul(I a, I b) { return {_mm256_mullo_epi32(a.low, b.low), _mm256_mullo_epi32(a.high, b.high)}; }

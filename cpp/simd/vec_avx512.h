@@ -20,6 +20,11 @@ struct Vec {
   static I set(std::int32_t v) { return _mm512_set1_epi32(v); }
   static I load(const std::int32_t *p) { return _mm512_loadu_si512(p); }
   static void store(std::int32_t *p, I v) { _mm512_storeu_si512(p, v); }
+  // v, in a register: gcc would rather load twice than keep a value that two instructions use.
+  static I pin(I v) {
+    asm("" : "+v"(v));
+    return v;
+  }
   static I add(I a, I b) { return _mm512_add_epi32(a, b); }
   static I sub(I a, I b) { return _mm512_sub_epi32(a, b); }
   static I mul(I a, I b) { return _mm512_mullo_epi32(a, b); }

@@ -251,7 +251,7 @@ inline void transform_outputs(const std::int32_t *sums, std::int64_t point, int 
         if constexpr (Dims == 1) {
           r[0][j] = Vec::load(s + j * point);
         } else {
-          const I p1 = Vec::load(s + (4 + j) * point), p2 = Vec::load(s + (8 + j) * point);
+          const I p1 = Vec::pin(Vec::load(s + (4 + j) * point)), p2 = Vec::pin(Vec::load(s + (8 + j) * point));
           r[0][j] = Vec::add(Vec::add(Vec::load(s + j * point), p1), p2);
           r[Dims - 1][j] = Vec::sub(Vec::sub(p1, p2), Vec::load(s + (12 + j) * point));
         }
@@ -276,6 +276,7 @@ inline void put_quick(const PanelRequant &p, const std::int32_t *sums, std::int6
                       std::int64_t rows, std::int64_t out_row, std::int64_t out_pixel, std::int64_t res_row, std::int64_t res_pixel) {
   using I = Vec::I;
   const Vec::Clamp clamp = Vec::clamp_of(*p.q);
+  const NarrowVectors<Unit, Residual, 2> narrow(p);
   const int count = p.count();
   std::uint8_t *out = run.out;
   const std::uint8_t *res = run.res;
@@ -287,7 +288,7 @@ inline void put_quick(const PanelRequant &p, const std::int32_t *sums, std::int6
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
         const std::int32_t *s = sums + b * kLanes + j * point;
-        const I p1 = Vec::load(s + 4 * point), p2 = Vec::load(s + 8 * point);
+        const I p1 = Vec::pin(Vec::load(s + 4 * point)), p2 = Vec::pin(Vec::load(s + 8 * point));
         top[j] = Vec::add(Vec::add(Vec::load(s), p1), p2);
         bottom[j] = Vec::sub(Vec::sub(p1, p2), Vec::load(s + 12 * point));
       }
@@ -302,7 +303,7 @@ inline void put_quick(const PanelRequant &p, const std::int32_t *sums, std::int6
       if (y >= rows) break;
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i)  // the residual of a column that does not exist is not read
-        v[y][i] = requant_narrow<Unit, Residual>(Vec::sar<2>(v[y][i]), p, i % 2, res + y * res_row + (i / 2 < left ? i / 2 * res_pixel : 0));
+        v[y][i] = narrow(Vec::sar<2>(v[y][i]), i % 2, Residual ? res + y * res_row + (i / 2 < left ? i / 2 * res_pixel : 0) : nullptr);
       const Vec::Bytes bytes = Vec::pack(v[y][0], v[y][1], v[y][2], v[y][3], clamp);
       Vec::store_half(out + y * out_row, bytes, 0, count);
       if (left > 1) Vec::store_half(out + y * out_row + out_pixel, bytes, 1, count);

@@ -1,13 +1,15 @@
 // Depthwise convolution: one input channel a group, any number of outputs of each. Included by depthwise_<isa>.cpp behind
 // requant.inc.h and its Engine, in namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE (one of its own: panels of one block).
 //
-// An Engine computes the sums of a tile, `tile` output rows of a block of 16 channels, from `rows` input rows:
-//   explicit Engine(const ConvLayer &);            tile, rows and weight_bytes (of a block, a multiple of 64) follow
+// An Engine computes a tile, `tile` output rows of a block of 16 channels, from `rows` rows of taps:
+//   explicit Engine(const ConvLayer &);                 fields tile, rows, and weight_bytes, a block's, a multiple of 64
+//   std::size_t scratch_bytes() const;                  what run() works with
+//   std::int64_t row_offset(std::int64_t k, std::int64_t last) const;
+//                                                       bytes from the tile's first tap to tap row k; `last` counts the input
+//                                                       rows from there to the last that outputs of the map need
 //   void decode(std::int64_t block, std::uint8_t *weights) const;
 //   void run(const std::uint8_t *weights, const std::uint8_t *const *rows, const PanelRequant &, const TileRuns &,
-//            std::int32_t *sums) const;           sums: room for [output row][column][16] and three vectors more
-// rows[k] is the first tap of output column 0, at channel 0, of the input row that tap row k of the tile's first output row
-// meets (k counts rows of the dilated kernel); rows that no output of the map needs repeat the last one needed.
+//            std::uint8_t *scratch) const;              rows[k]: tap row k of output column 0, at channel 0
 //
 // Work is cut into (group of blocks, sample, tile): a group is what fills a cache line of a pixel, decoded once by each thread
 // that has a piece of it, and its blocks take turns on a tile while the tile's input rows are in the first cache.
@@ -21,13 +23,13 @@ constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::s
 
 // Where a thread keeps what it works with.
 struct Workspace {
-  std::size_t weights, panels, sums, rows, bytes;
+  std::size_t weights, panels, own, rows, bytes;
 
-  Workspace(const ConvLayer &layer, const Engine &engine) {
+  explicit Workspace(const Engine &engine) {
     weights = 0;
     panels = weights + static_cast<std::size_t>(kGroup) * engine.weight_bytes;
-    sums = panels + static_cast<std::size_t>(kGroup) * aligned(sizeof(PanelRequant));
-    rows = sums + aligned(static_cast<std::size_t>((engine.tile * layer.g.out_w + 3) * kLanes) * sizeof(std::int32_t));
+    own = panels + static_cast<std::size_t>(kGroup) * aligned(sizeof(PanelRequant));
+    rows = own + aligned(engine.scratch_bytes());
     bytes = rows + aligned(static_cast<std::size_t>(engine.rows) * sizeof(const std::uint8_t *));
   }
 };
@@ -45,15 +47,14 @@ bool can(const ConvLayer &layer) {
 }
 
 std::size_t scratch(const ConvLayer &layer, std::int64_t, int threads) {
-  return Workspace(layer, Engine(layer)).bytes * static_cast<std::size_t>(threads);
+  return Workspace(Engine(layer)).bytes * static_cast<std::size_t>(threads);
 }
 
 void run(const ConvLayer &layer, const Task &task, int) {
   const bsk_conv &g = layer.g;
   const Engine engine(layer);
-  const Workspace space(layer, engine);
+  const Workspace space(engine);
   std::uint8_t *const base = task.scratch + static_cast<std::size_t>(task.thread) * space.bytes;
-  std::int32_t *const sums = reinterpret_cast<std::int32_t *>(base + space.sums);
   const std::uint8_t **const rows = reinterpret_cast<const std::uint8_t **>(base + space.rows);
   const auto panel = [&](std::int64_t b) {
     return reinterpret_cast<PanelRequant *>(base + space.panels + static_cast<std::size_t>(b) * aligned(sizeof(PanelRequant)));
@@ -76,13 +77,10 @@ void run(const ConvLayer &layer, const Task &task, int) {
       loaded = group;
     }
     const std::int64_t y = tile * engine.tile, valid = g.out_h - y < engine.tile ? g.out_h - y : engine.tile;
-    const std::int64_t needed = (valid - 1) * g.stride_h + (g.kernel_h - 1) * g.dilation_h;  // the last input row
+    const std::int64_t last = (valid - 1) * g.stride_h + (g.kernel_h - 1) * g.dilation_h;
     const std::uint8_t *const corner = task.in + sample * task.in_stride + layer.in.origin() +
                                        (y * g.stride_h - g.pad_top) * layer.in.row() - g.pad_left * g.in_c;
-    for (std::int64_t k = 0; k < engine.rows; k++) {
-      const std::int64_t row = k * g.dilation_h;
-      rows[k] = corner + (row < needed ? row : needed) * layer.in.row();
-    }
+    for (std::int64_t k = 0; k < engine.rows; k++) rows[k] = corner + engine.row_offset(k, last);
     TileRuns to;
     to.valid = valid;
     to.out_row = layer.out.row();
@@ -94,7 +92,7 @@ void run(const ConvLayer &layer, const Task &task, int) {
       to.out = task.out + sample * task.out_stride + layer.out.origin() + y * to.out_row + channel * layer.q.out_item;
       if (layer.q.residual)
         to.res = task.residual + sample * task.res_stride + layer.res.origin() + y * to.res_row + channel * res_item;
-      engine.run(base + static_cast<std::size_t>(b) * engine.weight_bytes, rows, *panel(b), to, sums);
+      engine.run(base + static_cast<std::size_t>(b) * engine.weight_bytes, rows, *panel(b), to, base + space.own);
     }
   }
 }

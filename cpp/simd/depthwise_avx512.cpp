@@ -1,7 +1,10 @@
 // Depthwise convolution with vpdpbusd: a dword of a register holds four input rows of one channel ("quad"), and the weights of an
 // output row that begins v rows further down are the same bytes moved up by v: one quad serves every output row whose taps lie
-// in it, and every column it is a tap of. 3x3, stride 1: two output rows share each quad, 6 vpdpbusd for 32 sums, 4 loads, 3
-// blends and a byte permutation, which also repeats channels where a layer has several outputs for an input.
+// in it, and every column it is a tap of. A kernel of one row takes four columns for its rows.
+//
+// 3x3, stride 1: two output rows share each quad: 4 loads, 2 inserts and a byte permutation, which also repeats channels where a
+// layer has several outputs for an input, then 6 vpdpbusd for 32 sums; rule 4 in registers. Other kernels write the quads of a
+// strip of columns to memory once and read them for each tap.
 #include "lists.h"
 #include "vec_avx512.h"
 
@@ -58,18 +61,45 @@ constexpr std::uint8_t from_pairs(std::int64_t row, std::int64_t channel) {
 
 struct Engine {
   const ConvLayer &layer;
-  std::int64_t tile, rows, quads;
-  std::size_t weight_bytes;
-  bool slide;  // 3x3, stride 1 or 2, no dilation, one plane: the columns of a row share quads
+  bool flat;   // one row of taps: quads are four columns, dilation_w apart
+  bool slide;  // 3x3, stride 1 or 2, no dilation, one plane, bytes out: columns share quads in registers
+  std::int64_t quads, columns, column_step;  // of a kernel: quads of its rows, columns of them, and pixels between those
+  std::int64_t tile, rows, chunk;            // chunk: output columns of a strip
+  std::size_t weight_bytes, strip_bytes;
 
   explicit Engine(const ConvLayer &l) : layer(l) {
     const bsk_conv &g = l.g;
-    quads = (g.kernel_h + kQuad - 1) / kQuad;
+    flat = g.kernel_h == 1;
+    quads = flat ? 1 : (g.kernel_h + kQuad - 1) / kQuad;
+    columns = flat ? (g.kernel_w + kQuad - 1) / kQuad : g.kernel_w;
+    column_step = flat ? kQuad * g.dilation_w : g.dilation_w;
     rows = quads * kQuad;
-    tile = g.dilation_h == 1 ? (rows - g.kernel_h) / g.stride_h + 1 : 1;
-    weight_bytes = sizeof(Header) + static_cast<std::size_t>(tile * quads * g.kernel_w * l.w.planes) * 64u;
     slide = l.w.planes == 1 && g.kernel_h == 3 && g.kernel_w == 3 && g.dilation_h == 1 && g.dilation_w == 1 &&
-            g.stride_h == g.stride_w && g.stride_w <= 2;
+            g.stride_h == g.stride_w && g.stride_w <= 2 && quick(l.q);
+    tile = flat || g.dilation_h > 1 ? 1 : (rows - g.kernel_h) / g.stride_h + 1;
+    if (!slide && tile > g.out_h) tile = g.out_h;
+    // 32 columns and what a kernel reaches beyond fit the first cache; wide kernels should not read most of a strip twice.
+    const std::int64_t reach = (columns - 1) * column_step, wide = reach / g.stride_w;
+    chunk = wide > 32 ? wide : 32;
+    if (chunk > g.out_w) chunk = g.out_w;
+    weight_bytes = sizeof(Header) + static_cast<std::size_t>(tile * quads * columns * l.w.planes) * 64u;
+    strip_bytes = slide ? 0 : static_cast<std::size_t>(((chunk - 1) * g.stride_w + reach + 1) * quads) * 64u;
+  }
+
+  std::size_t scratch_bytes() const { return strip_bytes + static_cast<std::size_t>((slide ? 0 : tile * chunk + 3) * kLanes) * 4u; }
+
+  // Bytes from the first tap of a tile to tap row k; `last` is the last input row that the map's outputs need.
+  std::int64_t row_offset(std::int64_t k, std::int64_t last) const {
+    const bsk_conv &g = layer.g;
+    if (flat) return (k < g.kernel_w ? k : g.kernel_w - 1) * g.dilation_w * g.in_c;
+    return (k * g.dilation_h < last ? k * g.dilation_h : last) * layer.in.row();
+  }
+
+  // The tap at row j of a quad, or -1 behind the kernel's end.
+  std::int64_t tap(std::int64_t column, std::int64_t q, std::int64_t j) const {
+    const std::int64_t along = (flat ? column : q) * kQuad + j;
+    if (along >= (flat ? layer.g.kernel_w : layer.g.kernel_h)) return -1;
+    return flat ? along : along * layer.g.kernel_w + column;
   }
 
   // Behind the header, vectors [plane][column][quad][output row of the tile]; the first output row's are looked up, the others
@@ -102,7 +132,7 @@ struct Engine {
     const std::uint8_t *const packed = layer.w.packed + static_cast<std::size_t>(block) * layer.w.block_bytes();
     for (int p = 0; p < layer.w.planes; p++) {
       const Levels levels(layer.w.table[p], layer.w.format->bits);
-      for (std::int64_t x = 0; x < g.kernel_w; x++, weights += quads * tile) {
+      for (std::int64_t x = 0; x < columns; x++, weights += quads * tile) {
         for (std::int64_t q = 0; q < quads; q++) weights[q * tile] = quad_levels<Bits>(packed, levels, x, q);
         for (std::int64_t v = 1; v < tile; v++) {
           const std::int64_t down = v * g.stride_h, whole = down / kQuad;
@@ -118,17 +148,19 @@ struct Engine {
     }
   }
 
-  // Taps 4q .. 4q + 3 of column x of a block's kernels, [lane][tap]; 0 where the kernel has ended.
+  // The taps of quad q of column x of a block's kernels, [lane][tap]; 0 where the kernel has ended.
   template <int Bits>
   BITSHIFT_INLINE __m512i quad_levels(const std::uint8_t *packed, const Levels &levels, std::int64_t x, std::int64_t q) const {
     const int bits = Bits ? Bits : layer.w.format->bits;
-    const std::int64_t taps = layer.g.kernel_h - q * kQuad;
+    std::uint32_t live = 0;
     const __m512i one = _mm512_set1_epi32(1);
     __m512i codes = _mm512_setzero_si512();
     for (int j = kQuad - 1; j >= 0; j--) {
       codes = _mm512_slli_epi32(codes, 8);
-      if (j >= taps) continue;
-      const std::uint8_t *words = packed + ((q * kQuad + j) * layer.g.kernel_w + x) * 2 * bits;
+      const std::int64_t t = tap(x, q, j);
+      if (t < 0) continue;
+      live |= 0xFFu << (8 * j);
+      const std::uint8_t *words = packed + t * 2 * bits;
       __m512i code = _mm512_setzero_si512();
       for (int b = bits - 1; b >= 0; b--) {  // from the highest bit: twice the code, and the next
         std::uint16_t word;
@@ -138,31 +170,37 @@ struct Engine {
       }
       codes = _mm512_or_si512(codes, code);
     }
-    const __m512i live = _mm512_set1_epi32(static_cast<int>(taps >= kQuad ? 0xFFFFFFFFu : (1u << (8 * taps)) - 1));
-    return _mm512_and_si512(live, levels.look_up(codes));
+    return _mm512_and_si512(_mm512_set1_epi32(static_cast<int>(live)), levels.look_up(codes));
   }
 
-  void run(const std::uint8_t *memory, const std::uint8_t *const *in, const PanelRequant &panel, const TileRuns &to, std::int32_t *sums) const {
+  void run(const std::uint8_t *memory, const std::uint8_t *const *in, const PanelRequant &panel, const TileRuns &to, std::uint8_t *scratch) const {
+    const bsk_conv &g = layer.g;
     const Header &header = *reinterpret_cast<const Header *>(memory);
     const __m512i *const weights = reinterpret_cast<const __m512i *>(memory + sizeof(Header));
-    if (slide && quick(layer.q)) {
+    if (slide) {
       const bool pairs = tile == 2;
       if (layer.q.unit) {
-        if (layer.q.residual) return (pairs ? sliding<2, 1, true, true> : sliding<1, 2, true, true>)(layer.g, header, weights, in, panel, to);
-        return (pairs ? sliding<2, 1, true, false> : sliding<1, 2, true, false>)(layer.g, header, weights, in, panel, to);
+        if (layer.q.residual) return (pairs ? sliding<2, 1, true, true> : sliding<1, 2, true, true>)(g, header, weights, in, panel, to);
+        return (pairs ? sliding<2, 1, true, false> : sliding<1, 2, true, false>)(g, header, weights, in, panel, to);
       }
-      if (layer.q.residual) return (pairs ? sliding<2, 1, false, true> : sliding<1, 2, false, true>)(layer.g, header, weights, in, panel, to);
-      return (pairs ? sliding<2, 1, false, false> : sliding<1, 2, false, false>)(layer.g, header, weights, in, panel, to);
+      if (layer.q.residual) return (pairs ? sliding<2, 1, false, true> : sliding<1, 2, false, true>)(g, header, weights, in, panel, to);
+      return (pairs ? sliding<2, 1, false, false> : sliding<1, 2, false, false>)(g, header, weights, in, panel, to);
     }
-    std::int64_t v = 0;  // output rows four at a time
-    for (; v + 4 <= tile; v += 4) any<4>(header, weights + v, in, sums + v * layer.g.out_w * kLanes);
-    sums += v * layer.g.out_w * kLanes;
-    switch (tile - v) {
-      case 1: any<1>(header, weights + v, in, sums); break;
-      case 2: any<2>(header, weights + v, in, sums); break;
-      case 3: any<3>(header, weights + v, in, sums); break;
+    __m512i *const strip = reinterpret_cast<__m512i *>(scratch);
+    std::int32_t *const sums = reinterpret_cast<std::int32_t *>(scratch + strip_bytes);
+    for (std::int64_t x = 0; x < g.out_w; x += chunk) {
+      const std::int64_t count = g.out_w - x < chunk ? g.out_w - x : chunk;
+      write_strip(header, in, x, count, strip);
+      std::int64_t v = 0;  // output rows four at a time
+      for (; v + 4 <= tile; v += 4) strip_sums<4, 2>(strip, weights + v, count, sums + v * count * kLanes);
+      std::int32_t *const rest = sums + v * count * kLanes;
+      switch (tile - v) {
+        case 1: strip_sums<1, 4>(strip, weights + v, count, rest); break;
+        case 2: strip_sums<2, 4>(strip, weights + v, count, rest); break;
+        case 3: strip_sums<3, 2>(strip, weights + v, count, rest); break;
+      }
+      to.finish(layer, panel, sums, x, count);
     }
-    to.finish(layer, panel, sums - v * layer.g.out_w * kLanes);
   }
 
   // 3 columns, the epilogue on registers: four columns of a row at a time. Up to 3 columns behind the last are computed, from
@@ -226,31 +264,43 @@ struct Engine {
     finish(before, x - 4);
   }
 
-  // Any kernel, stride, dilation and number of planes: sums of some output rows, two columns at a time for each load of weights.
-  template <int Rows>
-  __attribute__((noinline)) void any(const Header &header, const __m512i *weights, const std::uint8_t *const *in, std::int32_t *sums) const {
+  // The quads of `count` output columns from x on, [input column][quad].
+  void write_strip(const Header &header, const std::uint8_t *const *in, std::int64_t x, std::int64_t count, __m512i *strip) const {
     const bsk_conv &g = layer.g;
+    const __m512i order = _mm512_load_si512(header.order);
+    const std::int64_t pixels = (count - 1) * g.stride_w + (columns - 1) * column_step + 1;
+    for (std::int64_t q = 0; q < quads; q++) {
+      const std::uint8_t *const *const from = in + q * kQuad;
+      std::int64_t at = header.first + x * g.stride_w * g.in_c;
+      for (std::int64_t i = 0; i < pixels; i++, at += g.in_c) strip[i * quads + q] = quad(from, at, order);
+    }
+  }
+
+  // Sums of some output rows of a strip, [row][column][16]; Columns at a time for each load of weights.
+  template <int Rows, int Columns>
+  __attribute__((noinline)) void strip_sums(const __m512i *strip, const __m512i *weights, std::int64_t count, std::int32_t *sums) const {
     std::int64_t x = 0;
-    for (; x + 2 <= g.out_w; x += 2) columns<Rows, 2>(header, weights, in, sums, x);
-    if (x < g.out_w) columns<Rows, 1>(header, weights, in, sums, x);
+    for (; x + Columns <= count; x += Columns) some_sums<Rows, Columns>(strip, weights, count, sums, x);
+    for (; x < count; x++) some_sums<Rows, 1>(strip, weights, count, sums, x);
   }
 
   template <int Rows, int Columns>
-  BITSHIFT_INLINE void columns(const Header &header, const __m512i *w, const std::uint8_t *const *in, std::int32_t *sums, std::int64_t x) const {
-    const bsk_conv &g = layer.g;
-    const __m512i order = _mm512_load_si512(header.order);
-    const std::int64_t step = g.stride_w * g.in_c;
+  BITSHIFT_INLINE void some_sums(const __m512i *strip, const __m512i *weights, std::int64_t count, std::int32_t *sums, std::int64_t x) const {
+    const std::int64_t pixel = layer.g.stride_w * quads, step = column_step * quads;
     __m512i acc[Columns][Rows];
     for (auto &column : acc)
       for (auto &a : column) a = _mm512_setzero_si512();
     for (int p = 0; p < layer.w.planes; p++) {
-      std::int64_t at = header.first + x * step;
-      for (std::int64_t kx = 0; kx < g.kernel_w; kx++, at += g.dilation_w * g.in_c) {
-        for (std::int64_t k = 0; k < quads; k++, w += tile) {
+      const __m512i *from = strip + x * pixel;
+      for (std::int64_t kx = 0; kx < columns; kx++, from += step) {
+        for (std::int64_t k = 0; k < quads; k++, weights += tile) {
           __m512i data[Columns];
-          for (int c = 0; c < Columns; c++) data[c] = quad(in + k * kQuad, at + c * step, order);
-          for (int i = 0; i < Rows; i++)
-            for (int c = 0; c < Columns; c++) acc[c][i] = _mm512_dpbusd_epi32(acc[c][i], data[c], w[i]);
+          for (int c = 0; c < Columns; c++) data[c] = from[c * pixel + k];
+          for (int i = 0; i < Rows; i++) {
+            __m512i w = weights[i];
+            asm("" : "+v"(w));  // one load, not one for each use
+            for (int c = 0; c < Columns; c++) acc[c][i] = _mm512_dpbusd_epi32(acc[c][i], data[c], w);
+          }
         }
       }
       if (layer.w.planes == 1) break;
@@ -258,7 +308,7 @@ struct Engine {
         for (auto &a : column) a = _mm512_sll_epi32(a, _mm_cvtsi32_si128(layer.w.shift[p]));
     }
     for (int c = 0; c < Columns; c++)
-      for (int i = 0; i < Rows; i++) _mm512_storeu_si512(sums + (i * g.out_w + x + c) * kLanes, acc[c][i]);
+      for (int i = 0; i < Rows; i++) _mm512_storeu_si512(sums + (i * count + x + c) * kLanes, acc[c][i]);
   }
 };
 

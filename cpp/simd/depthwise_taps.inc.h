@@ -73,6 +73,10 @@ struct Engine {
     weight_bytes = sizeof(Header) + (static_cast<std::size_t>(taps * kLanes) * (narrow ? 2u : 4u) + 63u) / 64u * 64u;
   }
 
+  std::size_t scratch_bytes() const { return static_cast<std::size_t>((layer.g.out_w + 3) * kLanes) * sizeof(std::int32_t); }
+
+  std::int64_t row_offset(std::int64_t k, std::int64_t) const { return k * layer.g.dilation_h * layer.in.row(); }
+
   void decode(std::int64_t block, std::uint8_t *memory) const {
     const std::int64_t each = layer.g.out_c / layer.g.in_c, lane0 = block * kLanes;
     Header *const header = reinterpret_cast<Header *>(memory);
@@ -130,13 +134,14 @@ struct Engine {
     return codes;
   }
 
-  void run(const std::uint8_t *memory, const std::uint8_t *const *in, const PanelRequant &panel, const TileRuns &to, std::int32_t *sums) const {
+  void run(const std::uint8_t *memory, const std::uint8_t *const *in, const PanelRequant &panel, const TileRuns &to, std::uint8_t *scratch) const {
+    std::int32_t *const sums = reinterpret_cast<std::int32_t *>(scratch);
     if (narrow) {
       (repeat ? &Engine::columns<std::int16_t, true> : &Engine::columns<std::int16_t, false>)(layer.g, memory, in, sums);
     } else {
       (repeat ? &Engine::columns<std::int32_t, true> : &Engine::columns<std::int32_t, false>)(layer.g, memory, in, sums);
     }
-    to.finish(layer, panel, sums);
+    to.finish(layer, panel, sums, 0, layer.g.out_w);
   }
 
   template <class T, bool Repeat>

@@ -6,14 +6,14 @@ struct TileRuns {
   std::int64_t out_row = 0, res_row = 0, out_pixel = 0, res_pixel = 0;  // bytes
   std::int64_t valid = 0;             // rows that the map has; the tile may have more
 
-  // Sums [row][column][16] to the map.
-  void finish(const ConvLayer &layer, const PanelRequant &panel, const std::int32_t *sums) const {
+  // Sums [row][column][16] of `count` columns from x on to the map.
+  void finish(const ConvLayer &layer, const PanelRequant &panel, const std::int32_t *sums, std::int64_t x, std::int64_t count) const {
     const Finish to_map = finish_of<1>(layer.q);
-    for (std::int64_t v = 0; v < valid; v++, sums += layer.g.out_w * kLanes) {
+    for (std::int64_t v = 0; v < valid; v++, sums += count * kLanes) {
       PixelRun run;
-      run.out = out + v * out_row;
-      run.res = res ? res + v * res_row : nullptr;
-      run.pixels = static_cast<int>(layer.g.out_w);
+      run.out = out + v * out_row + x * out_pixel;
+      run.res = res ? res + v * res_row + x * res_pixel : nullptr;
+      run.pixels = static_cast<int>(count);
       to_map(panel, sums, run, out_pixel, res_pixel);
     }
   }

@@ -2,6 +2,7 @@
 #ifndef BITSHIFT_SRC_BUILDER_H
 #define BITSHIFT_SRC_BUILDER_H
 
+#include "../simd/pack.h"
 #include "program.h"
 #include "tune.h"
 
@@ -40,8 +41,9 @@ class Builder {
   // A step for `node`, described but for its kernel.
   Step describe(const Node &node, std::vector<int> reads, int writes) const;
   void add(Step step);
-  // Adds a step that calls work(task of a sample range) on maps, and fills the output's border if it has one.
-  void add_pixels(Step step, int in, int residual, std::function<void(const simd::Task &)> work);
+  // Adds a step that calls work on area `in` (and `residual`, if not -1) to make the map of value `made`, and fills the map's
+  // border if it has one.
+  void add_pixels(Step step, int in, int residual, int made, std::function<void(const simd::Task &)> work);
   void add_planar(const Node &node);
 
  private:
@@ -63,6 +65,12 @@ bool fits_map(const Value &value);
 bool fits_byte_map(const Value &value);
 // The map of a value without a border.
 simd::Map bare_map(const Value &value);
+
+// Whether kernel layout, which pads outputs and inputs to whole blocks, keeps weights near their size in the file.
+bool packs_well(const simd::Weights &weights, const PackedCodes &codes);
+
+// The codes of a layer as pack_conv and pack_linear ask for them, from the bytes of the file.
+simd::CodeRows code_rows(const PackedCodes &codes);
 
 // What an op does on maps. `can` decides from the graph alone; `add` may still find that no kernel serves (false: nothing was
 // added, the node runs planar).

@@ -39,6 +39,18 @@ simd::Map bare_map(const Value &value) {
   return map;
 }
 
+// A group of few outputs or few inputs can take hundreds of times its size; no network of use does.
+bool packs_well(const simd::Weights &weights, const PackedCodes &codes) {
+  return weights.bytes() <= 32 * static_cast<std::size_t>(codes.bytes()) + 65536;
+}
+
+simd::CodeRows code_rows(const PackedCodes &codes) {
+  return [&codes, row = std::vector<std::uint8_t>(static_cast<std::size_t>(codes.per_row))](std::int64_t output) mutable {
+    codes.unpack(output, 1, row.data());
+    return row.data();
+  };
+}
+
 const MapOp *find_map_op(const OpSpec *op) {
   static const MapOp all[] = {
       {&conv_op, true, can_conv, add_conv},         {&max_pool_op, false, can_max_pool, add_max_pool},
@@ -142,7 +154,7 @@ void Builder::convert(int index, int from, int to, bool to_map) {
     add(std::move(step));
     return;
   }
-  add_pixels(std::move(step), from, -1, [=](const simd::Task &task) { kernels->from_planar(type, map, task); });
+  add_pixels(std::move(step), from, -1, index, [=](const simd::Task &task) { kernels->from_planar(type, map, task); });
 }
 
 int Builder::planar(int index) {
@@ -150,8 +162,8 @@ int Builder::planar(int index) {
   if (has_planar_[v]) return index;
   const simd::Map map = map_of(index);
   const int from = map_area_[v], to = make_planar(index);
-  // One pixel of unbiased bytes without a border is the same bytes in both forms.
-  if (map.height == 1 && map.width == 1 && map.item == 1 && !map.zero && !map.border_h && !map.border_w) {
+  // One unbiased pixel without a border is the same bytes in both forms.
+  if (map.height == 1 && map.width == 1 && !map.zero && !map.border_h && !map.border_w) {
     program_.areas[v].root = from;
     program_.areas[v].stride = program_.areas[static_cast<std::size_t>(from)].stride;
   } else {
@@ -183,11 +195,10 @@ Step Builder::describe(const Node &node, std::vector<int> reads, int writes) con
 
 void Builder::add(Step step) { program_.steps.push_back(std::move(step)); }
 
-void Builder::add_pixels(Step step, int in, int residual, std::function<void(const simd::Task &)> work) {
+void Builder::add_pixels(Step step, int in, int residual, int made, std::function<void(const simd::Task &)> work) {
   const int out = step.writes;
   const simd::PixelKernels *kernels = pixels();
-  const auto value_of = std::find(map_area_.begin(), map_area_.end(), out);
-  const simd::Map map = map_of(static_cast<int>(value_of - map_area_.begin()));
+  const simd::Map map = map_of(made);
   const bool border = program_.areas[static_cast<std::size_t>(out)].border;
   step.run = [=](const Frame &f, int) {
     const simd::Task task = f.task(in, residual, out);

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <memory>
 
-#include "../simd/pack.h"
 #include "builder.h"
 #include "requant.h"
 
@@ -53,19 +52,14 @@ bool can_conv(const Builder &b, const Node &node) {
   simd::ConvLayer layer = layer_of(b, node, in);
   layer.w = simd::conv_weights(g, *node.attrs.format, b.settings.isa->limit);
   const auto &kernels = b.settings.isa->conv;
-  return layer.w.planes > 0 && std::any_of(kernels.begin(), kernels.end(), [&](const simd::ConvKernel *k) { return k->can(layer); });
+  return layer.w.planes > 0 && packs_well(layer.w, b.graph.constant(node, Role::codes)->codes) && std::any_of(kernels.begin(), kernels.end(), [&](const simd::ConvKernel *k) { return k->can(layer); });
 }
 
 bool add_conv(Builder &b, const Node &node) {
   const auto conv = std::make_shared<MapConv>();
   simd::ConvLayer &layer = conv->layer;
   layer = layer_of(b, node, b.map_of(node.inputs[0]));
-  const PackedCodes &codes = b.graph.constant(node, Role::codes)->codes;
-  std::vector<std::uint8_t> row(static_cast<std::size_t>(codes.per_row));
-  conv->packed = simd::pack_conv(layer.g, *node.attrs.format, b.settings.isa->limit, [&](std::int64_t output) {
-    codes.unpack(output, 1, row.data());
-    return row.data();
-  });
+  conv->packed = simd::pack_conv(layer.g, *node.attrs.format, b.settings.isa->limit, code_rows(b.graph.constant(node, Role::codes)->codes));
   conv->requant = fold_requant(b.graph, node, b.bound(node), conv->packed.level_sums, layer.in.zero, layer.res.zero, layer.out.zero);
   layer.w = conv->packed.w;
   layer.q = conv->requant.view;

@@ -4,7 +4,6 @@
 #include <iterator>
 #include <memory>
 
-#include "../simd/pack.h"
 #include "builder.h"
 #include "requant.h"
 #include "rules.h"
@@ -30,12 +29,12 @@ struct ByRows {
     for (const Kernel *kernel : kernels) most = std::max(most, kernel->phases);
     return most;
   }
-  // False where a number of rows has no kernel.
+  // False where a number of rows has no kernel. matters: else one kernel serves all numbers.
   template <class Layer>
-  bool choose(Tuner &tuner, const Layer &layer) {
-    for (std::size_t i = 0; i < kRanges; i++)
-      if (!(kernels[i] = tuner.choose(layer, kRowRanges[i]))) return false;
-    return true;
+  bool choose(Tuner &tuner, const Layer &layer, bool matters = true) {
+    if (!matters) kernels.fill(tuner.choose(layer, {1, kRowRanges[kRanges - 1].most, 1}));
+    for (std::size_t i = 0; matters && i < kRanges; i++) kernels[i] = tuner.choose(layer, kRowRanges[i]);
+    return std::all_of(kernels.begin(), kernels.end(), [](const Kernel *kernel) { return kernel; });
   }
   // The kernels from few rows to many.
   std::string name() const {
@@ -45,15 +44,6 @@ struct ByRows {
     return text;
   }
 };
-
-simd::PackedWeights packed_linear(const Builder &b, const Node &node, std::int64_t in, std::int64_t out) {
-  const PackedCodes &codes = b.graph.constant(node, Role::codes)->codes;
-  std::vector<std::uint8_t> row(static_cast<std::size_t>(codes.per_row));
-  return simd::pack_linear(in, out, *node.attrs.format, b.settings.isa->limit, [&](std::int64_t output) {
-    codes.unpack(output, 1, row.data());
-    return row.data();
-  });
-}
 
 // The rows of a task whose values are planar: `rows` of each sample, one behind the other.
 simd::Task by_rows(simd::Task task, std::int64_t rows, std::int64_t in_bytes, std::int64_t res_bytes, std::int64_t out_bytes) {
@@ -76,10 +66,12 @@ bool add_integer_linear(Builder &b, const Node &node) {
   const Value &x = b.graph.in(node), &y = b.graph.out(node);
   const std::int64_t in = x.shape.back(), out = y.shape.back(), rows = y.size / out;
   if (x.type.bits > 8 || b.settings.isa->linear.empty()) return false;
+  const PackedCodes &codes = b.graph.constant(node, Role::codes)->codes;
+  const simd::Weights layout = simd::linear_weights(in, out, *node.attrs.format, b.settings.isa->limit);
+  if (!layout.planes || !packs_well(layout, codes)) return false;
   const auto linear = std::make_shared<Linear>();
   simd::LinearLayer &layer = linear->layer;
-  linear->packed = packed_linear(b, node, in, out);
-  if (!linear->packed.w.planes) return false;
+  linear->packed = simd::pack_linear(in, out, *node.attrs.format, b.settings.isa->limit, code_rows(codes));
   layer.in = in;
   layer.out = out;
   layer.w = linear->packed.w;
@@ -133,18 +125,18 @@ bool add_float(Builder &b, const Node &node) {
   const auto state = std::make_shared<Float>();
   simd::FloatLayer &layer = state->layer;
   layer.linear = linear;
+  const bitshift_format &format = *node.attrs.format;
+  const int limit = b.settings.isa->limit;
+  const PackedCodes &codes = b.graph.constant(node, Role::codes)->codes;
   if (linear) {
     layer.g.in_c = x.shape.back();
     layer.g.out_c = channels;
-    state->packed = packed_linear(b, node, layer.g.in_c, channels);
+    if (!packs_well(simd::linear_weights(layer.g.in_c, channels, format, limit), codes)) return false;
+    state->packed = simd::pack_linear(layer.g.in_c, channels, format, limit, code_rows(codes));
   } else {
     layer.g = conv_geometry(b.graph, node);
-    const PackedCodes &codes = b.graph.constant(node, Role::codes)->codes;
-    std::vector<std::uint8_t> row(static_cast<std::size_t>(codes.per_row));
-    state->packed = simd::pack_conv(layer.g, *node.attrs.format, b.settings.isa->limit, [&](std::int64_t output) {
-      codes.unpack(output, 1, row.data());
-      return row.data();
-    });
+    if (!packs_well(simd::conv_weights(layer.g, format, limit), codes)) return false;
+    state->packed = simd::pack_conv(layer.g, format, limit, code_rows(codes));
   }
   state->scale = padded(float_vector(b.graph, node, Role::scale, channels));
   state->bias = padded(float_vector(b.graph, node, Role::bias, channels));
@@ -152,7 +144,7 @@ bool add_float(Builder &b, const Node &node) {
   layer.levels = node.attrs.format->levels_f32;
   layer.scale = state->scale.data();
   layer.bias = state->bias.data();
-  if (!state->kernels.choose(b.tuner, layer)) return false;
+  if (!state->kernels.choose(b.tuner, layer, linear)) return false;
 
   const std::int64_t rows = linear ? y.size / channels : 1;
   const auto in_bytes = static_cast<std::int64_t>(x.bytes()) / rows, out_bytes = static_cast<std::int64_t>(y.bytes()) / rows;

@@ -74,7 +74,7 @@ bool add_max_pool(Builder &b, const Node &node) {
   const simd::Map from = b.map_of(node.inputs[0]), to = b.map_of(node.output);
   Step step = b.describe(node, {in}, out);
   step.kernel = "max-pool";
-  b.add_pixels(std::move(step), in, -1, [=](const simd::Task &task) { kernels->max_pool(p, from, to, task); });
+  b.add_pixels(std::move(step), in, -1, node.output, [=](const simd::Task &task) { kernels->max_pool(p, from, to, task); });
   return true;
 }
 
@@ -91,7 +91,7 @@ bool add_avg_pool(Builder &b, const Node &node) {
   const simd::Map from = b.map_of(node.inputs[0]), to = b.map_of(node.output);
   Step step = b.describe(node, {in}, out);
   step.kernel = "avg-pool";
-  b.add_pixels(std::move(step), in, -1, [=](const simd::Task &task) { kernels->avg_pool(p, mult, offset, shift, lo, hi, from, to, task); });
+  b.add_pixels(std::move(step), in, -1, node.output, [=](const simd::Task &task) { kernels->avg_pool(p, mult, offset, shift, lo, hi, from, to, task); });
   return true;
 }
 
@@ -108,7 +108,7 @@ bool add_sum(Builder &b, const Node &node) {
   const simd::Map first = b.map_of(node.inputs[0]), second = b.map_of(node.inputs[two]), to = b.map_of(node.output);
   Step step = b.describe(node, two ? std::vector<int>{x, y} : std::vector<int>{x}, out);
   step.kernel = "add";
-  b.add_pixels(std::move(step), x, y, [=](const simd::Task &task) { kernels->add(p, first, second, to, task); });
+  b.add_pixels(std::move(step), x, y, node.output, [=](const simd::Task &task) { kernels->add(p, first, second, to, task); });
   return true;
 }
 
@@ -131,7 +131,7 @@ bool add_table(Builder &b, const Node &node) {
   const simd::Map from = b.map_of(node.inputs[0]), to = b.map_of(node.output);
   Step step = b.describe(node, {in}, out);
   step.kernel = "table";
-  b.add_pixels(std::move(step), in, -1, [=](const simd::Task &task) { kernels->table(table->data(), from, to, task); });
+  b.add_pixels(std::move(step), in, -1, node.output, [=](const simd::Task &task) { kernels->table(table->data(), from, to, task); });
   return true;
 }
 
@@ -192,7 +192,7 @@ bool add_quantize(Builder &b, const Node &node) {
   const simd::Map to = b.map_of(node.output);
   Step step = b.describe(node, {in}, out);
   step.kernel = "quantize";
-  b.add_pixels(std::move(step), in, -1, [=](const simd::Task &task) { kernels->quantize(factor, half, lo, hi, to, task); });
+  b.add_pixels(std::move(step), in, -1, node.output, [=](const simd::Task &task) { kernels->quantize(factor, half, lo, hi, to, task); });
   return true;
 }
 

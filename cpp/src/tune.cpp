@@ -36,15 +36,17 @@ std::string text_of(const simd::Weights &w) { return std::string(w.format->name)
 
 std::size_t bytes_of(const simd::Map &map) { return static_cast<std::size_t>(map.bytes()); }
 
-// Calls phase after phase on all threads of the pool, or alone while others use it.
-void run_once(Pool &pool, int phases, const std::function<void(int thread, int threads, int phase)> &run) {
+// Calls phase after phase on all threads of the pool, or alone while others use it: false.
+bool run_once(Pool &pool, int phases, const std::function<void(int thread, int threads, int phase)> &run) {
   const auto job = [&](int thread, int threads) {
     for (int phase = 0; phase < phases; phase++) {
       run(thread, threads, phase);
       if (threads > 1) pool.barrier();
     }
   };
-  if (pool.threads() == 1 || !pool.try_run([&](int thread) { job(thread, pool.threads()); })) job(0, 1);
+  const bool shared = pool.try_run([&](int thread) { job(thread, pool.threads()); });
+  if (!shared) job(0, 1);
+  return shared;
 }
 
 }  // namespace
@@ -72,16 +74,19 @@ const Kernel *Tuner::fastest(const std::vector<const Kernel *> &candidates, cons
   const simd::AlignedBytes memory(most + 64);
   std::vector<Clock::duration> best(candidates.size(), Clock::duration::max());
   const auto end = Clock::now() + kBudget;
+  bool shared = true;
   for (int round = -1; round < kRounds && (round <= 0 || Clock::now() < end); round++) {
     for (std::size_t i = 0; i < candidates.size(); i++) {
       const auto begin = Clock::now();
-      run_once(*pool, candidates[i]->phases, [&](int thread, int threads, int phase) { run(*candidates[i], memory.data(), thread, threads, phase); });
+      shared &= run_once(*pool, candidates[i]->phases, [&](int thread, int threads, int phase) { run(*candidates[i], memory.data(), thread, threads, phase); });
       if (round >= 0) best[i] = std::min(best[i], Clock::now() - begin);  // the first round warms up
     }
   }
   const Kernel *winner = candidates[static_cast<std::size_t>(std::min_element(best.begin(), best.end()) - best.begin())];
-  remember_kernel(key, winner->name);
-  measured_ = true;
+  if (shared) {
+    remember_kernel(key, winner->name);
+    measured_ = true;
+  }
   return winner;
 }
 

@@ -129,6 +129,14 @@ def test_the_c_example_built_with_pkg_config_prints_the_references_integers(
     np.testing.assert_array_equal(np.array(got), execute(graph, {"x": x})["y"].reshape(5, -1))
 
 
+def test_the_program_of_the_manual_builds_and_runs(installed: Installed, tmp_path: Path) -> None:
+    (source,) = re.findall(r"```c\n(.*?)```", (ROOT / "docs" / "engine-c.md").read_text(), re.DOTALL)
+    (tmp_path / "net.c").write_text(source)
+    strict = ["-std=c99", "-Wall", "-Wextra", "-Werror"]
+    call("cc", *strict, tmp_path / "net.c", "-o", tmp_path / "net", *installed.flags("--cflags", "--libs"))
+    assert call(tmp_path / "net", NET, env=installed.env) == f"{NET}: 126 bytes in, 40 bytes out\n"
+
+
 PROGRAM = """
 #include <bitshift/bitshift.h>
 #include <cstdio>

@@ -18,7 +18,7 @@ LINES = [
     pytest.param(command, id=f"{name(page)}: {command}") for page in PAGES for command in dict.fromkeys(commands(page))
 ]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-ANYWHERE = {"cd", "git", "pip", "torchrun", "cmake", "ctest", "lint-imports"}
+ANYWHERE = {"cc", "cd", "git", "pip", "torchrun", "cmake", "ctest", "lint-imports"}
 
 
 @cache
@@ -51,6 +51,13 @@ def check_tests(paths: list[str]) -> None:
         assert not function or f"def {function}(" in (ROOT / file).read_text(), f"{file} has no {function}"
 
 
+def check_runner(words: list[str]) -> None:
+    usage = (ROOT / "cpp" / "runner" / "main.cpp").read_text()
+    for word in words:
+        if word.startswith("--"):
+            assert re.search(rf'"  {re.escape(word.partition("=")[0])}\b', usage), f"bitshift-run has no flag {word}"
+
+
 @pytest.mark.parametrize("command", LINES)
 def test_a_command_of_the_docs_exists(command: str) -> None:
     words = shlex.split(command)
@@ -64,6 +71,11 @@ def test_a_command_of_the_docs_exists(command: str) -> None:
     elif program == "make":
         goals = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
         assert set(goals) <= TARGETS, f"the Makefile has no target {set(goals) - TARGETS}"
+    elif program == "bitshift-run":
+        check_runner(words[1:])
+    elif program.startswith("build/ctest/cpp/tests/"):
+        made = (ROOT / "cpp" / "tests" / "CMakeLists.txt").read_text()
+        assert f"add_executable({Path(program).name} " in made, f"the C tests have no program {program}"
     elif words[1:3] == ["-m", "pytest"]:
         check_tests([word for word in words[3:] if word.startswith("tests/")])
     elif program in ("python", "python3") and len(words) > 1 and words[1].endswith(".py"):

@@ -208,12 +208,17 @@ constexpr auto kStepOf = [](int width) {
 }  // namespace
 
 AlignedBytes::AlignedBytes(std::size_t bytes) : size_(bytes) {
+#ifdef __linux__
   const std::size_t align = bytes >= kHuge ? kHuge : 64;
-  const std::size_t room = (std::max<std::size_t>(bytes, 1) + align - 1) / align * align;
+#else
+  const std::size_t align = 64;
+#endif
+  const std::size_t room = (std::max<std::size_t>(bytes, 1) + 63) / 64 * 64;
   data_.reset(static_cast<std::uint8_t *>(std::aligned_alloc(align, room)));
   if (!data_) throw std::bad_alloc();
 #ifdef __linux__
-  if (align == kHuge) (void)madvise(data_.get(), room, MADV_HUGEPAGE);  // advice: nothing depends on it
+  // Advice, on which nothing depends; a page that would be huge only in part stays small, so that no memory is lost behind the end.
+  if (align == kHuge) (void)madvise(data_.get(), room / kHuge * kHuge, MADV_HUGEPAGE);
 #endif
   std::memset(data_.get(), 0, room);
 }

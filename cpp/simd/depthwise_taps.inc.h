@@ -125,11 +125,11 @@ struct Engine {
   static BITSHIFT_INLINE Tile tap_codes(const std::uint8_t *words, int bits) {
     constexpr Tile bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     Tile codes = {};
-    for (int b = 0; b < bits; b++) {
+    for (int b = bits - 1; b >= 0; b--) {  // from the highest bit: twice the code, and the next
       const Tile bytes = {words[2 * b], words[2 * b], words[2 * b], words[2 * b], words[2 * b], words[2 * b], words[2 * b], words[2 * b],
                           words[2 * b + 1], words[2 * b + 1], words[2 * b + 1], words[2 * b + 1], words[2 * b + 1], words[2 * b + 1],
                           words[2 * b + 1], words[2 * b + 1]};
-      codes |= Tile((bytes & bit) != 0) & static_cast<std::uint8_t>(1 << b);
+      codes = codes + codes - Tile((bytes & bit) != 0);  // a comparison is -1 where it holds
     }
     return codes;
   }

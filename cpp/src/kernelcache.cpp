@@ -89,8 +89,9 @@ std::string file_path() {
 void read(const std::string &path, Choices &into) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE *)> file(std::fopen(path.c_str(), "rb"), std::fclose);
   if (!file) return;
-  std::string text(kMostBytes, '\0');
-  text.resize(std::fread(&text[0], 1, text.size(), file.get()));
+  std::string text;
+  char block[8192];
+  for (std::size_t n; text.size() < kMostBytes && (n = std::fread(block, 1, sizeof block, file.get())) > 0;) text.append(block, n);
   if (text.compare(0, sizeof kHeader, std::string(kHeader) + "\n") != 0) return;
   for (std::size_t at = sizeof kHeader, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1) {
     const std::size_t tab = text.find('\t', at);
@@ -114,6 +115,7 @@ std::string cached_kernel(const std::string &layer) {
   const std::lock_guard<ForkMutex> lock(c.mutex);
   if (const std::string path = file_path(); path != c.path) {
     c.path = path;
+    c.choices.clear();
     read(path, c.choices);
   }
   const auto found = c.choices.find(key_of(layer));

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bitshift.cli.bench.machine import Limits
 from bitshift.backends.profiling import Profile
+from bitshift.cli.bench.machine import Limits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,10 @@ def measure_limits(isa: str, threads: int, working_set: int, *, seconds: float =
     """
     from bitshift import _engine  # pyright: ignore[reportAttributeAccessIssue]
 
-    rates = {name: _engine.probe_dot(name, threads, seconds) for name in (isa, "avx512", "avx512vl", "avxvnni", "avx2", "neon")}
+    rates = {
+        name: _engine.probe_dot(name, threads, seconds)
+        for name in (isa, "avx512", "avx512vl", "avxvnni", "avx2", "neon")
+    }
     best = isa if rates[isa] else max(rates, key=lambda name: rates[name])
     return Limits(
         threads=threads, isa=best, operations=rates[best],

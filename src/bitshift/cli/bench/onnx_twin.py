@@ -169,21 +169,32 @@ def _affine(w: _Writer, layer: Layer) -> str:
     return w.node("Add", [y, w.constant(f"{layer.output}:bias", bias)], layer.output) if bias.any() else y
 
 
+def _pool_input(w: _Writer, layer: Layer, value: float) -> tuple[str, list[int]]:
+    """The tensor to pool and the padding that is left to do: runtimes refuse one as wide as the window."""
+    x, a = w.read(layer.inputs[0]), layer.attrs
+    if all(max(pair) < size for pair, size in zip(a["padding"], a["kernel"], strict=True)):
+        return x, _pads(a["padding"])
+    pads = w.constant(f"{layer.output}:pads", np.array(_pads([(0, 0), (0, 0), *a["padding"]]), np.int64))
+    filler = w.constant(f"number:{value!r}", np.array(value, np.float32))
+    return w.node("Pad", [x, pads, filler], f"{layer.output}:padded"), [0] * (2 * len(a["kernel"]))
+
+
 def _max_pool(w: _Writer, layer: Layer) -> str:
     a = layer.attrs
+    x, pads = _pool_input(w, layer, -np.inf)
     return w.node(
-        "MaxPool", [w.read(layer.inputs[0])], layer.output, kernel_shape=list(a["kernel"]), strides=list(a["stride"]),
-        pads=_pads(a["padding"]), dilations=list(a["dilation"]),
+        "MaxPool", [x], layer.output, kernel_shape=list(a["kernel"]), strides=list(a["stride"]), pads=pads,
+        dilations=list(a["dilation"]),
     )  # fmt: skip
 
 
 def _avg_pool(w: _Writer, layer: Layer) -> str:
-    a, x = layer.attrs, layer.inputs[0]
-    pads = _pads(a["padding"])
-    if tuple(a["kernel"]) == tuple(w.twin.shapes[x][1:]) and not any(pads):
-        return w.node("GlobalAveragePool", [w.read(x)], layer.output)
+    a = layer.attrs
+    x, pads = _pool_input(w, layer, 0.0)
+    if tuple(a["kernel"]) == tuple(w.twin.shapes[layer.inputs[0]][1:]) and not any(_pads(a["padding"])):
+        return w.node("GlobalAveragePool", [x], layer.output)
     return w.node(
-        "AveragePool", [w.read(x)], layer.output, kernel_shape=list(a["kernel"]), strides=list(a["stride"]), pads=pads,
+        "AveragePool", [x], layer.output, kernel_shape=list(a["kernel"]), strides=list(a["stride"]), pads=pads,
         count_include_pad=1,
     )  # fmt: skip
 

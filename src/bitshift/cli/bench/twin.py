@@ -243,16 +243,19 @@ def _avg_pool(builder: _Builder, node: Node) -> None:
     graph, attrs = builder.graph, node.attrs
     x, out = source(node, graph), result(node, graph)
     window = {name: attrs[name] for name in ("kernel", "stride", "padding")}
-    taps = float(np.prod(attrs["kernel"]))
+    taps, bias = float(np.prod(attrs["kernel"])), 0.0
     if is_float(node, graph):
         gain = attrs["scale"] * taps
     else:
-        gain = attrs["mult"] * 2.0 ** (fixed(x).frac - fixed(out).frac - attrs["shift"]) * taps
+        unit = 2.0 ** -fixed(out).frac
+        gain = attrs["mult"] * 2.0 ** (fixed(x).frac - attrs["shift"]) * unit * taps
+        bias = (attrs["offset"] * 2.0 ** -attrs["shift"] - (0.5 if attrs["shift"] else 0.0)) * unit
+        bias = 0.0 if abs(bias) <= unit / 2 else bias  # another way to round is no bias
     mean = builder.layer("avg_pool", node.inputs, f"{node.output}/mean", out.shape, window)
-    if abs(gain - 1) > 2**-8:  # a 1 / taps that was rounded to a few bits is a mean
-        one = {"scale": np.full(1, gain, np.float32), "bias": np.zeros(1, np.float32)}
+    if bias or abs(gain - 1) > 2**-8:  # a 1 / taps that was rounded to a few bits is a mean
+        one = {"scale": np.full(1, gain, np.float32), "bias": np.full(1, bias, np.float32)}
         mean = builder.layer("affine", (mean,), f"{node.output}/scaled", out.shape, {"axis": 0}, **one)
-    builder.finish(mean, node, saturates="clamp" in attrs)
+    builder.finish(mean, node)
     if node.output in builder.grids and x.name in builder.grids and "clamp" not in attrs and fixed(x) == fixed(out):
         builder.grids[node.output] = builder.grids[x.name]
 
@@ -261,7 +264,10 @@ def _clamp(builder: _Builder, node: Node) -> None:
     x = source(node, builder.graph)
     unit = 2.0**-x.type.frac if isinstance(x.type, FixedPoint) else 1.0
     ends = [None if node.attrs[k] is None else node.attrs[k] * unit for k in ("lo", "hi")]
-    builder.layer("clip", node.inputs, node.output, x.shape, {"lo": ends[0], "hi": ends[1]})
+    if ends == [None, None]:
+        builder.layer("identity", node.inputs, node.output, x.shape)
+    else:
+        builder.layer("clip", node.inputs, node.output, x.shape, {"lo": ends[0], "hi": ends[1]})
     builder.put_grid(node.output)
 
 

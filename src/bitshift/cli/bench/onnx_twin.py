@@ -170,13 +170,23 @@ def _affine(w: _Writer, layer: Layer) -> str:
 
 
 def _pool_input(w: _Writer, layer: Layer, value: float) -> tuple[str, list[int]]:
-    """The tensor to pool and the padding that is left to do: runtimes refuse one as wide as the window."""
+    """The tensor to pool and the padding that is left to do: runtimes refuse one as wide as the window.
+
+    The rest is concatenated, because ONNX Runtime moves a ``Pad`` back into the pool and then refuses it.
+    """
     x, a = w.read(layer.inputs[0]), layer.attrs
     if all(max(pair) < size for pair, size in zip(a["padding"], a["kernel"], strict=True)):
         return x, _pads(a["padding"])
-    pads = w.constant(f"{layer.output}:pads", np.array(_pads([(0, 0), (0, 0), *a["padding"]]), np.int64))
-    filler = w.constant(f"number:{value!r}", np.array(value, np.float32))
-    return w.node("Pad", [x, pads, filler], f"{layer.output}:padded"), [0] * (2 * len(a["kernel"]))
+    shape = [w.batch, *w.twin.shapes[layer.inputs[0]]]
+    for axis, pair in enumerate(a["padding"], start=2):
+        parts = []
+        for place, count in zip(("before", "after"), pair, strict=True):
+            filler = np.full([*shape[:axis], count, *shape[axis + 1 :]], value, np.float32)
+            parts += [w.constant(f"{layer.output}:{place}{axis}", filler)] if count else []
+            parts += [x] if place == "before" else []
+        x = w.node("Concat", parts, f"{layer.output}:padded{axis}", axis=axis)
+        shape[axis] += sum(pair)
+    return x, [0] * (2 * len(a["kernel"]))
 
 
 def _max_pool(w: _Writer, layer: Layer) -> str:

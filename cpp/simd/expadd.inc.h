@@ -13,20 +13,14 @@
 namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
 namespace {
 
-// As float_micro; rows[input][Rows] are bits, masks likewise.
-template <int Bits, int Rows, bool Zeros>
-__attribute__((noinline)) void expadd_micro(const FloatOps::Levels<Bits> &addends, const std::uint8_t *packed, std::int64_t supers,
-                                            const std::uint32_t *rows, const std::uint32_t *masks, float *sums) {
-  Sums<Rows> sum;
-  each_level<Bits, Sums<Rows>::kParts>(addends, packed, supers, [&](const FloatOps::F &addend, std::int64_t input, int part) __attribute__((always_inline)) {
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; r++) {
-      const std::int64_t at = input * Rows + r;
-      sum.of[part][r] = FloatOps::template add_exponent<Zeros>(addend, rows + at, masks + at, sum.of[part][r]);
-    }
-  });
-  sum.store(sums);
-}
+// In place of Multiply.
+template <bool Zeros>
+struct AddExponent {
+  const std::uint32_t *rows, *masks;
+  FloatOps::F operator()(const FloatOps::F &addend, std::int64_t at, const FloatOps::F &sum) const {
+    return FloatOps::template add_exponent<Zeros>(addend, rows + at, masks + at, sum);
+  }
+};
 
 // The code of input `input` (0..31) of output `lane` in a superblock.
 inline unsigned code_at(const std::uint8_t *packed, int bits, int input, int lane) {
@@ -68,13 +62,17 @@ struct ExpaddScratch {
 template <int Bits>
 struct Expadd {
   static constexpr int kCodes = 1 << Bits;
-  using Micro = void (*)(const FloatOps::Levels<Bits> &, const std::uint8_t *, std::int64_t, const std::uint32_t *, const std::uint32_t *, float *);
-
   // Rows go four at a time, and the last ones alone.
   static std::int64_t size_at(std::int64_t first, std::int64_t rows) { return rows - first >= 4 ? 4 : 1; }
-  static Micro micro_of(std::int64_t rows, bool zeros) {
-    if (rows == 1) return zeros ? &expadd_micro<Bits, 1, true> : &expadd_micro<Bits, 1, false>;
-    return zeros ? &expadd_micro<Bits, 4, true> : &expadd_micro<Bits, 4, false>;
+  template <int Rows, bool Zeros>
+  static void block(const FloatOps::Levels<Bits> &table, const FloatLayer &layer, const std::uint8_t *packed, const std::uint32_t *rows,
+                    const std::uint32_t *masks, float *sums) {
+    multiply_block<Bits, Rows>(table, packed, layer.w.supers, AddExponent<Zeros>{rows, masks}, sums);
+  }
+  using Block = decltype(&block<1, true>);
+  static Block block_of(std::int64_t rows, bool zeros) {
+    if (rows == 1) return zeros ? &block<1, true> : &block<1, false>;
+    return zeros ? &block<4, true> : &block<4, false>;
   }
 
   static void run(const FloatLayer &layer, const Task &task) {
@@ -123,7 +121,7 @@ struct Expadd {
       for (std::int64_t first = 0, size; first < n; first += size) {
         size = size_at(first, n);
         const std::int64_t at = first * inputs_of(layer);
-        micro_of(size, zeros)(table, packed, layer.w.supers, rows + at, masks + at, sums + first * kLanes);
+        block_of(size, zeros)(table, layer, packed, rows + at, masks + at, sums + first * kLanes);
       }
       for (std::int64_t i = 0; i < count; i++) {
         const Special &s = specials[i];

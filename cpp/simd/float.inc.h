@@ -31,40 +31,6 @@ namespace {
 constexpr int kTileRows = FloatOps::kRows;
 constexpr std::int64_t kSuperInputs = 32;
 
-template <int Bits>
-__attribute__((noinline)) void look_up_all(const FloatOps::Levels<Bits> &table, const std::uint8_t *packed, float *levels) {
-  const auto codes = table.codes(packed);
-#pragma GCC unroll 8
-  for (int z = 0; z < 8; z++)
-#pragma GCC unroll 4
-    for (int j = 0; j < kStep; j++) FloatOps::store(levels + (z * kStep + j) * kLanes, table.at(codes, z, j));
-}
-
-// use(level, input, part) for the 32 inputs of each superblock; part is input % Parts.
-template <int Bits, int Parts, class Use>
-inline __attribute__((always_inline)) void each_level(const FloatOps::Levels<Bits> &levels, const std::uint8_t *packed, std::int64_t supers,
-                                                      Use use) {
-  static_assert(kStep % Parts == 0);
-  if constexpr (FloatOps::kInRegisters) {
-    const FloatOps::Levels<Bits> table = levels;
-    for (std::int64_t s = 0; s < supers; s++, packed += 64 * Bits) {
-      const auto codes = table.codes(packed);
-#pragma GCC unroll 8
-      for (int z = 0; z < 8; z++)
-#pragma GCC unroll 4
-        for (int j = 0; j < kStep; j++) use(table.at(codes, z, j), s * kSuperInputs + z * kStep + j, j % Parts);
-    }
-  } else {
-    alignas(64) float buffer[kSuperInputs * kLanes];
-    for (std::int64_t s = 0; s < supers; s++, packed += 64 * Bits) {
-      look_up_all<Bits>(levels, packed, buffer);
-      for (std::int64_t k = 0; k < kSuperInputs; k += kStep)
-#pragma GCC unroll 4
-        for (int j = 0; j < kStep; j++) use(FloatOps::load(buffer + (k + j) * kLanes), s * kSuperInputs + k + j, j % Parts);
-    }
-  }
-}
-
 // Sums in several parts while there are few: a multiply-add takes 4 cycles, and up to two start each cycle.
 template <int Rows>
 struct Sums {
@@ -77,26 +43,81 @@ struct Sums {
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) of[p][r] = FloatOps::zero();
   }
-  void store(float *to) {
+  template <class Product>
+  __attribute__((always_inline)) void add(const FloatOps::F &level, const Product &product, std::int64_t input, int part) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; r++) of[part % kParts][r] = product(level, input * Rows + r, of[part % kParts][r]);
+  }
+  void add_to(float *sums) {
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 4
       for (int p = 1; p < kParts; p++) of[0][r] = FloatOps::add(of[0][r], of[p][r]);
-      FloatOps::store(to + r * kLanes, of[0][r]);
+      FloatOps::store(sums + r * kLanes, FloatOps::add(FloatOps::load(sums + r * kLanes), of[0][r]));
     }
   }
 };
 
-// sums[r * 16 + lane] = sum over supers * 32 inputs of rows[input * Rows + r] * level.
-template <int Bits, int Rows>
-__attribute__((noinline)) void float_micro(const FloatOps::Levels<Bits> &levels, const std::uint8_t *packed, std::int64_t supers,
-                                           const float *rows, float *sums) {
+// The product that a sum takes up: level times value `at` of a tile of rows, [input][Rows].
+struct Multiply {
+  const float *rows;
+  FloatOps::F operator()(const FloatOps::F &level, std::int64_t at, const FloatOps::F &sum) const {
+    return FloatOps::madd(level, rows + at, sum);
+  }
+};
+
+// Levels of inputs first..first+count-1 that lie in memory, [input][16].
+template <int Rows, class Product>
+__attribute__((noinline)) void memory_micro(const float *levels, std::int64_t first, std::int64_t count, const Product &product, float *sums) {
+  const Product from = product;
   Sums<Rows> sum;
-  each_level<Bits, Sums<Rows>::kParts>(levels, packed, supers, [&](const FloatOps::F &level, std::int64_t input, int part) __attribute__((always_inline)) {
+  for (std::int64_t k = 0; k < count; k += kStep)
+#pragma GCC unroll 4
+    for (int j = 0; j < kStep; j++) sum.add(FloatOps::load(levels + (k + j) * kLanes), from, first + k + j, j);
+  sum.add_to(sums);
+}
+
+template <int Rows, int Bits, class Product>
+__attribute__((noinline)) void register_micro(const FloatOps::Levels<Bits> &levels, const std::uint8_t *packed, std::int64_t supers,
+                                              const Product &product, float *sums) {
+  const FloatOps::Levels<Bits> table = levels;
+  const Product from = product;
+  Sums<Rows> sum;
+  for (std::int64_t s = 0; s < supers; s++, packed += 64 * Bits) {
+    const auto codes = table.codes(packed);
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; r++) sum.of[part][r] = FloatOps::madd(level, rows + input * Rows + r, sum.of[part][r]);
-  });
-  sum.store(sums);
+    for (int z = 0; z < 8; z++)
+#pragma GCC unroll 4
+      for (int j = 0; j < kStep; j++) sum.add(table.at(codes, z, j), from, s * kSuperInputs + z * kStep + j, j);
+  }
+  sum.add_to(sums);
+}
+
+template <int Bits>
+__attribute__((noinline)) void look_up_all(const FloatOps::Levels<Bits> &table, const std::uint8_t *packed, float *levels) {
+  const auto codes = table.codes(packed);
+#pragma GCC unroll 8
+  for (int z = 0; z < 8; z++)
+#pragma GCC unroll 4
+    for (int j = 0; j < kStep; j++) FloatOps::store(levels + (z * kStep + j) * kLanes, table.at(codes, z, j));
+}
+
+// sums[r * 16 + lane] = sum over supers * 32 inputs of product(level, input * Rows + r).
+template <int Bits, int Rows, class Product>
+void multiply_block(const FloatOps::Levels<Bits> &levels, const std::uint8_t *packed, std::int64_t supers, const Product &product,
+                    float *sums) {
+  for (int r = 0; r < Rows; r++) FloatOps::store(sums + r * kLanes, FloatOps::zero());
+  if constexpr (FloatOps::kInRegisters) {
+    register_micro<Rows, Bits>(levels, packed, supers, product, sums);
+  } else {
+    constexpr std::int64_t kSupers = 4;
+    alignas(64) float buffer[kSupers * kSuperInputs * kLanes];
+    for (std::int64_t s = 0; s < supers; s += kSupers) {
+      const std::int64_t count = supers - s < kSupers ? supers - s : kSupers;
+      for (std::int64_t i = 0; i < count; i++, packed += 64 * Bits) look_up_all<Bits>(levels, packed, buffer + i * kSuperInputs * kLanes);
+      memory_micro<Rows>(buffer, s * kSuperInputs, count * kSuperInputs, product, sums);
+    }
+  }
 }
 
 inline std::int64_t inputs_of(const FloatLayer &layer) { return layer.w.supers * kSuperInputs; }
@@ -111,23 +132,23 @@ struct Tiles {
 
 template <int Bits>
 struct Tile {
-  using Micro = void (*)(const FloatOps::Levels<Bits> &, const std::uint8_t *, std::int64_t, const float *, float *);
+  using Block = void (*)(const FloatOps::Levels<Bits> &, const std::uint8_t *, std::int64_t, const Multiply &, float *);
   template <int Rows>
-  static Micro micro_of(std::int64_t rows) {
+  static Block block_of(std::int64_t rows) {
     if constexpr (Rows < kTileRows) {
-      if (rows > Rows) return micro_of<Rows + 1>(rows);
+      if (rows > Rows) return block_of<Rows + 1>(rows);
     }
-    return &float_micro<Bits, Rows>;
+    return &multiply_block<Bits, Rows, Multiply>;
   }
 
   // Blocks begin..end-1 for a tile of packed rows; use(block, sums) gets sums[r * 16 + lane].
   template <class Use>
   static void run(const FloatLayer &layer, const FloatOps::Levels<Bits> &levels, const float *rows, std::int64_t size, std::int64_t begin,
                   std::int64_t end, Use use) {
-    const Micro micro = micro_of<1>(size);
+    const Block block = block_of<1>(size);
     alignas(64) float sums[kTileRows * kLanes];
     for (std::int64_t b = begin; b < end; b++) {
-      micro(levels, layer.w.packed + static_cast<std::size_t>(b) * layer.w.block_bytes(), layer.w.supers, rows, sums);
+      block(levels, layer.w.packed + static_cast<std::size_t>(b) * layer.w.block_bytes(), layer.w.supers, Multiply{rows}, sums);
       use(b, sums);
     }
   }

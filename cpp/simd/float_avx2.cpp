@@ -8,7 +8,7 @@ namespace bitshift::simd::avx2 {
 namespace {
 
 struct FloatOps {
-  static constexpr int kRows = 6;
+  static constexpr int kRows = 5;
   static constexpr bool kInRegisters = false;
   struct F {
     __m256 low, high;  // lanes 0-7, 8-15

@@ -3,7 +3,7 @@
 // requant.inc.h. That file defines BITSHIFT_ISA_NAMESPACE and, in an unnamed namespace, what is left of an instruction set:
 //
 //  struct LinearOps {
-//    static constexpr int kFusedRows;  // most rows of `fused`
+//    static constexpr int fused_rows(int planes);  // most rows of `micro`: their sums, one a plane, should fit the registers
 //    // Tables of a layer, ready for look-up.
 //    template <int Bits, int Planes> struct Levels { explicit Levels(const Weights &w); };
 //    // One block: sums[r * 16 + lane] = sum over supers * 32 inputs of byte * level, planes joined, modulo 2^32. Decodes in
@@ -101,7 +101,7 @@ inline void finish(const ChannelRequant &panel, const Task &task, std::int64_t r
   for (int b = 0; b < panel.blocks; b++) requant_any(Vec::load(sums + b * kLanes), panel, b, out, res);
 }
 
-// ---- gemv and fused: blocks are decoded in registers, for up to kFusedRows rows at a time -------------------------------------
+// ---- gemv and fused: blocks are decoded in registers, for up to fused_rows rows at a time -------------------------------------
 
 // Rows in nearly equal tiles of at most `most`: 16 rows are 8 + 8, not 14 + 2.
 struct Tiles {
@@ -111,18 +111,22 @@ struct Tiles {
   std::int64_t size(std::int64_t tile) const { return begin(tile + 1) - begin(tile); }
 };
 
+// The tiles of `fused`.
+inline Tiles fused_tiles(const LinearLayer &layer, std::int64_t rows) { return {rows, LinearOps::fused_rows(layer.w.planes)}; }
+
 inline std::int64_t fused_steps(const LinearLayer &layer) { return layer.w.supers * kSuperInputs / kStep; }
 // Bytes of `rows` packed rows, whole superblocks.
 inline std::int64_t fused_bytes(const LinearLayer &layer, std::int64_t rows) { return rows * fused_steps(layer) * kStep; }
 
 template <int Bits, int Planes>
 struct Fused {
+  static constexpr int kRows = LinearOps::fused_rows(Planes);
   using Levels = typename LinearOps::Levels<Bits, Planes>;
   using Micro = void (*)(const Levels &, const Weights &, const std::uint8_t *, std::int64_t, const std::uint8_t *, std::int32_t *);
 
   template <int Rows>
   static Micro micro_of(std::int64_t rows) {
-    if constexpr (Rows < LinearOps::kFusedRows) {
+    if constexpr (Rows < kRows) {
       if (rows > Rows) return micro_of<Rows + 1>(rows);
     }
     return &LinearOps::template micro<Bits, Planes, Rows>;
@@ -132,10 +136,10 @@ struct Fused {
   static void run(const LinearLayer &layer, const Task &task, const std::uint8_t *rows) {
     const Weights &w = layer.w;
     const Levels levels(w);
-    const Tiles tiles(task.samples, LinearOps::kFusedRows);
+    const Tiles tiles(task.samples, kRows);
     std::int64_t begin, end;
     task.share(w.blocks, begin, end);
-    alignas(64) std::int32_t sums[LinearOps::kFusedRows * kLanes];
+    alignas(64) std::int32_t sums[kRows * kLanes];
     for (std::int64_t b = begin; b < end; b++) {
       const std::uint8_t *packed = w.packed + static_cast<std::size_t>(b) * w.block_bytes();
       const ChannelRequant requant(layer.q, b * kLanes, at_most(kLanes, layer.out - b * kLanes));
@@ -149,8 +153,8 @@ struct Fused {
 };
 
 bool fused_can(const LinearLayer &layer, std::int64_t) { return layer.w.planes > 0 && width_of<Fused>(layer.w); }
-void fused_tiles(const LinearLayer &layer, const Task &task, std::int64_t begin, std::int64_t end, std::uint8_t *packed) {
-  const Tiles tiles(task.samples, LinearOps::kFusedRows);
+void fused_pack(const LinearLayer &layer, const Task &task, std::int64_t begin, std::int64_t end, std::uint8_t *packed) {
+  const Tiles tiles = fused_tiles(layer, task.samples);
   for (std::int64_t t = begin; t < end; t++) {
     const std::int64_t first = tiles.begin(t);
     pack_rows(layer, task.in + first * task.in_stride, task.in_stride, tiles.size(t), fused_steps(layer), packed + fused_bytes(layer, first));
@@ -164,7 +168,7 @@ std::size_t gemv_scratch(const LinearLayer &layer, std::int64_t rows, int thread
 }
 void gemv_run(const LinearLayer &layer, const Task &task, int) {
   std::uint8_t *rows = task.scratch + task.thread * align64(fused_bytes(layer, task.samples));
-  fused_tiles(layer, task, 0, Tiles(task.samples, LinearOps::kFusedRows).count, rows);
+  fused_pack(layer, task, 0, fused_tiles(layer, task.samples).count, rows);
   width_of<Fused>(layer.w)(layer, task, rows);
 }
 
@@ -173,8 +177,8 @@ std::size_t fused_scratch(const LinearLayer &layer, std::int64_t rows, int) { re
 void fused_run(const LinearLayer &layer, const Task &task, int phase) {
   if (phase == 1) return width_of<Fused>(layer.w)(layer, task, task.scratch);
   std::int64_t begin, end;
-  task.share(Tiles(task.samples, LinearOps::kFusedRows).count, begin, end);
-  fused_tiles(layer, task, begin, end, task.scratch);
+  task.share(fused_tiles(layer, task.samples).count, begin, end);
+  fused_pack(layer, task, begin, end, task.scratch);
 }
 
 // ---- gemm: phase 0 copies the rows, phase 1 decodes a panel of outputs and multiplies all rows with it ------------------------

@@ -24,6 +24,8 @@ _log = logging.getLogger("bitshift")
 
 Arrays = Any
 """One array, or arrays by name."""
+_SPEED = ("threads", "isa", "tune")
+"""Options that say how the engine computes, never what: other backends ignore them."""
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -215,7 +217,8 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto", **options: Any)
     """The model in the file ``path``, ready to run.
 
     ``backend`` is ``engine`` (compiled), ``reference`` (numpy) or ``auto``: the engine if it was built, else the
-    reference with one warning in the log.
+    reference with one warning in the log. Options: ``max_activation_bytes``; ``threads``, ``isa`` and ``tune`` of the
+    engine (:func:`bitshift.backends.engine.load`), which change no result.
 
     Raises:
         OSError: the file cannot be read.
@@ -236,6 +239,8 @@ def _compile(graph: Graph, backend: str, options: Mapping[str, Any]) -> Executab
     missing = module.unsupported(graph)
     if missing:
         raise GraphError(f"backend {backend!r} cannot run this graph: {'; '.join(missing)}")
+    if backend != engine.NAME:
+        options = {key: value for key, value in options.items() if key not in _SPEED}
     return module.compile(graph, **options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,48 @@ def test_run_names_the_label_of_an_argmax_output(
     index = int(runtime.load(tmp_path / "argmax.safetensors").run(x[None])[0])
     got = answer(capsys, "run", tmp_path / "argmax.safetensors", tmp_path / "x.npy")
     assert got["results"][0]["outputs"]["best"] == {"index": index, "label": ("cat", "dog", "owl")[index]}
+
+
+def test_run_writes_a_chrome_trace_of_every_step(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bitshift._engine")
+    x = np.random.default_rng(0).normal(size=(5, 1, 4, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    trace_file = tmp_path / "trace.json"
+    answer(
+        capsys, "run", model_file, tmp_path / "x.npy", "--profile", trace_file, "--threads", "2", "--batch-size", "3"
+    )
+    trace = json.loads(trace_file.read_text())
+    steps = runtime.load(model_file, threads=2).steps
+    spans = [e for e in trace["traceEvents"] if e["ph"] == "X"]
+    tracks = {e["tid"]: e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "thread_name"}
+    assert trace["otherData"].items() >= {"samples": 3, "threads": 2, "runs": 10}.items()
+    assert {e["args"]["value"] for e in spans} == {step.name for step in steps}
+    assert {e["tid"] for e in spans} == set(tracks) <= {0, 1}
+    for e in spans:
+        step = next(s for s in steps if s.name == e["args"]["value"] and s.op == e["cat"])
+        assert (e["args"]["kernel"], e["args"]["isa"]) == (step.kernel, step.isa)
+        assert e["args"]["operations"] == step.operations * e["args"]["samples"]
+        assert e["ts"] >= 0
+        assert e["dur"] >= 0
+        assert e["args"]["GOP/s"] >= 0
+    for tid in tracks:  # a thread does one thing at a time
+        own = sorted((e["ts"], e["ts"] + e["dur"]) for e in spans if e["tid"] == tid)
+        assert all(end <= begin + 1e-3 for (_, end), (begin, _) in pairwise(own))
+    assert main(["run", str(model_file), str(tmp_path / "x.npy"), "--profile", str(trace_file)]) == 0
+    captured = capsys.readouterr()
+    assert "slowest steps" in captured.out
+    assert f"wrote {trace_file}" in captured.err
+
+
+def test_a_profile_of_the_reference_is_refused(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 1, 4, 5), np.float32))
+    command = ["run", str(model_file), str(tmp_path / "x.npy"), "--backend", "reference", "--threads", "2"]
+    assert main([*command, "--profile", str(tmp_path / "t.json")]) == 2
+    assert "only the engine knows its steps" in capsys.readouterr().err
 
 
 def test_inspect_counts_what_the_file_holds(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

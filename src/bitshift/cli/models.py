@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bitshift.cli.errors import CliError, near_miss
 
@@ -44,11 +44,11 @@ def check_backend(name: str) -> str:
     return name
 
 
-def open_model(path: Path, *, backend: str = "auto") -> Model:
+def open_model(path: Path, *, backend: str = "auto", **options: Any) -> Model:
     """The runnable model in ``path``; ModelFileError for a file that is no bitshift model."""
     from bitshift import runtime
 
-    return runtime.load(model_path(path), backend=check_backend(backend))
+    return runtime.load(model_path(path), backend=check_backend(backend), **options)
 
 
 def open_graph(path: Path) -> Graph:

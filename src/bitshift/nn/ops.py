@@ -11,6 +11,7 @@ opaque name, which survives ``torch.export`` and ``torch.compile``. They have no
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -207,7 +208,7 @@ def _window(x: Tensor, kernel: list[int], stride: list[int], padding: list[int],
     ]
 
 
-def _operator(function: Callable[..., Tensor]) -> torch.library.CustomOpDef:
+def _operator(function: Callable[..., Tensor]) -> Any:
     """``function`` as the custom operator of its name.
 
     On the CPU the dispatcher calls it directly: custom_op's own wrapper takes as long as a small layer does.

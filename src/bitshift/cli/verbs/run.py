@@ -34,6 +34,7 @@ examples:
   bitshift run net.safetensors batch.npy --json
   bitshift run net.safetensors pixels_uint8.npy --pixels --output logits.npy
   bitshift run two_inputs.safetensors left=a.npy right=b.npy
+  bitshift run net.safetensors batch.npy --profile trace.json
 """
     model: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
     """The model file (written by `bitshift export`)."""
@@ -51,6 +52,11 @@ examples:
     """auto (the engine, else the numpy reference), engine, or reference."""
     batch_size: int = 64
     """Samples that run at once."""
+    threads: int | None = None
+    """Threads of the engine; by default BITSHIFT_THREADS, else all processors."""
+    profile: Path | None = None
+    """Also time every step of the engine on the first input's first batch, in 10 runs, and write a Chrome trace to
+    this file (open it in ui.perfetto.dev)."""
 
     def run(self, out: Output) -> None:  # noqa: D102 - Verb.run
         from bitshift.cli.models import open_model
@@ -59,7 +65,8 @@ examples:
             raise CliError("no input given; for example: bitshift run net.safetensors digit.png")
         if self.top < 1 or self.batch_size < 1:
             raise CliError(f"--top {self.top} --batch-size {self.batch_size}: both must be at least 1")
-        model = open_model(self.model, backend=self.backend)
+        options = {} if self.threads is None else {"threads": self.threads}
+        model = open_model(self.model, backend=self.backend, **options)
         batches = self._read(model)
         names = model.graph.outputs
         results: list[dict[str, Any]] = []
@@ -77,6 +84,8 @@ examples:
         self._print(out, model, results)
         if self.output is not None:
             self._write(out, collected)
+        if self.profile is not None:
+            self._profile(out, model, {n: a[: self.batch_size] for n, a in batches[0][1].items()})
 
     def _read(self, model: Model) -> list[tuple[str, dict[str, np.ndarray]]]:
         """(title, arrays by input name) for each run; several graph inputs are one joint run."""
@@ -105,6 +114,31 @@ examples:
         ]
         out.table("", ["input", "output", "answer"] if several else ["input", "answer"], rows)
         out.result({"model": str(self.model), "backend": model.backend, "results": results})
+
+    def _profile(self, out: Output, model: Model, arrays: dict[str, np.ndarray]) -> None:
+        assert self.profile is not None
+        try:
+            found = model.profile(arrays)
+        except ValueError as error:
+            raise CliError(f"--profile: {error}") from None
+        found.save(self.profile)
+        slowest = sorted(found.times, key=lambda t: t.seconds, reverse=True)[:10]
+        rows = [
+            [
+                t.step.source or t.step.name,
+                t.step.op,
+                f"{t.step.kernel} {t.step.isa}",
+                f"{t.seconds * 1e3:.4f}",
+                f"{t.seconds / found.seconds:.1%}",
+                f"{t.gops:.1f}",
+            ]
+            for t in slowest
+        ]
+        out.table("", ["slowest steps", "op", "kernel", "ms", "of the run", "GOP/s"], rows)
+        out.note(
+            f"wrote {self.profile}: {len(found.steps)} steps, {found.samples} samples, {found.threads} threads, "
+            f"median run {found.seconds * 1e3:.3f} ms"
+        )
 
     def _write(self, out: Output, collected: dict[str, list[np.ndarray]]) -> None:
         import numpy as np

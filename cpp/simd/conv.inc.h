@@ -165,26 +165,33 @@ struct DirectThread {
     return *reinterpret_cast<PanelRequant *>(scratch + (slot + 1) * d.panel_part() - static_cast<std::int64_t>(sizeof(PanelRequant)));
   }
 
-  void prepare(std::int64_t p, std::int64_t slot) const {
-    const Weights &w = l.w;
-    const int outputs = d.panels.outputs(p), blocks = (outputs + kLanes - 1) / kLanes;
-    requant(slot).load(l.q, d.panels.channel(p), outputs);
-    decode_panel(w, w.packed + static_cast<std::size_t>(d.panels.group(p) * w.blocks + d.panels.block(p)) * w.block_bytes(), blocks, panel(slot));
-    clear_padding(w, blocks, panel(slot));
+  int blocks(std::int64_t p) const { return (d.panels.outputs(p) + kLanes - 1) / kLanes; }
+  const std::uint8_t *packed(std::int64_t p) const {
+    return l.w.packed + static_cast<std::size_t>(d.panels.group(p) * l.w.blocks + d.panels.block(p)) * l.w.block_bytes();
   }
 
-  void compute(std::int64_t p, std::int64_t slot, std::int64_t sample, const Tile &tile) {
+  void prepare(std::int64_t p, std::int64_t slot) const {
+    requant(slot).load(l.q, d.panels.channel(p), d.panels.outputs(p));
+    decode_panel(l.w, packed(p), blocks(p), panel(slot));
+    clear_padding(l.w, blocks(p), panel(slot));
+  }
+
+  void point_at(std::int64_t p, std::int64_t slot, std::int64_t sample, const Tile &tile) {
     const bsk_conv &g = l.g;
-    const PanelRequant &r = requant(slot);
+    const std::int64_t channel = requant(slot).channel;
     const std::uint8_t *in = task.in + sample * task.in_stride + d.panels.group(p) * (g.in_c / g.groups);
-    std::uint8_t *out = task.out + sample * task.out_stride + r.channel * l.out.item;
+    std::uint8_t *out = task.out + sample * task.out_stride + channel * l.out.item;
     for (int i = 0; i < tile.groups; ++i) {
       args.m.pixels[i] = in + at(l.in, tile.y[i] * g.stride_h - g.pad_top, tile.x[i] * g.stride_w - g.pad_left);
       args.out[i] = out + at(l.out, tile.y[i], tile.x[i]);
-      if (l.q.residual)
-        args.res[i] = task.residual + sample * task.res_stride + r.channel * l.res.item + at(l.res, tile.y[i], tile.x[i]);
+      if (l.q.residual) args.res[i] = task.residual + sample * task.res_stride + channel * l.res.item + at(l.res, tile.y[i], tile.x[i]);
     }
     args.m.panel = panel(slot);
+  }
+
+  void compute(std::int64_t p, std::int64_t slot, std::int64_t sample, const Tile &tile) {
+    const PanelRequant &r = requant(slot);
+    point_at(p, slot, sample, tile);
     if constexpr (kFused) {
       if (fused) {
         args.mult = r.mult, args.offset = r.offset32, args.shift = r.shift, args.res_shift = r.res_shift;
@@ -194,9 +201,34 @@ struct DirectThread {
       }
     }
     micro_kernel(tile.run, tile.groups, r.blocks)(args.m);
+    put(r, tile);
+  }
+
+  void put(const PanelRequant &r, const Tile &tile) const {
     const Finish finish = r.blocks == 1 ? finish_of<1>(l.q) : finish_of<kBlocks>(l.q);
     for (int i = 0; i < tile.groups; ++i)
       finish(r, sums + i * tile.run * r.blocks * kLanes, {args.out[i], args.res[i], tile.run}, args.out_stride, args.res_stride);
+  }
+
+  // A panel's first tile, and the panel into slot 0.
+  void start(std::int64_t p, std::int64_t sample, const Tile &tile) {
+    if constexpr (kFused) {
+      if (can_decode_first(l.w, blocks(p))) {
+        requant(0).load(l.q, d.panels.channel(p), d.panels.outputs(p));
+        Tile one = tile;
+        one.groups = 1;
+        point_at(p, 0, sample, one);
+        decode_first(l.w, packed(p), one.run, args.m, panel(0));
+        put(requant(0), one);
+        if (tile.groups == 2) {
+          one.y[0] = tile.y[1], one.x[0] = tile.x[1];
+          compute(p, 0, sample, one);
+        }
+        return;
+      }
+    }
+    prepare(p, 0);
+    compute(p, 0, sample, tile);
   }
 };
 
@@ -211,12 +243,14 @@ inline void run_direct(const ConvLayer &l, const Task &task, int) {
     for (std::int64_t p = 0; p < panels; ++p) t.prepare(p, p);
   while (unit < end) {
     const std::int64_t p = unit / all;  // 0 if tile-major
-    if (!t.d.tile_major) t.prepare(p, 0);
+    bool first = !t.d.tile_major;
     std::int64_t sample = unit % all / tiles.count, index = unit % tiles.count;
     Tile tile(tiles, index);
     for (const std::int64_t stop = least(end, (p + 1) * all); unit < stop; ++unit) {
       if (t.d.tile_major)
         for (std::int64_t each = 0; each < panels; ++each) t.compute(each, each, sample, tile);
+      else if (first)
+        t.start(p, sample, tile), first = false;
       else
         t.compute(p, 0, sample, tile);
       if (++index == tiles.count) tile = Tile(tiles, index = 0), ++sample;

@@ -10,7 +10,7 @@
 //                   };
 //                   MicroKernel micro_kernel(int run, int groups, int blocks), run 1..kRun, groups 1..2, blocks 1..kBlocks;
 //                   constexpr bool kFused; if true, QuickKernel quick_kernel(int run, int groups, int blocks), and
-//                   LevelDecoder::each_step (see micro_avx512.h).
+//                   can_decode_first, decode_first, LevelDecoder::each_step (see micro_avx512.h).
 // A panel is `blocks` consecutive blocks of 16 outputs as signed bytes: [plane][step][block][16 lanes][4 inputs], with zeros for
 // inputs behind a segment's end (the driver sees to it).
 // Micro-kernels are noinline functions named *micro*: tools/check_spills.py looks at their machine code.

@@ -23,7 +23,10 @@ namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
 
 constexpr int kRun = 7, kBlocks = 2;
 constexpr bool kFused = false;  // sums lie in memory
-QuickKernel quick_kernel(int run, int groups, int blocks);  // named by conv.inc.h, never called
+// Named by conv.inc.h, never called.
+QuickKernel quick_kernel(int run, int groups, int blocks);
+bool can_decode_first(const Weights &w, int blocks);
+void decode_first(const Weights &w, const std::uint8_t *packed, int run, const MicroArgs &a, std::int8_t *panel);
 
 // How a register of sums takes a step: `first` and `add` by 32 products, `total` as 8 int32. kPixels: of a register tile that is
 // `Vectors` registers of outputs wide.
@@ -115,10 +118,13 @@ BITSHIFT_INLINE void burst_sums(const Burst &b, const std::uint8_t *const *pixel
   step<How, true>(sum, p, weights);
   std::int64_t left = b.steps - 1;
   for (std::int64_t s = 0;;) {
-    for (; left > 0; --left) step<How, false>(sum, p, weights);
-    if (++s == b.count) break;
-    go_to(s);
-    left = b.steps;
+    if (left == 0) {
+      if (++s == b.count) break;
+      go_to(s);
+      left = b.steps;
+    }
+    do step<How, false>(sum, p, weights);
+    while (--left > 0);
   }
   auto *to = reinterpret_cast<__m256i *>(sums);
   if (set) {

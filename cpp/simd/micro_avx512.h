@@ -47,6 +47,8 @@ class LevelDecoder {
     }
   }
 
+  const __m512i *tables() const { return tables_; }
+
   // Calls f(step), step(packed superblock, z) being the 64 levels of step z, for z that the compiler knows. False: not for this width.
   template <class F>
   bool each_step(F &&f) const {
@@ -110,6 +112,65 @@ inline __attribute__((always_inline)) void step_run(__m512i (&acc)[Run][Blocks],
 #pragma GCC unroll 2
     for (int b = 0; b < Blocks; ++b) acc[M][b] = _mm512_dpbusd_epi32(acc[M][b], x, w[b]);
     step_run<M + 1>(acc, w, p, s1, s3, s5);
+  }
+}
+
+// A panel's first tile, one run of pixels x 2 blocks, decodes the panel while it multiplies: look-ups and stores of the decoded
+// bytes run beside the dot products, which leave their units idle. Sums as micro_sums gives them. Segments of whole superblocks only.
+template <int Bits, int Run>
+__attribute__((noinline)) void micro_decoding(const MicroArgs &a, const std::uint8_t *packed, std::size_t block_bytes,
+                                              const __m512i *tables, std::int8_t *panel) {
+  const LevelTable<Bits> levels(tables);
+  std::int64_t s1 = a.stride, s3 = 3 * s1, s5 = 5 * s1;
+  __m512i acc[Run][2];
+#pragma GCC unroll 7
+  for (int m = 0; m < Run; ++m) acc[m][0] = acc[m][1] = _mm512_setzero_si512();
+  for (std::int64_t s = 0; s < a.count; ++s) {
+    const std::uint8_t *p = a.pixels[0] + a.segments[s];
+    for (std::int64_t step = a.steps; step > 0; step -= 8, packed += 64 * Bits) {
+#pragma GCC unroll 8
+      for (int z = 0; z < 8; ++z, p += kStep, panel += 128) {
+        asm("" : "+r"(s1), "+r"(s3), "+r"(s5), "+r"(packed));  // packed: nor are rows of codes worth a register
+        __m512i w[2];
+#pragma GCC unroll 2
+        for (int b = 0; b < 2; ++b) {
+          __m512i index[8];
+          code_indices<Bits>(packed + (b == 0 ? 0 : block_bytes), index);
+          w[b] = levels.look_up(index[z], z);
+          _mm512_store_si512(panel + 64 * b, w[b]);
+        }
+        step_run<0>(acc, w, p, s1, s3, s5);
+      }
+    }
+  }
+#pragma GCC unroll 7
+  for (int m = 0; m < Run; ++m) {
+    _mm512_store_si512(a.sums + 32 * m, acc[m][0]);
+    _mm512_store_si512(a.sums + 32 * m + 16, acc[m][1]);
+  }
+}
+
+template <int Bits>
+inline void micro_decoding_run(int run, const MicroArgs &a, const std::uint8_t *packed, std::size_t block_bytes, const __m512i *tables,
+                               std::int8_t *panel) {
+  using Kernel = void (*)(const MicroArgs &, const std::uint8_t *, std::size_t, const __m512i *, std::int8_t *);
+  static constexpr Kernel kernels[kRun] = {micro_decoding<Bits, 1>, micro_decoding<Bits, 2>, micro_decoding<Bits, 3>, micro_decoding<Bits, 4>,
+                                           micro_decoding<Bits, 5>, micro_decoding<Bits, 6>, micro_decoding<Bits, 7>};
+  kernels[run - 1](a, packed, block_bytes, tables, panel);
+}
+
+inline bool can_decode_first(const Weights &w, int blocks) {
+  return w.planes == 1 && w.format->bits <= 4 && blocks == 2 && w.segment % 32 == 0;
+}
+
+// The first run of a.pixels, and the panel.
+inline void decode_first(const Weights &w, const std::uint8_t *packed, int run, const MicroArgs &a, std::int8_t *panel) {
+  const LevelDecoder decode(w, 0);
+  switch (w.format->bits) {
+    case 1: return micro_decoding_run<1>(run, a, packed, w.block_bytes(), decode.tables(), panel);
+    case 2: return micro_decoding_run<2>(run, a, packed, w.block_bytes(), decode.tables(), panel);
+    case 3: return micro_decoding_run<3>(run, a, packed, w.block_bytes(), decode.tables(), panel);
+    default: return micro_decoding_run<4>(run, a, packed, w.block_bytes(), decode.tables(), panel);
   }
 }
 

@@ -17,7 +17,7 @@
 
 namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
 
-constexpr std::int64_t kSharedV = 640 << 10, kBlockV = 256 << 10, kAllU = 256 << 10, kSkip = 320;
+constexpr std::int64_t kSharedV = 640 << 10, kBlockV = 400 << 10, kAllU = 256 << 10, kSkip = 320;
 
 // Unaligned vectors of bytes; arithmetic wraps.
 template <int N>

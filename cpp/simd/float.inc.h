@@ -8,8 +8,7 @@
 //    static F zero(); static F load(const float *); static void store(float *, F); static F add(F, F);
 //    static F madd(F a, F b, F sum);            // a * b + sum
 //    static F madd(F a, const float *b, F sum); // every lane times *b
-//    static bool can(const float *levels, int bits);  // whether Levels<bits> takes these
-//    // The levels of a format, ready for look-up, and a superblock's codes.
+//    // The levels of a format, ready for look-up, and a superblock's codes. 7 and 8 bits may be taken as two's complement.
 //    template <int Bits> struct Levels {
 //      explicit Levels(const float *levels);
 //      Codes codes(const uint8_t *packed) const;
@@ -223,7 +222,15 @@ auto width_of(const Weights &w) -> decltype(&Work<1>::run) {
   return all[w.format->bits - 1];
 }
 
-bool gemm_can(const FloatLayer &layer, std::int64_t) { return layer.linear && FloatOps::can(layer.levels, layer.w.format->bits); }
+// Codes of 7 and 8 bits are two's complement in all formats that there are; the lowest one is reserved.
+bool levels_can(const FloatLayer &layer) {
+  const int bits = layer.w.format->bits, half = 1 << (bits - 1);
+  for (int c = 0; bits >= 7 && c < 2 * half; c++)
+    if (c != half && layer.levels[c] != static_cast<float>(c < half ? c : c - 2 * half)) return false;
+  return true;
+}
+
+bool gemm_can(const FloatLayer &layer, std::int64_t) { return layer.linear && levels_can(layer); }
 bool gemv_can(const FloatLayer &layer, std::int64_t rows) { return rows <= 8 && gemm_can(layer, rows); }
 std::size_t gemv_scratch(const FloatLayer &layer, std::int64_t rows, int threads) {
   return static_cast<std::size_t>(threads) * rows_bytes(layer, rows);
@@ -318,7 +325,7 @@ struct Pixels {
   }
 };
 
-bool conv_can(const FloatLayer &layer, std::int64_t) { return !layer.linear && !layer.w.depthwise && FloatOps::can(layer.levels, layer.w.format->bits); }
+bool conv_can(const FloatLayer &layer, std::int64_t) { return !layer.linear && !layer.w.depthwise && levels_can(layer); }
 std::size_t conv_scratch(const FloatLayer &layer, std::int64_t, int threads) {
   return static_cast<std::size_t>(threads) * rows_bytes(layer, kTileRows);
 }

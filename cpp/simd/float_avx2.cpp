@@ -37,15 +37,6 @@ struct FloatOps {
     return {half(addend.low, sum.low), half(addend.high, sum.high)};
   }
 
-  // Codes of 7 and 8 bits are taken as two's complement, which those of the int formats are.
-  static bool can(const float *levels, int bits) {
-    for (int c = 0; bits >= 7 && c < 1 << bits; c++) {
-      const int level = c < 1 << (bits - 1) ? c : c - (1 << bits);
-      if (c != 1 << (bits - 1) && levels[c] != static_cast<float>(level)) return false;  // the lowest one is reserved
-    }
-    return true;
-  }
-
   // The codes of one input lie in byte j of every 32-bit lane and are shifted down. vpermps then reads 3 bits of them: up to 3 bits
   // are one look-up, 4 bits two and a choice by the highest one; 5 and 6 bits are gathered.
   template <int Bits>

@@ -73,14 +73,7 @@ struct FloatOps {
     }
   };
 
-  // A table of 128 or 256 floats is too large for registers; but levels of such formats are integers that fit bytes.
-  static bool can(const float *levels, int bits) {
-    if (bits < 7) return true;
-    for (int c = 0; c < 1 << bits; c++)
-      if (!(levels[c] >= -127 && levels[c] <= 127) || levels[c] != static_cast<float>(static_cast<int>(levels[c]))) return false;
-    return true;
-  }
-
+  // A table of 128 or 256 floats is too large for registers, one of bytes is not.
   template <int Bits>
   struct ByteLevels {
     LevelTable<Bits> table;

@@ -149,8 +149,8 @@ void describe(const bs_model *model, const std::vector<bs_value_info> &inputs, c
     weights += s.weight_bytes;
     operations += s.operations;
   }
-  std::printf("\n%.4g operations a sample, %zu bytes of weights, %zu bytes of activations and scratch memory a thread\n", operations, weights,
-              bs_arena_bytes(model));
+  std::printf("\n%.4g operations a sample, %zu bytes of weights, %zu bytes of activations and scratch memory a run; %s, threads: %d\n", operations,
+              weights, bs_arena_bytes(model), bs_isa(model), static_cast<int>(bs_threads(model)));
 }
 
 // The first elements of the first sample.

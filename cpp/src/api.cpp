@@ -176,6 +176,10 @@ bs_status bs_output_info(const bs_model *model, size_t index, bs_value_info *inf
   return model ? info_of(model->model->outputs(), index, info) : failed(BS_BAD_CALL, "null pointer");
 }
 
+const char *bs_isa(const bs_model *model) { return model ? model->model->isa().c_str() : ""; }
+
+int32_t bs_threads(const bs_model *model) { return model ? model->model->threads() : 0; }
+
 size_t bs_arena_bytes(const bs_model *model) { return model ? model->model->arena_bytes() : 0; }
 
 bs_status bs_run(const bs_model *model, size_t batch, const void *const *inputs, const size_t *input_bytes, void *const *outputs,

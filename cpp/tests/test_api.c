@@ -65,6 +65,7 @@ static void refuses_wrong_options(const char *path) {
   options.struct_size = offsetof(bs_options, isa);
   options.isa = "abacus";
   CHECK(bs_model_load(path, &options, &model) == BS_OK);
+  CHECK(strncmp(bs_features(), bs_isa(model), strlen(bs_isa(model))) == 0 && bs_threads(model) >= 1);
   bs_free(model);
   newer.known.struct_size = sizeof newer;
   CHECK(bs_model_load(path, &newer.known, &model) == BS_OK);
@@ -77,6 +78,45 @@ static void names_what_it_is(void) {
   CHECK(strcmp(bs_version(), BS_VERSION) == 0);
   CHECK(strstr(bs_features(), "portable") != NULL && strstr(bs_build_features(), "portable") != NULL);
   CHECK(strlen(bs_features()) <= strlen(bs_build_features()));
+}
+
+static void count_event(void *user, const bs_event *event) {
+  size_t *seen = user;
+  if (event->thread == 0 && event->phase == 0 && event->end_ns >= event->begin_ns) seen[event->step] += event->samples;
+}
+
+static void tells_what_a_run_does(const char *path) {
+  enum { BATCH = 70 };
+  bs_options options = BS_OPTIONS_INIT;
+  bs_model *model;
+  bs_value_info in, out;
+  bs_step step;
+  size_t i, convs = 0, in_bytes, out_bytes, *seen;
+  void *x, *y;
+  const void *inputs[1];
+  options.threads = 2;
+  options.tune = BS_TUNE_OFF;
+  CHECK(bs_model_load(path, &options, &model) == BS_OK && bs_threads(model) == 2);
+  CHECK(bs_input_info(model, 0, &in) == BS_OK && bs_output_info(model, 0, &out) == BS_OK);
+  in_bytes = BATCH * in.sample_bytes;
+  out_bytes = BATCH * out.sample_bytes;
+  x = calloc(in_bytes, 1);
+  y = calloc(out_bytes, 1);
+  seen = calloc(bs_step_count(model), sizeof *seen);
+  CHECK(x && y && seen && bs_step_count(model) > 3);
+  inputs[0] = x;
+  CHECK(bs_run_profiled(model, BATCH, inputs, &in_bytes, &y, &out_bytes, NULL, NULL) == BS_BAD_CALL);
+  CHECK(bs_run_profiled(model, BATCH, inputs, &in_bytes, &y, &out_bytes, count_event, seen) == BS_OK);
+  for (i = 0; i < bs_step_count(model); i++) {
+    CHECK(bs_step_info(model, i, &step) == BS_OK && *step.name && *step.op && *step.isa);
+    CHECK(seen[i] == BATCH || strcmp(step.op, "reshape") == 0);
+    convs += strcmp(step.op, "conv") == 0 && step.weight_bytes > 0 && step.operations > 0;
+  }
+  CHECK(convs == 2 && bs_step_info(model, i, &step) == BS_BAD_CALL);
+  free(x);
+  free(y);
+  free(seen);
+  bs_free(model);
 }
 
 static void runs_batches(const char *path) {
@@ -129,6 +169,7 @@ int main(int argc, char **argv) {
   names_the_path_of_a_bad_file(argv[0]);
   holds_limits(argv[1]);
   refuses_wrong_options(argv[1]);
+  tells_what_a_run_does(argv[1]);
   runs_batches(argv[1]);
   bs_free(NULL);
   printf("api: ok\n");

@@ -85,6 +85,10 @@ BS_API bs_status bs_output_info(const bs_model *model, size_t index, bs_value_in
 /* Bytes of activations and scratch memory that one thread needs to run the model. */
 BS_API size_t bs_arena_bytes(const bs_model *model);
 
+/* How it was loaded: a word of bs_features(), and the threads that a run may use. */
+BS_API const char *bs_isa(const bs_model *model);
+BS_API int32_t bs_threads(const bs_model *model);
+
 /* Runs batch samples, which lie one behind the other in each buffer. The arrays have one entry an input and one an
  * output; *_bytes are the sizes of the buffers and must be batch * sample_bytes. Inputs and outputs must not overlap. */
 BS_API bs_status bs_run(const bs_model *model, size_t batch, const void *const *inputs, const size_t *input_bytes,

@@ -38,7 +38,7 @@ def functions(path: str, objdump: str) -> Iterator[tuple[str, list[Instruction]]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for part in re.split(r"\n\n+", text):
         head = re.match(r"\s*[0-9a-f]+ <(.*)>:\n", part)
-        if head is None or "micro" not in head[1].split("(")[0]:
+        if head is None or "micro" not in head[1].replace("(anonymous namespace)", "").split("(")[0]:
             continue
         found = (LINE.match(line) for line in part.splitlines())
         yield head[1], [Instruction(int(m[1], 16), m[2], m[3]) for m in found if m]
@@ -66,7 +66,7 @@ def main() -> int:
     for path in arguments.files:
         for name, code in functions(path, arguments.objdump):
             for loop in innermost_loops(code):
-                if not any(DOT.search(i.name) for i in loop):
+                if not any(DOT.search(f"{i.name} {i.operands}") for i in loop):  # the name of "{vex} vpdpbusd" is behind
                     continue
                 loops += 1
                 spills += [

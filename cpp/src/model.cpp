@@ -44,6 +44,11 @@ Model::Model(const ModelBytes &file, const Options &options) {
   for (int index : graph.inputs) held = held + Magnitude(graph.values[static_cast<std::size_t>(index)].bytes());
   if (held.value() > options.memory)
     throw UsageError("the inputs of one sample need " + held.text() + " bytes; the memory limit is " + std::to_string(options.memory));
+  // The plan holds the limit; here it keeps kernels from being measured on values that no plan can hold.
+  for (const Value &value : graph.values)
+    if (value.bytes() > options.memory)
+      throw UsageError("value " + quoted(value.name) + " needs " + std::to_string(value.bytes()) + " bytes a sample; the memory limit is " +
+                       std::to_string(options.memory));
   runner_ = make_runner(graph, bounds, settings, file, options.memory - static_cast<std::uint64_t>(held.value()),
                         static_cast<double>(operations.value()));
   isa_ = settings.isa_name();

@@ -55,19 +55,28 @@ Tuner::~Tuner() {
   if (measured_) save_kernels();
 }
 
+template <class Kernel>
+std::string Tuner::key_of(const std::vector<const Kernel *> &candidates, const std::string &layer) const {
+  std::string key = std::string(settings_.isa->name) + " T" + std::to_string(settings_.threads) + " " + layer;
+  for (const Kernel *kernel : candidates) key += std::string(" ") + kernel->name;
+  return key;
+}
+
+// Whether nothing needs to be measured: then `choice` is the kernel, null if there is none.
+template <class Kernel>
+bool Tuner::settled(const std::vector<const Kernel *> &candidates, const std::string &layer, const Kernel *&choice) const {
+  choice = candidates.empty() ? nullptr : candidates.front();
+  if (candidates.size() < 2 || settings_.tune == Tune::off) return true;
+  if (settings_.tune == Tune::force) return false;
+  const std::string known = cached_kernel(key_of(candidates, layer));
+  const auto found = std::find_if(candidates.begin(), candidates.end(), [&](const Kernel *kernel) { return known == kernel->name; });
+  if (found != candidates.end()) choice = *found;
+  return found != candidates.end();
+}
+
 // `candidates` in the order of likely merit. scratch(kernel, threads): its bytes; run(kernel, scratch, thread, threads, phase).
 template <class Kernel, class Scratch, class Run>
 const Kernel *Tuner::fastest(const std::vector<const Kernel *> &candidates, const std::string &layer, Scratch scratch, Run run) {
-  if (candidates.empty()) return nullptr;
-  if (candidates.size() == 1 || settings_.tune == Tune::off) return candidates.front();
-  std::string key = std::string(settings_.isa->name) + " T" + std::to_string(settings_.threads) + " " + layer;
-  for (const Kernel *kernel : candidates) key += std::string(" ") + kernel->name;
-  if (settings_.tune == Tune::automatic) {
-    const std::string known = cached_kernel(key);
-    for (const Kernel *kernel : candidates)
-      if (known == kernel->name) return kernel;
-  }
-
   const std::shared_ptr<Pool> pool = shared_pool(settings_.threads);
   std::size_t most = 0;
   for (const Kernel *kernel : candidates) most = std::max({most, scratch(*kernel, 1), scratch(*kernel, settings_.threads)});
@@ -84,7 +93,7 @@ const Kernel *Tuner::fastest(const std::vector<const Kernel *> &candidates, cons
   }
   const Kernel *winner = candidates[static_cast<std::size_t>(std::min_element(best.begin(), best.end()) - best.begin())];
   if (shared) {
-    remember_kernel(key, winner->name);
+    remember_kernel(key_of(candidates, layer), winner->name);
     measured_ = true;
   }
   return winner;
@@ -123,11 +132,10 @@ simd::Task on_thread(simd::Task task, std::uint8_t *scratch, int thread, int thr
 
 const simd::ConvKernel *Tuner::choose(const simd::ConvLayer &layer) {
   const auto candidates = able(settings_.isa->conv, [&](const simd::ConvKernel *k) { return k->can(layer); });
-  const bool measures = candidates.size() > 1 && settings_.tune != Tune::off;
-  const simd::AlignedBytes in(measures ? bytes_of(layer.in) : 0), out(measures ? bytes_of(layer.out) : 0);
-  const simd::AlignedBytes res(measures && layer.q.residual ? bytes_of(layer.res) : 0);
-  const simd::Task task = rows_task(in, res, out, 1);
   const std::string text = "conv " + text_of(layer.g) + " " + text_of(layer.w) + " " + text_of(layer.q) + " " + join({layer.in.border_w, layer.out.border_w});
+  if (const simd::ConvKernel *choice; settled(candidates, text, choice)) return choice;
+  const simd::AlignedBytes in(bytes_of(layer.in)), out(bytes_of(layer.out)), res(layer.q.residual ? bytes_of(layer.res) : 0);
+  const simd::Task task = rows_task(in, res, out, 1);
   return fastest(
       candidates, text, [&](const simd::ConvKernel &k, int threads) { return k.scratch(layer, 1, threads); },
       [&](const simd::ConvKernel &k, std::uint8_t *scratch, int thread, int threads, int phase) {
@@ -138,11 +146,11 @@ const simd::ConvKernel *Tuner::choose(const simd::ConvLayer &layer) {
 const simd::LinearKernel *Tuner::choose(const simd::LinearLayer &layer, RowRange range) {
   const std::int64_t rows = range.tried;
   const auto candidates = able(settings_.isa->linear, [&](const simd::LinearKernel *k) { return k->can(layer, range.least) && k->can(layer, range.most); });
-  const bool measures = candidates.size() > 1 && settings_.tune != Tune::off;
-  const auto bytes = [&](std::int64_t row, int item) { return measures ? static_cast<std::size_t>(rows * row * std::abs(item)) : 0; };
+  const std::string text = "linear " + join({layer.in, layer.out, rows, layer.signed_in}) + " " + text_of(layer.w) + " " + text_of(layer.q);
+  if (const simd::LinearKernel *choice; settled(candidates, text, choice)) return choice;
+  const auto bytes = [&](std::int64_t row, int item) { return static_cast<std::size_t>(rows * row * std::abs(item)); };
   const simd::AlignedBytes in(bytes(layer.in, 1)), out(bytes(layer.out, layer.q.out_item)), res(layer.q.residual ? bytes(layer.out, layer.q.res_item) : 0);
   const simd::Task task = rows_task(in, res, out, rows);
-  const std::string text = "linear " + join({layer.in, layer.out, rows, layer.signed_in}) + " " + text_of(layer.w) + " " + text_of(layer.q);
   return fastest(
       candidates, text, [&](const simd::LinearKernel &k, int threads) { return k.scratch(layer, rows, threads); },
       [&](const simd::LinearKernel &k, std::uint8_t *scratch, int thread, int threads, int phase) {
@@ -153,13 +161,13 @@ const simd::LinearKernel *Tuner::choose(const simd::LinearLayer &layer, RowRange
 const simd::FloatKernel *Tuner::choose(const simd::FloatLayer &layer, RowRange range) {
   const std::int64_t rows = range.tried;
   const auto candidates = able(settings_.isa->floats, [&](const simd::FloatKernel *k) { return k->can(layer, range.least) && k->can(layer, range.most); });
-  const bool measures = candidates.size() > 1 && settings_.tune != Tune::off;
+  const std::string text = std::string("float ") + (layer.linear ? "linear " : "conv ") + text_of(layer.g) + " " + std::to_string(rows) + " " + text_of(layer.w);
+  if (const simd::FloatKernel *choice; settled(candidates, text, choice)) return choice;
   const std::int64_t in_size = layer.linear ? layer.g.in_c : layer.g.in_c * layer.g.in_h * layer.g.in_w;
   const std::int64_t out_size = layer.linear ? layer.g.out_c : layer.g.out_c * layer.g.out_h * layer.g.out_w;
-  const auto bytes = [&](std::int64_t size) { return measures ? static_cast<std::size_t>(rows * size) * sizeof(float) : 0; };
+  const auto bytes = [&](std::int64_t size) { return static_cast<std::size_t>(rows * size) * sizeof(float); };
   const simd::AlignedBytes in(bytes(in_size)), out(bytes(out_size)), res;
   const simd::Task task = rows_task(in, res, out, rows);
-  const std::string text = std::string("float ") + (layer.linear ? "linear " : "conv ") + text_of(layer.g) + " " + std::to_string(rows) + " " + text_of(layer.w);
   return fastest(
       candidates, text, [&](const simd::FloatKernel &k, int threads) { return k.scratch(layer, rows, threads); },
       [&](const simd::FloatKernel &k, std::uint8_t *scratch, int thread, int threads, int phase) {

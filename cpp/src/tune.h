@@ -28,6 +28,10 @@ class Tuner {
   const simd::FloatKernel *choose(const simd::FloatLayer &layer, RowRange rows);
 
  private:
+  template <class Kernel>
+  std::string key_of(const std::vector<const Kernel *> &candidates, const std::string &layer) const;
+  template <class Kernel>
+  bool settled(const std::vector<const Kernel *> &candidates, const std::string &layer, const Kernel *&choice) const;
   template <class Kernel, class Scratch, class Run>
   const Kernel *fastest(const std::vector<const Kernel *> &candidates, const std::string &layer, Scratch scratch, Run run);
 

@@ -11,7 +11,7 @@ namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
 namespace {
 
 struct LinearOps {
-  static constexpr int fused_rows(int planes) { return planes == 1 ? 4 : planes == 2 ? 2 : 1; }
+  static constexpr int fused_rows(int) { return 4; }  // planes are added one after the other
 
   template <int Bits, int Planes>
   struct Levels {
@@ -71,7 +71,8 @@ struct LinearOps {
           each<8>([&](auto z) __attribute__((always_inline)) {
             constexpr int kZ = z.value;
             if constexpr (Bits > 4) asm("" : : : "memory");  // so do tables
-            const __m256i level = levels.table[p].template look_up<kZ>(code_of<Bits, kZ>(packed + 32 * half));
+            __m256i level = levels.table[p].template look_up<kZ>(code_of<Bits, kZ>(packed + 32 * half));
+            asm("" : "+x"(level));  // one step behind the other
 #pragma GCC unroll 4
             for (int r = 0; r < Rows; ++r) {
               const __m256i bytes = four_inputs(rows + (kZ * Rows + r) * kStep);

@@ -76,17 +76,34 @@ BITSHIFT_INLINE __m256i four_inputs(const std::uint8_t *p) {
 // One step of a register tile; pixels and weights go on.
 template <class How, bool First, int Pixels, int Vectors>
 BITSHIFT_INLINE void step(__m256i (&sum)[Pixels][Vectors], const std::uint8_t *(&p)[Pixels], const std::int8_t *&weights) {
-  __m256i bytes[Pixels];
-#pragma GCC unroll 8
-  for (int m = 0; m < Pixels; ++m) bytes[m] = four_inputs(p[m]);
-#pragma GCC unroll 8
-  for (int v = 0; v < Vectors; ++v) {
+  const auto weights_of = [&](int v) __attribute__((always_inline)) {
     __m256i w = _mm256_load_si256(reinterpret_cast<const __m256i *>(weights) + v);
     asm("" : "+x"(w));  // one load for all pixels
+    return w;
+  };
+  const auto take = [&](int m, int v, __m256i bytes, __m256i w) __attribute__((always_inline)) {
+    sum[m][v] = First ? How::first(bytes, w) : How::add(sum[m][v], bytes, w);
+    asm("" : "+x"(sum[m][v]));  // gcc would add the steps' products to each other first, and run out of registers
+  };
+  if constexpr (Pixels <= Vectors) {  // what there is less of stays in registers
+    __m256i bytes[Pixels];
+#pragma GCC unroll 8
+    for (int m = 0; m < Pixels; ++m) bytes[m] = four_inputs(p[m]);
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      const __m256i w = weights_of(v);
+#pragma GCC unroll 8
+      for (int m = 0; m < Pixels; ++m) take(m, v, bytes[m], w);
+    }
+  } else {
+    __m256i w[Vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) w[v] = weights_of(v);
 #pragma GCC unroll 8
     for (int m = 0; m < Pixels; ++m) {
-      sum[m][v] = First ? How::first(bytes[m], w) : How::add(sum[m][v], bytes[m], w);
-      asm("" : "+x"(sum[m][v]));  // gcc would add the steps' products to each other first, and run out of registers
+      const __m256i bytes = four_inputs(p[m]);
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) take(m, v, bytes, w[v]);
     }
   }
 #pragma GCC unroll 8

@@ -82,7 +82,7 @@ struct Lent {
     const std::string name = (Array::ReadOnly ? "input " : "output ") + bitshift::quoted(value.name);
     if (!nb::try_cast<Array>(item, array, false))
       throw nb::type_error((name + " must be a C-contiguous numpy array or lend its memory by DLPack (__dlpack__)" +
-                            (Array::ReadOnly ? "; a tensor that requires grad does not" : ", writable") + ": found " +
+                            (Array::ReadOnly ? "" : ", writable") + ": found " +
                             nb::type_name(item.type()).c_str())
                                .c_str());
     form = form_of(array, value, name, values);

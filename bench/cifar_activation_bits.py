@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,6 @@ def train(options: argparse.Namespace, format: str, bits: int, data: ArrayData) 
     torch.manual_seed(options.seed)
     teacher = published(options.state)
     model = make(teacher, format, bits, data)
-    begin = time.perf_counter()
     if options.steps:
         chosen = np.random.default_rng(options.seed).permutation(len(data))[: options.steps * BATCH]
         config = TrainConfig(
@@ -78,7 +76,7 @@ def train(options: argparse.Namespace, format: str, bits: int, data: ArrayData) 
             teacher=teacher, augment=PadCropFlip(), about={"format": format, "bits": bits, "steps": options.steps},
         )  # fmt: skip
     found = export_network(model, data, folder(options, format, bits) / "net.safetensors")
-    log.info("%s %d bits: %d steps, %.0f s, %s", format, bits, options.steps, time.perf_counter() - begin, found)
+    log.info("%s %d bits: %d steps, %s", format, bits, options.steps, found)
 
 
 def folder(options: argparse.Namespace, format: str, bits: int) -> Path:

@@ -61,10 +61,11 @@ def figures(net: str, variants: dict[str, int], found: Comparison) -> Iterator[R
             if peer not in variants:
                 yield row(name, "speed", measured.ratio(variant, peer), runs, "x", against=title(peer))
     name = case(net, min(8, max(variants.values())), found.threads, found.batch)
-    for peer in found.about:
-        if peer not in variants:
+    for peer, about in found.about.items():
+        if peer in variants and peer != OURS:
+            continue
+        if peer != OURS:
             yield row(name, f"time of {title(peer)}", measured.time(peer), runs, "ms", 1e3)
-        about = found.about[peer]
         yield Row(case=name, metric=f"load of {title(peer)}", value=1e3 * about["load_s"], unit="ms")
         if about.get("memory_bytes"):
             yield Row(case=name, metric=f"memory of {title(peer)}", value=about["memory_bytes"] / 1e6, unit="MB")
@@ -105,9 +106,10 @@ def rows(options: argparse.Namespace) -> list[Row]:
             first, *others = made
             for threads in options.threads:
                 for batch in options.batch:
+                    rounds, calls = (options.rounds, 3) if batch == 1 else (max(2, options.rounds // 2), 1)
                     plan = Plan(
-                        rounds=options.rounds, seconds=options.seconds, calls=(1 if batch > 1 else 3, 400), cpus=cpus,
-                        isa=options.isa, environment=AVX2 if limited else {},
+                        rounds=rounds, seconds=options.seconds, calls=(calls, 400), cpus=cpus, isa=options.isa,
+                        environment=AVX2 if limited else {},
                     )  # fmt: skip
                     bench = made[first]
                     extra = {
@@ -135,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--batch", nargs="+", type=int, default=[1, 16])
     made.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(DEFAULT_PEERS))
     made.add_argument("--isa", help="hold the engine to an instruction set; avx2: the peers too")
-    made.add_argument("--rounds", type=int, default=15)
+    made.add_argument("--rounds", type=int, default=15, help="half as many for batches")
     made.add_argument("--seconds", type=float, default=0.06, help="length of a turn")
     made.add_argument("--cpus", nargs="+", type=int, help="processors to pin to, in order")
     return made

@@ -331,7 +331,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     made.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
     made.add_argument("--isa", help="hold the engine to an instruction set")
-    made.add_argument("--rounds", type=int, default=15)
+    made.add_argument("--rounds", type=int, default=11)
     made.add_argument("--seconds", type=float, default=0.05, help="length of a turn")
     made.add_argument("--cpus", nargs="+", type=int, help="processors to pin to, in order")
     return made

@@ -3,9 +3,9 @@
     python tools/tables.py            rewrite every table that is not current
     python tools/tables.py --check    change nothing; exit 1 and name the tables that are not current
 
-Options inside the comment: ``rows=FIELD columns=FIELD`` make a grid of values, ``where=FIELD:VALUE`` selects rows
-(may be given again; ``_`` stands for a space), ``digits=N`` sets significant digits (default 4). FILE is relative to
-the repository.
+Options inside the comment: ``rows=FIELD columns=FIELD`` make a grid of values, ``where=FIELD:VALUE`` selects rows and
+``has=FIELD:TEXT`` those that contain a text (each may be given again; ``_`` stands for a space), ``digits=N`` sets
+significant digits (default 4). FILE is relative to the repository. An empty block stays empty while there is no FILE.
 
 ``<!-- demo: FILE -->`` and ``<!-- /demo -->`` hold the figures of a ``runs/demo/result.json`` that was copied to FILE:
 
@@ -43,21 +43,23 @@ def number(value: float, digits: int) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def parse(spec: str) -> tuple[str, dict[str, str], list[tuple[str, str]]]:
+def parse(spec: str) -> tuple[str, dict[str, str], list[tuple[str, str, str]]]:
     """File, options and selections of a table comment."""
     path, *words = spec.split()
     options: dict[str, str] = {}
-    where: list[tuple[str, str]] = []
+    where: list[tuple[str, str, str]] = []
     for word in words:
         key, separator, value = word.partition("=")
-        if key == "where" and ":" in value:
+        if key in ("where", "has") and ":" in value:
             field, _, wanted = value.partition(":")
-            where.append((field, wanted.replace("_", " ")))
+            where.append((key, field, wanted.replace("_", " ")))
         elif separator and key in ("rows", "columns", "digits"):
             options[key] = value
         else:
-            raise TableError(f"{path}: unknown option {word!r}; allowed: rows=, columns=, digits=, where=FIELD:VALUE")
-    for field in [options.get("rows", "case"), options.get("columns", "metric"), *(f for f, _ in where)]:
+            raise TableError(
+                f"{path}: unknown option {word!r}; allowed: rows=, columns=, digits=, where=FIELD:VALUE, has=FIELD:TEXT"
+            )
+    for field in [options.get("rows", "case"), options.get("columns", "metric"), *(f for _, f, _ in where)]:
         if field not in FIELDS:
             raise TableError(f"{path}: unknown field {field!r}; allowed: {', '.join(FIELDS)}")
     if ("rows" in options) != ("columns" in options):
@@ -80,7 +82,7 @@ def load(path: Path) -> list[dict[str, Any]]:
 def draw(spec: str, root: Path = ROOT) -> str:
     """The markdown of one table comment."""
     name, options, where = parse(spec)
-    rows = [row for row in load(root / name) if all(str(row[field]) == wanted for field, wanted in where)]
+    rows = [row for row in load(root / name) if all(_selected(row, *rule) for rule in where)]
     if not rows:
         raise TableError(f"{name}: no row matches {where}")
     digits = int(options.get("digits", 4))
@@ -103,6 +105,10 @@ def draw(spec: str, root: Path = ROOT) -> str:
         line[column] = _measured(row, digits)[0]
     head = [down, *(f"{label} [{unit}]" if across != "unit" else unit for label, unit in columns)]
     return _markdown(head, [[label, *(line.get(column, "") for column in columns)] for label, line in grid.items()])
+
+
+def _selected(row: dict[str, Any], kind: str, field: str, wanted: str) -> bool:
+    return str(row[field]) == wanted if kind == "where" else wanted in str(row[field])
 
 
 def _measured(row: dict[str, Any], digits: int) -> tuple[str, str]:
@@ -151,7 +157,7 @@ def rewrite(text: str, root: Path = ROOT) -> str:
         def replace(match: re.Match[str], made: Callable = made, fences: list = fences) -> str:
             if any(begin <= match.start() < end for begin, end in fences):
                 return match[0]
-            if made is draw_demo and not match["body"] and not (root / match["spec"]).exists():
+            if not match["body"] and not (root / match["spec"].split()[0]).exists():
                 return match[0]
             return match["head"] + made(match["spec"], root) + match["tail"]
 

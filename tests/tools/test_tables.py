@@ -103,3 +103,29 @@ def test_every_table_of_the_docs_is_current() -> None:
     for path in tables.documents():
         text = path.read_text()
         assert tables.rewrite(text) == text, f"{path}: run `make generate`"
+
+
+def test_rows_are_selected_by_a_text_in_a_field(tmp_path: Path) -> None:
+    rows = [
+        {
+            "case": f"{net}, batch {b}",
+            "metric": "time",
+            "value": 1.0,
+            "unit": "ms",
+            "against": "",
+            "runs": 1,
+            "spread": 0.0,
+        }
+        for net in ("small net", "large net")
+        for b in (1, 16)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"rows": rows}))
+    drawn = tables.draw("a.json has=case:large_net has=case:batch_16", tmp_path)
+    assert drawn.splitlines()[2:] == ["| large net, batch 16 | time | 1 | ms |  | 1 |"]
+
+
+def test_an_empty_table_waits_for_its_file(tmp_path: Path) -> None:
+    text = "<!-- table: none.json -->\n<!-- /table -->\n"
+    assert tables.rewrite(text, tmp_path) == text
+    with pytest.raises(tables.TableError, match=r"none\.json"):
+        tables.rewrite(text.replace("-->\n<!-- /", "-->\n| old |\n<!-- /", 1), tmp_path)

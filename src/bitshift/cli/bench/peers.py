@@ -37,8 +37,7 @@ class Peer:
 
 
 _TORCH = "pip install 'bitshift[torch]'"
-_ORT = "pip install 'bitshift[onnx]'"
-_OPENVINO = "pip install onnx openvino"
+_ORT = _OPENVINO = "pip install 'bitshift[bench]'"
 PEERS: dict[str, Peer] = {
     "torch": Peer(title="torch eager float32", function="torch_eager", modules=("torch",), install=_TORCH),
     "torch-compile": Peer(

@@ -100,6 +100,11 @@ bool add_concat(Builder &, const Node &);
 bool can_quantize(const Builder &, const Node &);
 bool add_quantize(Builder &, const Node &);
 
+bool can_slice(const Builder &, const Node &);     // steps_moves.cpp
+bool add_slice(Builder &, const Node &);
+bool can_pad(const Builder &, const Node &);
+bool add_pad(Builder &, const Node &);
+
 // Planar steps with fast kernels: linear, and convolution of floats. False: nothing was added.
 bool add_linear(Builder &, const Node &);          // steps_linear.cpp
 bool add_float(Builder &, const Node &);

@@ -57,7 +57,8 @@ const MapOp *find_map_op(const OpSpec *op) {
       {&avg_pool_op, false, can_avg_pool, add_avg_pool}, {&add_op, false, can_sum, add_sum},
       {&requantize_op, false, can_sum, add_sum},    {&rescale_op, false, can_table, add_table},
       {&clamp_op, false, can_table, add_table},     {&table_op, false, can_table, add_table},
-      {&concat_op, false, can_concat, add_concat},  {&quantize_op, false, can_quantize, add_quantize}};
+      {&concat_op, false, can_concat, add_concat},  {&quantize_op, false, can_quantize, add_quantize},
+      {&slice_op, false, can_slice, add_slice},     {&pad_op, false, can_pad, add_pad}};
   for (const MapOp &entry : all)
     if (entry.op == op) return &entry;
   return nullptr;

@@ -134,6 +134,22 @@ def grow_wide_linear(pick: Pick, b: Builder, x: str) -> str | None:
     return _weighted(pick, b, "linear", x, (*shape[:-1], out), (out, shape[-1]), {})
 
 
+def grow_shortcut(pick: Pick, b: Builder, x: str) -> str | None:
+    """Every n-th pixel, then more channels of one value: what a ResNet's parameter-free shortcut does."""
+    shape, type = b.values[x].shape, b.values[x].type
+    step = [1, *(pick.int(1, 3) for _ in shape[1:])]
+    stop = [shape[0], *(pick.int(max(1, n - 2), n) for n in shape[1:])]
+    small = [-(-n // s) for n, s in zip(stop, step, strict=True)]
+    x = b.node("slice", [x], small, type, {"start": [0] * len(shape), "stop": stop, "step": step})
+    before, after = pick.int(0, 2 * small[0]), pick.int(0, small[0])
+    outs = [small[0] + before + after, *small[1:]]
+    if math.prod(outs) > MOST:
+        return x
+    padding = [[before, after], *([0, 0] for _ in shape[1:])]
+    fill = numbers(pick, type, (1,))[0].item()
+    return b.node("pad", [x], outs, type, {"padding": padding, "value": fill})
+
+
 def wide_case(pick: Pick) -> Case:
     """A network of 1 to 8 nodes, most of them convolutions of maps."""
     b = Builder()
@@ -151,6 +167,8 @@ def wide_case(pick: Pick) -> Case:
             out = grow_wide_conv(pick, b, x)
         elif kind == 5 and b.values[x].shape:
             out = grow_wide_linear(pick, b, x)
+        elif kind == 6 and len(b.values[x].shape) in (2, 3):
+            out = grow_shortcut(pick, b, x)
         else:
             out = GROWERS[pick.one(others)](pick, b, x)
         if out is not None:

@@ -137,14 +137,27 @@ struct LevelTable {
   using Places = CodePlaces<Bits>;
   __m512i table[Places::kTables];
 
+  struct Codes {  // the code that an index means at each place
+    alignas(64) std::uint8_t at[Places::kTables][64];
+  };
+  static constexpr Codes codes() {
+    Codes c{};
+    for (int place = 0; place < Places::kTables; place++)
+      for (int i = 0; i < 64; i++) c.at[place][i] = static_cast<std::uint8_t>(Places::code(place, i));
+    return c;
+  }
+  static constexpr Codes kCodes = codes();
+
   explicit LevelTable(const __m512i *made) {  // `table` of another one
     for (int place = 0; place < Places::kTables; place++) table[place] = made[place];
   }
-  explicit LevelTable(const std::int8_t *levels) {  // by code
-    alignas(64) std::int8_t bytes[64];
+  explicit LevelTable(const std::int8_t *levels) {  // by code, 256 entries
     for (int place = 0; place < Places::kTables; place++) {
-      for (int i = 0; i < 64; i++) bytes[i] = levels[Places::code(place, i)];
-      table[place] = _mm512_load_si512(bytes);
+      if constexpr (Bits >= 6) {
+        table[place] = _mm512_loadu_si512(levels + 64 * place);
+      } else {
+        table[place] = _mm512_permutexvar_epi8(_mm512_load_si512(kCodes.at[place]), _mm512_loadu_si512(levels));
+      }
     }
   }
 

@@ -25,16 +25,17 @@ struct PanelRequant {
     channel = first;
     blocks = (outputs + kLanes - 1) / kLanes;
     lanes = outputs - (blocks - 1) * kLanes;
-    for (int i = 0; i < kPanelLanes; ++i) {
-      const bool owned = i < outputs;
-      const std::int64_t c = owned ? first + i : first;
-      mult[i] = owned ? from.mult[c] : 0;
-      shift[i] = owned ? from.shift[c] : 0;
-      res_shift[i] = owned && from.residual ? from.res_shift[c] : 0;
-      correction[i] = owned && !from.narrow ? from.correction[c] : 0;
-      offset32[i] = owned && from.narrow ? from.offset32[c] : 0;
-      offset64[i] = owned && !from.narrow ? from.offset64[c] : 0;
-    }
+    const auto fill = [outputs](auto *to, const auto *all, std::int64_t c) {
+      if (outputs == kPanelLanes) return static_cast<void>(__builtin_memcpy(to, all + c, sizeof *to * kPanelLanes));
+      for (int i = 0; i < kPanelLanes; ++i) to[i] = i < outputs ? all[c + i] : 0;
+    };
+    fill(mult, from.mult, first);
+    fill(shift, from.shift, first);
+    if (from.residual) fill(res_shift, from.res_shift, first);
+    else __builtin_memset(res_shift, 0, sizeof res_shift);
+    if (from.narrow) return fill(offset32, from.offset32, first);
+    fill(correction, from.correction, first);
+    fill(offset64, from.offset64, first);
   }
 };
 

@@ -3,7 +3,7 @@
 // requant.inc.h. That file defines BITSHIFT_ISA_NAMESPACE and, in an unnamed namespace, what is left of an instruction set:
 //
 //  struct LinearOps {
-//    static constexpr int fused_rows(int planes);  // most rows of `micro`: their sums, one a plane, should fit the registers
+//    static constexpr int fused_rows(int bits, int planes);  // most rows of `micro`: their sums, one a plane, should fit the registers
 //    // Tables of a layer, ready for look-up.
 //    template <int Bits, int Planes> struct Levels { explicit Levels(const Weights &w); };
 //    // One block: sums[r * 16 + lane] = sum over supers * 32 inputs of byte * level, planes joined, modulo 2^32. Decodes in
@@ -112,7 +112,7 @@ struct Tiles {
 };
 
 // The tiles of `fused`.
-inline Tiles fused_tiles(const LinearLayer &layer, std::int64_t rows) { return {rows, LinearOps::fused_rows(layer.w.planes)}; }
+inline Tiles fused_tiles(const LinearLayer &layer, std::int64_t rows) { return {rows, LinearOps::fused_rows(layer.w.format->bits, layer.w.planes)}; }
 
 inline std::int64_t fused_steps(const LinearLayer &layer) { return layer.w.supers * kSuperInputs / kStep; }
 // Bytes of `rows` packed rows, whole superblocks.
@@ -120,7 +120,7 @@ inline std::int64_t fused_bytes(const LinearLayer &layer, std::int64_t rows) { r
 
 template <int Bits, int Planes>
 struct Fused {
-  static constexpr int kRows = LinearOps::fused_rows(Planes);
+  static constexpr int kRows = LinearOps::fused_rows(Bits, Planes);
   using Levels = typename LinearOps::Levels<Bits, Planes>;
   using Micro = void (*)(const Levels &, const Weights &, const std::uint8_t *, std::int64_t, const std::uint8_t *, std::int32_t *);
 

@@ -11,7 +11,7 @@ namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
 namespace {
 
 struct LinearOps {
-  static constexpr int fused_rows(int) { return 4; }  // planes are added one after the other
+  static constexpr int fused_rows(int bits, int) { return bits < 8 ? 4 : 3; }  // planes are added one after the other
 
   template <int Bits, int Planes>
   struct Levels {

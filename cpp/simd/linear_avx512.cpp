@@ -18,7 +18,7 @@ inline __m512i broadcast4(const std::uint8_t *p) {
 }
 
 struct LinearOps {
-  static constexpr int fused_rows(int planes) { return planes == 1 ? 8 : planes == 2 ? 5 : 4; }
+  static constexpr int fused_rows(int, int planes) { return planes == 1 ? 8 : planes == 2 ? 5 : 4; }
 
   template <int Bits, int Planes>
   struct Levels {

@@ -69,6 +69,9 @@ def figures(net: str, variants: dict[str, int], found: Comparison) -> Iterator[R
         yield Row(case=name, metric=f"load of {title(peer)}", value=1e3 * about["load_s"], unit="ms")
         if about.get("memory_bytes"):
             yield Row(case=name, metric=f"memory of {title(peer)}", value=about["memory_bytes"] / 1e6, unit="MB")
+        if peer == OURS and found.batch == 1 and about["memory_bytes"]:
+            over = about["memory_bytes"] / about["planned_bytes"]
+            yield Row(case=name, metric="memory over packed weights and plan", value=over, unit="x")
         if peer in PEERS and PEERS[peer].int8 and about["float_layers"]:
             yield Row(case=name, metric=f"float layers of {title(peer)}", value=about["float_layers"], unit="layers")
     yield Row(case=name, metric="rounds left out", value=measured.dropped, unit="rounds")

@@ -82,9 +82,8 @@ def engine(
     loaded = backend.load(model, threads=threads, isa=isa, tune=tune)
     given = [arrays[value.name] for value in loaded.inputs]
     results = backend.empty(loaded.outputs, given[0])
-    return Candidate(
-        run=lambda: loaded.run(given, results), outputs=lambda: results, about={"arena_bytes": loaded.arena_bytes}
-    )
+    planned = loaded.arena_bytes + sum(step.weight_bytes for step in loaded.steps)
+    return Candidate(run=lambda: loaded.run(given, results), outputs=lambda: results, about={"planned_bytes": planned})
 
 
 def onnxruntime(*, models: Sequence[str], inputs: str, threads: int, cpus: Sequence[int]) -> Candidate:

@@ -191,3 +191,20 @@ def wide_cases(draw: st.DrawFn) -> Case:
 @given(data=st.data())
 def test_a_network_of_maps_gives_the_references_integers_in_every_way(data: st.DataObject) -> None:
     assert_runs_alike(data.draw(wide_cases()), *ways(data))
+
+
+def test_where_maps_do_not_fit_the_limit_a_model_runs_portable() -> None:
+    b = Builder()
+    x = b.input((8, 2, 2), FixedPoint(8, 0))
+    codes = np.random.default_rng(0).integers(0, 8, (8, 8, 3, 3)).astype(np.uint8)
+    window = {"stride": [1, 1], "padding": [[30, 30], [30, 30]], "dilation": [30, 30], "groups": 1}
+    graph = b.graph(
+        [b.node("conv", [x], (8, 2, 2), FixedPoint(8, -6), {"format": "pot3d", **window}, {"codes": codes})]
+    )
+    limit = engine.compile(graph, isa="portable", threads=1).arena_bytes + 8 * 2 * 2
+    assert engine.compile(graph, threads=1).arena_bytes > limit or isas() == ["portable"]
+    tight = engine.compile(graph, threads=1, max_activation_bytes=limit)
+    assert tight.isa == "portable"
+    inputs = {x: np.random.default_rng(1).integers(-128, 128, (3, 8, 2, 2)).astype(np.int8)}
+    for name, expected in execute(graph, inputs).items():
+        np.testing.assert_array_equal(tight.run_int(inputs)[name], expected)

@@ -66,7 +66,8 @@ def figures(net: str, variants: dict[str, int], found: Comparison) -> Iterator[R
             continue
         if peer != OURS:
             yield row(name, f"time of {title(peer)}", measured.time(peer), runs, "ms", 1e3)
-        yield Row(case=name, metric=f"load of {title(peer)}", value=1e3 * about["load_s"], unit="ms")
+        if about.get("load_s"):
+            yield Row(case=name, metric=f"load of {title(peer)}", value=1e3 * about["load_s"], unit="ms")
         if about.get("memory_bytes"):
             yield Row(case=name, metric=f"memory of {title(peer)}", value=about["memory_bytes"] / 1e6, unit="MB")
         if peer == OURS and found.batch == 1 and about["memory_bytes"]:

@@ -20,7 +20,7 @@ from bitshift.cli.bench.compare import as_real, check_exact, draw_inputs
 from bitshift.cli.bench.layers import layer_times
 from bitshift.cli.bench.machine import Limits, processors
 from bitshift.cli.bench.peers import PEERS
-from bitshift.cli.bench.worker import Candidate, Job, Worker, WorkerError
+from bitshift.cli.bench.worker import Candidate, Job, Worker, WorkerError, metered
 from bitshift.core import modelfile
 from bitshift.core.graph import Graph
 
@@ -139,11 +139,24 @@ def test_a_worker_times_its_candidate_and_gives_its_outputs(start: Callable[...,
     worker = start("sleeper", seconds=0.002)
     about = worker.ready()
     assert about["threads"] == 1
-    assert about["load_s"] >= 0
     seconds = worker.measure(3)
     assert len(seconds) == 3
     assert all(0.002 <= s < 1 for s in seconds)
     assert worker.outputs()[0].tolist() == [1, *processors()[:1]]
+
+
+def test_loading_is_timed_and_its_memory_measured() -> None:
+    ran: list[np.ndarray] = []
+
+    def load() -> np.ndarray:
+        time.sleep(0.01)
+        return np.ones(8 << 20, np.uint8)  # 8 MiB
+
+    loaded, about = metered(load, ran.append)
+    assert ran[0] is loaded
+    assert about["load_s"] >= 0.01
+    if about["memory_bytes"] is not None:  # where the system says it
+        assert 7 << 20 <= about["memory_bytes"] <= 64 << 20
 
 
 def test_a_candidate_may_time_itself(start: Callable[..., Worker]) -> None:
@@ -180,6 +193,8 @@ def test_the_engine_alone(net_file: Path, capsys: pytest.CaptureFixture[str]) ->
         assert ours["samples_per_second"] == pytest.approx(configuration["batch"] / ours["seconds"]["median"])
         assert ours["bitshift_times_faster"]["median"] == 1.0
         assert ours["agreement"] == pytest.approx(1.0)
+        assert ours["load_s"] > 0
+        assert ours["planned_bytes"] > 0
         assert len(configuration["foreign_share"]) in (0, 2)
     steps = engine.load(net_file, threads=1).steps
     assert [x["name"] for x in found["layers"]] == [s.name for s in steps]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bitshift.cli.bench.machine import pin
-from bitshift.cli.bench.worker import Candidate
+from bitshift.cli.bench.worker import Candidate, metered
 
 OURS = "bitshift"
 
@@ -79,11 +79,15 @@ def engine(
 
     arrays = read_inputs(inputs)
     pin(cpus)
-    loaded = backend.load(model, threads=threads, isa=isa, tune=tune)
+    loaded, about = metered(
+        lambda: backend.load(model, threads=threads, isa=isa, tune=tune), lambda found: found.run_int(arrays)
+    )
     given = [arrays[value.name] for value in loaded.inputs]
     results = backend.empty(loaded.outputs, given[0])
     planned = loaded.arena_bytes + sum(step.weight_bytes for step in loaded.steps)
-    return Candidate(run=lambda: loaded.run(given, results), outputs=lambda: results, about={"planned_bytes": planned})
+    return Candidate(
+        run=lambda: loaded.run(given, results), outputs=lambda: results, about={**about, "planned_bytes": planned}
+    )
 
 
 def onnxruntime(*, models: Sequence[str], inputs: str, threads: int, cpus: Sequence[int]) -> Candidate:
@@ -91,23 +95,31 @@ def onnxruntime(*, models: Sequence[str], inputs: str, threads: int, cpus: Seque
     import onnx
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    optimised = Path(models[0]).with_suffix(f".optimised-{threads}")
-    options.optimized_model_filepath = str(optimised)
-    if cpus and threads > 1:  # the calling thread is the first; processors are counted from 1 here
-        options.add_session_config_entry(
-            "session.intra_op_thread_affinities", ";".join(str(cpu + 1) for cpu in cpus[1:threads])
-        )
-    session = ort.InferenceSession(models[0], options, providers=["CPUExecutionProvider"])
-    pin(cpus[:1])
+    def settings() -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        if cpus and threads > 1:  # the calling thread is the first; processors are counted from 1 here
+            options.add_session_config_entry(
+                "session.intra_op_thread_affinities", ";".join(str(cpu + 1) for cpu in cpus[1:threads])
+            )
+        return options
+
+    def session(options: Any) -> Any:
+        return ort.InferenceSession(models[0], options, providers=["CPUExecutionProvider"])
+
     given = read_inputs(inputs)
+    loaded, about = metered(lambda: session(settings()), lambda found: found.run(None, given))
+    pin(cpus[:1])
+    optimised, writing = Path(models[0]).with_suffix(f".optimised-{threads}"), settings()
+    writing.optimized_model_filepath = str(optimised)
+    session(writing)  # a session of its own: writing the file counts neither as loading nor as memory
     kinds = Counter(node.op_type for node in onnx.load(str(optimised), load_external_data=False).graph.node)
     return Candidate(
-        run=lambda: session.run(None, given),
-        outputs=lambda: [np.asarray(x) for x in session.run(None, given)],
+        run=lambda: loaded.run(None, given),
+        outputs=lambda: [np.asarray(x) for x in loaded.run(None, given)],
         about={
+            **about,
             "version": ort.__version__,
             "int8_layers": sum(kinds[k] for k in ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")),
             "float_layers": sum(kinds[k] for k in ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")),
@@ -127,20 +139,24 @@ def openvino(*, models: Sequence[str], inputs: str, threads: int, cpus: Sequence
     given = read_inputs(inputs)
     found = []
     for model in models:
-        begin = time.perf_counter()
-        compiled = core.compile_model(model, "CPU", settings)
-        request = compiled.create_infer_request()
-        load = time.perf_counter() - begin
-        found.append((_quick(lambda r=request: r.infer(given, share_inputs=True)), load, model, compiled, request))
-    _, load, model, compiled, request = min(found, key=lambda entry: entry[0])
-    about = {"version": ov.__version__.partition("-")[0], "form": Path(model).stem, "load_s": load}
+        (compiled, request), about = metered(
+            lambda model=model: _compiled(core.compile_model(model, "CPU", settings)),
+            lambda made: made[1].infer(given, share_inputs=True),
+        )
+        found.append((_quick(lambda r=request: r.infer(given, share_inputs=True)), about, model, compiled, request))
+    _, about, model, compiled, request = min(found, key=lambda entry: entry[0])
     if len(models) > 1:
         about["memory_bytes"] = None  # several forms were in memory at once
+    about |= {"version": ov.__version__.partition("-")[0], "form": Path(model).stem}
     return Candidate(
         run=lambda: request.infer(given, share_inputs=True),
         outputs=lambda: [request.get_output_tensor(i).data.copy() for i in range(len(compiled.outputs))],
         about={**about, **_precisions(compiled)},
     )
+
+
+def _compiled(model: Any) -> tuple[Any, Any]:
+    return model, model.create_infer_request()
 
 
 def _quick(run: Any) -> float:

@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bitshift.cli.bench.machine import pin
 
 Answer = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker shall hold: ``imports`` come before the clock of loading starts; ``threads`` go to ``cpus``."""
+    """What a worker shall hold: ``imports`` come first, so that no factory's clock counts them."""
 
     factory: str
     arguments: Mapping[str, Any]
@@ -83,7 +84,7 @@ class Worker:
         return self._process.pid
 
     def ready(self) -> Answer:
-        """Wait until the candidate is made; what it says about itself, with ``load_s`` and ``memory_bytes``.
+        """Wait until the candidate is made; what it says about itself, ``load_s`` and ``memory_bytes`` where it can.
 
         Raises:
             WorkerError: it could not be made.
@@ -160,19 +161,25 @@ def resident() -> tuple[int, int]:
     return now, peak
 
 
-def _make(message: Mapping[str, Any]) -> tuple[Candidate, Answer]:
+def metered(load: Callable[[], T], first_run: Callable[[T], object]) -> tuple[T, Answer]:
+    """What ``load`` gives, with its seconds and the memory that it and the first run took at most."""
+    before, _ = resident()
+    begin = time.perf_counter()
+    loaded = load()
+    seconds = time.perf_counter() - begin
+    first_run(loaded)
+    _, peak = resident()
+    return loaded, {"load_s": seconds, "memory_bytes": peak - before if peak > before > 0 else None}
+
+
+def _make(message: Mapping[str, Any]) -> Candidate:
     pin(message["cpus"])
     for name in message["imports"]:
         importlib.import_module(name)
     module, _, function = message["factory"].partition(":")
-    factory = getattr(importlib.import_module(module), function)
-    before, _ = resident()
-    begin = time.perf_counter()
-    candidate = factory(**message["arguments"])
-    load = time.perf_counter() - begin
+    candidate = getattr(importlib.import_module(module), function)(**message["arguments"])
     candidate.run()
-    _, peak = resident()
-    return candidate, {"load_s": load, "memory_bytes": max(0, peak - before), **candidate.about}
+    return candidate
 
 
 def _seconds(candidate: Candidate, calls: int) -> list[float]:
@@ -195,7 +202,8 @@ def _serve() -> None:
         message = json.loads(line)
         try:
             if candidate is None:
-                candidate, answer = _make(message)
+                candidate = _make(message)
+                answer = dict(candidate.about)
             elif "calls" in message:
                 answer = {"seconds": _seconds(candidate, message["calls"])}
             else:

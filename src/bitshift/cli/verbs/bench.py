@@ -173,10 +173,10 @@ def _print(out: Output, found: Comparison) -> None:
         verdict = "" if name == OURS else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
         if name != OURS and ratio.median < 1:
             verdict += " slower"
-        memory = about.get("memory_bytes")
+        memory, load = about.get("memory_bytes"), about.get("load_s")
         rows.append(
             (title_of(name), f"{1e3 * time.median:.3f}", f"{1e3 * time.low:.3f} to {1e3 * time.high:.3f}",
-             f"{found.batch / time.median:.1f}", verdict, f"{1e3 * about['load_s']:.0f}",
+             f"{found.batch / time.median:.1f}", verdict, f"{1e3 * load:.0f}" if load else "",
              size_text(memory) if memory else "", f"{found.agreement[name]:.4f}")
         )  # fmt: skip
     columns = ("", "ms", "quartiles", "samples/s", "bitshift is x faster", "load ms", "memory", "agreement")

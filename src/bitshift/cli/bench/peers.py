@@ -129,7 +129,7 @@ def onnxruntime(*, models: Sequence[str], inputs: str, threads: int, cpus: Seque
 
 def openvino(*, models: Sequence[str], inputs: str, threads: int, cpus: Sequence[int]) -> Candidate:
     """The fastest of ``models`` (forms of one network) in OpenVINO's CPU plugin, float32 where it is not int8."""
-    import openvino as ov
+    import openvino as ov  # pyright: ignore[reportMissingImports] - optional
 
     core = ov.Core()
     settings = {

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bitshift.cli.bench.worker import Worker
 
-SETTLE = 0.003
-"""Seconds between two turns, in which the threads of the one before stop to spin."""
+SETTLE = 0.05
+"""Seconds between two turns, in which the threads of the one before stop to spin: some runtimes do for tens of ms."""
 
 
 @dataclass(frozen=True)

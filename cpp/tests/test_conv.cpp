@@ -171,6 +171,25 @@ void three_by_three(const Isa &isa, Rng &rng, int rounds) {
   std::printf("%s: %.2f kernels a 3x3 layer\n", isa.name, static_cast<double>(took) / rounds);
 }
 
+// The largest sums: every level and every input at the end of its range, in every format, on 3x3 so that all kernels meet.
+void largest_values(const Isa &isa, Rng &rng) {
+  for (const bitshift_format &f : bitshift_formats) {
+    if (!f.levels) continue;
+    for (const int bits : {6, 7, 8})
+      for (const bool with_sign : {false, true}) {
+        Ranges r;
+        r.in_signed = with_sign;
+        r.in_lo = with_sign ? -(1 << (bits - 1)) : 0;
+        r.in_hi = with_sign ? (1 << (bits - 1)) - 1 : (1 << bits) - 1;
+        r.largest = true;
+        r.mode = static_cast<int>(draw(rng, 0, 2));
+        r.res_item = draw(rng, 0, 1) ? 1 : 0;
+        const bsk_conv g = conv_shape(32 * draw(rng, 1, 2), 9, draw(rng, 7, 15), 33, 3, 3, 1, 1, 1, 1);
+        check(ConvCase(g, f, r, 1, rng, isa.limit), isa, 2);
+      }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
@@ -181,6 +200,7 @@ int main(int argc, char **argv) {
     if (isa.conv.empty()) continue;
     any_geometry(isa, rng, rounds);
     three_by_three(isa, rng, rounds / 2);
+    largest_values(isa, rng);
   }
   std::printf("conv: %lld runs, %.0f %% of the outputs inside the clamp, %d failures\n", static_cast<long long>(runs),
               values ? 100.0 * static_cast<double>(inner) / static_cast<double>(values) : 100.0, failures);

@@ -25,6 +25,7 @@ simd::ConvLayer layer_of(const Builder &b, const Node &node, const simd::Map &in
   layer.g = conv_geometry(b.graph, node);
   layer.in = in;
   layer.out = b.map_of(node.output);
+  layer.q.out_item = layer.out.item;  // what kernels ask before rule 4 is folded
   if (node.inputs.size() == 2) layer.res = b.map_of(node.inputs[1]);
   const Range range = b.range(node.inputs[0]);
   layer.in_lo = static_cast<std::int32_t>(std::min<std::int64_t>(range.lo, 0));

@@ -119,7 +119,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
             if path.exists():
                 model = runtime.load(path, backend="engine")
                 case = f"{format}, {bits}-bit activations"
-                layers = sum("winograd" in step.kernel for step in engine.load(path).steps)
+                layers = sum("winograd" in step.kernel for step in engine.load(path, threads=1, tune="force").steps)
                 found += figures(case, evaluate_file(model, test), accuracy, path, layers)
     return found
 

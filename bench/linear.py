@@ -30,6 +30,7 @@ from common import Row, arguments, main
 from engine import row
 from nets import Net
 
+from bitshift.backends import engine
 from bitshift.cli.bench.compare import check_exact, draw_inputs
 from bitshift.cli.bench.machine import pin, processors
 from bitshift.cli.bench.rounds import Measured, interleave, spread
@@ -83,7 +84,6 @@ def ours(
     *, shape: dict[str, Any], format: str, real: bool, threads: int, cpus: Sequence[int], isa: str | None
 ) -> Candidate:
     """Copies of one model in the engine."""
-    from bitshift.backends import engine
     from bitshift.core.modelfile import save
 
     pin(cpus)
@@ -277,7 +277,12 @@ def figures(
 
 
 def check(options: argparse.Namespace) -> None:
-    """Every format at the rows that the kernels tell apart, before anything is timed."""
+    """Every format at the rows that the kernels tell apart, before anything is timed; kernels are chosen anew."""
+    for label, n, threads in itertools.product(options.formats, options.n, options.threads):
+        for real in (False, True) if label in ("2", "3", "4") else (False,):
+            engine.compile(
+                graph(n, options.k, FORMATS[label], real=real), threads=threads, isa=options.isa, tune="force"
+            )
     for label in options.formats:
         for m in sorted({min(m, 19) for m in options.m}):
             for real in (False, True) if label in ("2", "3", "4") else (False,):

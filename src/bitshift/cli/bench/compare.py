@@ -80,8 +80,9 @@ def as_real(graph: Graph, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def check_exact(
-    graph: Graph, inputs: Mapping[str, np.ndarray], *, threads: int, isa: str | None, with_reference: bool
-) -> str:
+    graph: Graph, inputs: Mapping[str, np.ndarray], *, threads: int, isa: str | None, with_reference: bool,
+    tune: str | None = None,
+) -> str:  # fmt: skip
     """Compare the engine, as it will be timed, with its portable kernels or with the numpy reference.
 
     Returns what it was compared with. Float outputs may differ by the rounding of their sums.
@@ -91,7 +92,7 @@ def check_exact(
     """
     from bitshift.core.reference import execute
 
-    got = engine.compile(graph, threads=threads, isa=isa).run_int(inputs)
+    got = engine.compile(graph, threads=threads, isa=isa, tune=tune).run_int(inputs)
     if with_reference:
         name, expected = "the numpy reference", execute(graph, inputs)
     else:

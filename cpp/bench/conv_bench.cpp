@@ -1,6 +1,7 @@
 // Time of every convolution kernel of every instruction set on the layers of well-known networks, one thread, batch as given.
-// Each layer's kernels are run in turn, round after round, and the eighth-fastest in a hundred... ; the dot-product peak is measured
-// on the same processor. The last line of a network adds up the layers (times their count) by kernel, best kernel, ideal.
+// Each layer's kernels run in turn, round after round; the figure is the round that one in eight is faster than, in the thread's
+// own time, so that other work on the machine shows little. The dot-product peak is measured on the same processor, by the wall
+// clock. The last line of a network adds up its layers, each with its best kernel for activations of 8, 7 and 6 bits.
 //
 //   conv_bench [net] [samples] [rounds] [isa]     net: resnet18 resnet50 mobilenet_v2 resnet20 all
 #include <algorithm>
@@ -76,7 +77,7 @@ struct Timed {
     t.samples = c->samples, t.scratch = scratch.data();
     for (int phase = 0; phase < kernel->phases; ++phase) kernel->run(c->layer, t, phase);
   }
-  double median() const {
+  double typical() const {
     std::vector<double> s = seconds;
     std::sort(s.begin(), s.end());
     return s[s.size() / 8];
@@ -126,12 +127,12 @@ int main(int argc, char **argv) {
         ideal += s.count * ops / peak;
         std::printf("%4d-%-4d %dx%d/%d @%-3d%s x%d", s.in_c, s.out_c, s.kernel, s.kernel, s.stride, s.size, s.residual ? "+" : " ", s.count);
         for (const Timed &t : runs)
-          std::printf(" | %s %.1f us %.0f GOP/s %.1f%%", t.kernel->name, t.median() * 1e6, ops / t.median() / 1e9, 100 * ops / t.median() / peak);
+          std::printf(" | %s %.1f us %.0f GOP/s %.1f%%", t.kernel->name, t.typical() * 1e6, ops / t.typical() / 1e9, 100 * ops / t.typical() / peak);
         std::printf("\n");
         for (const int bits : {8, 7, 6}) {
           double best = 1e9;
           for (const Timed &t : runs)
-            if (t.bits >= bits) best = std::min(best, t.median());
+            if (t.bits >= bits) best = std::min(best, t.typical());
           sums[bits] += s.count * best;
         }
       }

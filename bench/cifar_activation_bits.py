@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--state", type=Path, required=True, help="published weights of the float network (.th)")
     made.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     made.add_argument("--bits", nargs="+", type=int, default=[8, 7, 6])
-    made.add_argument("--steps", type=int, default=300)
+    made.add_argument("--steps", type=int, default=200)
     made.add_argument("--lr", type=float, default=0.01)
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--threads", type=int, default=1)

@@ -120,8 +120,14 @@ def machine() -> dict[str, Any]:
         **describe(),
         "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or (os.cpu_count() or 1),
         "commit": _commit(),
-        "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *map(shlex.quote, sys.argv[1:])]),
+        "command": _command(sys.argv),
     }
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command line as others would type it: absolute paths, which are this machine's, by their last part."""
+    script, *rest = (Path(word).name if Path(word).is_absolute() else word for word in words)
+    return " ".join(["python", f"bench/{Path(script).name}", *map(shlex.quote, rest)])
 
 
 def _commit() -> str:

@@ -78,3 +78,8 @@ def test_a_benchmark_without_rows_fails(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "argv", ["x.py"])
     with pytest.raises(SystemExit, match="measured nothing"):
         common.main("", lambda _: [])
+
+
+def test_the_command_names_no_place_of_this_machine() -> None:
+    words = ["/home/me/bench/engine.py", "/data/cifar", "--json", "docs/results/a b.json"]
+    assert common._command(words) == "python bench/engine.py cifar --json 'docs/results/a b.json'"

@@ -174,6 +174,10 @@ struct DirectThread {
     requant(slot).load(l.q, d.panels.channel(p), d.panels.outputs(p));
     decode_panel(l.w, packed(p), blocks(p), panel(slot));
     clear_padding(l.w, blocks(p), panel(slot));
+    MicroArgs m = args.m;
+    m.panel = panel(slot);
+    fit_bursts(m, blocks(p), l.in_hi + l.in.zero);
+    __builtin_memcpy(requant(slot).burst, m.burst, sizeof m.burst);
   }
 
   void point_at(std::int64_t p, std::int64_t slot, std::int64_t sample, const Tile &tile) {
@@ -187,6 +191,7 @@ struct DirectThread {
       if (l.q.residual) args.res[i] = task.residual + sample * task.res_stride + channel * l.res.item + at(l.res, tile.y[i], tile.x[i]);
     }
     args.m.panel = panel(slot);
+    __builtin_memcpy(args.m.burst, requant(slot).burst, sizeof args.m.burst);
   }
 
   void compute(std::int64_t p, std::int64_t slot, std::int64_t sample, const Tile &tile) {

@@ -54,6 +54,10 @@ BITSHIFT_INLINE void set_bursts(MicroArgs &a, const Weights &w, int byte) {
   }
 }
 
+// For instruction sets that do not add in int16. AVX2 has a function of this name that sets a.burst by the levels of a.panel.
+template <class Args>
+BITSHIFT_INLINE void fit_bursts(Args &, int /*blocks*/, int /*byte*/) {}
+
 using MicroKernel = void (*)(const MicroArgs &);
 
 // A tile from inputs to bytes of the map, for layers that requant.inc.h calls quick: `sums` and `repeats` are not used. Only where

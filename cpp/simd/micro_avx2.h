@@ -28,7 +28,7 @@ QuickKernel quick_kernel(int run, int groups, int blocks);
 bool can_decode_first(const Weights &w, int blocks);
 void decode_first(const Weights &w, const std::uint8_t *packed, int run, const MicroArgs &a, std::int8_t *panel);
 
-// How a register of sums takes a step: `first` and `add` by 32 products, `total` as 8 int32. kPixels: of a register tile that is
+// How a register of sums takes a step: `first` and `add` by 32 products, `total` as 8 int32; kFirst: start with `first`, not zero. kPixels: of a register tile that is
 // `Vectors` registers of outputs wide.
 #if defined(BITSHIFT_DPBUSD)
 constexpr int kLimit = 127;
@@ -37,6 +37,8 @@ struct Quads {
   template <int Vectors>
   static constexpr int kPixels = 12 / Vectors;  // 12 sums: 2 a cycle, each 4 to 5 cycles
   static constexpr std::int64_t kBurst = 64;    // steps whose weights stay in L1 beside everything else
+  static constexpr bool kFirst = false;         // it saves nothing, and takes a register of zeros
+  static constexpr int kUnroll = 1;             // all registers are taken: none is free for loads of the next step
   BITSHIFT_INLINE static __m256i first(__m256i bytes, __m256i weights) { return add(_mm256_setzero_si256(), bytes, weights); }
   BITSHIFT_INLINE static __m256i add(__m256i sum, __m256i bytes, __m256i weights) { return BITSHIFT_DPBUSD(sum, bytes, weights); }
   BITSHIFT_INLINE static __m256i total(__m256i sum) { return sum; }
@@ -48,6 +50,8 @@ struct Quads {
   template <int Vectors>
   static constexpr int kPixels = 8 / Vectors;
   static constexpr std::int64_t kBurst = 32;
+  static constexpr bool kFirst = true;
+  static constexpr int kUnroll = 1;
   BITSHIFT_INLINE static __m256i first(__m256i bytes, __m256i weights) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, weights), _mm256_set1_epi16(1));
   }
@@ -58,6 +62,8 @@ struct Quads {
 struct Pairs {
   template <int Vectors>
   static constexpr int kPixels = 8 / Vectors;
+  static constexpr bool kFirst = true;
+  static constexpr int kUnroll = 8;
   BITSHIFT_INLINE static __m256i first(__m256i bytes, __m256i weights) { return _mm256_maddubs_epi16(bytes, weights); }
   BITSHIFT_INLINE static __m256i add(__m256i sum, __m256i bytes, __m256i weights) {
     return _mm256_add_epi16(sum, _mm256_maddubs_epi16(bytes, weights));
@@ -73,11 +79,11 @@ BITSHIFT_INLINE __m256i four_inputs(const std::uint8_t *p) {
   return _mm256_set1_epi32(four);
 }
 
-// One step of a register tile; pixels and weights go on.
-template <class How, bool First, int Pixels, int Vectors>
-BITSHIFT_INLINE void step(__m256i (&sum)[Pixels][Vectors], const std::uint8_t *(&p)[Pixels], const std::int8_t *&weights) {
+// Step At from where pixels and weights point to, of a register tile.
+template <class How, int At, bool First, int Pixels, int Vectors>
+BITSHIFT_INLINE void step(__m256i (&sum)[Pixels][Vectors], const std::uint8_t *const (&p)[Pixels], const std::int8_t *weights) {
   const auto weights_of = [&](int v) __attribute__((always_inline)) {
-    __m256i w = _mm256_load_si256(reinterpret_cast<const __m256i *>(weights) + v);
+    __m256i w = _mm256_load_si256(reinterpret_cast<const __m256i *>(weights) + At * Vectors + v);
     asm("" : "+x"(w));  // one load for all pixels
     return w;
   };
@@ -88,7 +94,7 @@ BITSHIFT_INLINE void step(__m256i (&sum)[Pixels][Vectors], const std::uint8_t *(
   if constexpr (Pixels <= Vectors) {  // what there is less of stays in registers
     __m256i bytes[Pixels];
 #pragma GCC unroll 8
-    for (int m = 0; m < Pixels; ++m) bytes[m] = four_inputs(p[m]);
+    for (int m = 0; m < Pixels; ++m) bytes[m] = four_inputs(p[m] + At * kStep);
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
       const __m256i w = weights_of(v);
@@ -101,17 +107,23 @@ BITSHIFT_INLINE void step(__m256i (&sum)[Pixels][Vectors], const std::uint8_t *(
     for (int v = 0; v < Vectors; ++v) w[v] = weights_of(v);
 #pragma GCC unroll 8
     for (int m = 0; m < Pixels; ++m) {
-      const __m256i bytes = four_inputs(p[m]);
+      const __m256i bytes = four_inputs(p[m] + At * kStep);
 #pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) take(m, v, bytes, w[v]);
     }
   }
+}
+
+// Count steps, unrolled; pixels and weights go on.
+template <class How, int Count, bool First, int Pixels, int Vectors>
+BITSHIFT_INLINE void steps(__m256i (&sum)[Pixels][Vectors], const std::uint8_t *(&p)[Pixels], const std::int8_t *&weights) {
+  each<Count>([&](auto k) __attribute__((always_inline)) { step<How, k.value, First && k.value == 0>(sum, p, weights); });
 #pragma GCC unroll 8
   for (int m = 0; m < Pixels; ++m) {
-    p[m] += kStep;
+    p[m] += Count * kStep;
     asm("" : "+r"(p[m]));
   }
-  weights += 32 * Vectors;
+  weights += Count * 32 * Vectors;
 }
 
 // The steps of one burst: `steps` from byte `at` on of each of `count` segments.
@@ -121,8 +133,8 @@ struct Burst {
   const std::int8_t *weights;
 };
 
-// Adds a burst to the sums of some pixels, or sets them.
-template <class How, int Vectors, int Pixels>
+// Adds a burst to the sums of some pixels, or sets them. Unroll: steps come in multiples of it, or it is 1.
+template <class How, int Unroll, int Vectors, int Pixels>
 BITSHIFT_INLINE void burst_sums(const Burst &b, const std::uint8_t *const *pixels, bool set, std::int32_t *sums) {
   __m256i sum[Pixels][Vectors];
   const std::uint8_t *p[Pixels];
@@ -132,16 +144,21 @@ BITSHIFT_INLINE void burst_sums(const Burst &b, const std::uint8_t *const *pixel
     for (int m = 0; m < Pixels; ++m) p[m] = pixels[m] + b.segments[s] + b.at;
   };
   go_to(0);
-  step<How, true>(sum, p, weights);
-  std::int64_t left = b.steps - 1;
+  std::int64_t left = b.steps;
+  if constexpr (How::kFirst) {
+    steps<How, Unroll, true>(sum, p, weights);
+    left -= Unroll;
+  } else {
+#pragma GCC unroll 8
+    for (int m = 0; m < Pixels; ++m)
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) sum[m][v] = _mm256_setzero_si256();
+  }
   for (std::int64_t s = 0;;) {
-    if (left == 0) {
-      if (++s == b.count) break;
-      go_to(s);
-      left = b.steps;
-    }
-    do step<How, false>(sum, p, weights);
-    while (--left > 0);
+    for (; left > 0; left -= Unroll) steps<How, Unroll, false>(sum, p, weights);
+    if (Unroll > 1 || ++s == b.count) break;
+    go_to(s);
+    left = b.steps;
   }
   auto *to = reinterpret_cast<__m256i *>(sums);
   if (set) {
@@ -160,26 +177,88 @@ BITSHIFT_INLINE void burst_sums(const Burst &b, const std::uint8_t *const *pixel
   }
 }
 
+// A burst over all pixels of a tile.
+template <class How, int Unroll, int Blocks>
+__attribute__((noinline)) void micro_burst(const Burst &b, const std::uint8_t *const *pixels, int count, bool set, std::int32_t *sums) {
+  constexpr int kVectors = 2 * Blocks, kPixels = How::template kPixels<kVectors>;
+  int m = 0;
+  for (; m + kPixels <= count; m += kPixels) burst_sums<How, Unroll, kVectors, kPixels>(b, pixels + m, set, sums + m * Blocks * kLanes);
+  for (; m < count; ++m) burst_sums<How, Unroll, kVectors, 1>(b, pixels + m, set, sums + m * Blocks * kLanes);
+}
+
 // A plane of a tile: `burst` steps at a time over all pixels. Short segments are taken several at once.
 template <class How, int Blocks>
-__attribute__((noinline)) void micro_plane(const MicroArgs &a, const std::uint8_t *const *pixels, int count, std::int64_t burst,
+inline void plane_sums(const MicroArgs &a, const std::uint8_t *const *pixels, int count, std::int64_t burst,
                                            const std::int8_t *weights, bool set, std::int32_t *sums) {
-  constexpr int kVectors = 2 * Blocks, kPixels = How::template kPixels<kVectors>;
   const std::int64_t together = 2 * a.steps <= burst ? burst / a.steps : 1;
   for (std::int64_t s = 0; s < a.count; s += together) {
     Burst b{a.segments + s, together < a.count - s ? together : a.count - s, 0, 0, weights};
     for (std::int64_t done = 0; done < a.steps; done += b.steps) {
       b.at = done * kStep;
       b.steps = a.steps - done < burst ? a.steps - done : burst;
-      int m = 0;
-      for (; m + kPixels <= count; m += kPixels) burst_sums<How, kVectors, kPixels>(b, pixels + m, set, sums + m * Blocks * kLanes);
-      for (; m < count; ++m) burst_sums<How, kVectors, 1>(b, pixels + m, set, sums + m * Blocks * kLanes);
+      if constexpr (How::kUnroll == 1) micro_burst<How, 1, Blocks>(b, pixels, count, set, sums);
+      else if (b.count > 1 || b.steps % 2 != 0) micro_burst<How, 1, Blocks>(b, pixels, count, set, sums);
+      else if (b.steps % 8 == 0) micro_burst<How, 8, Blocks>(b, pixels, count, set, sums);
+      else if (b.steps % 4 == 0) micro_burst<How, 4, Blocks>(b, pixels, count, set, sums);
+      else micro_burst<How, 2, Blocks>(b, pixels, count, set, sums);
       set = false;
       b.weights += b.count * b.steps * 64 * Blocks;
     }
     weights = b.weights;
   }
 }
+
+#if defined(BITSHIFT_DPBUSD)
+inline void fit_bursts(MicroArgs &, int, int) {}
+#else
+// Whether int16 holds the sums of all windows of `steps` steps of some segments, from bytes of at most `byte`: the positive levels
+// of a pair's sum give its maximum, the negative ones its minimum.
+template <int Blocks>
+inline bool windows_fit(const std::int8_t *levels, std::int64_t segments, std::int64_t segment_steps, std::int64_t steps, int byte) {
+  constexpr int kVectors = 2 * Blocks;
+  const __m256i one = _mm256_set1_epi8(1), zero = _mm256_setzero_si256(), most = _mm256_set1_epi16(static_cast<std::int16_t>(32767 / byte));
+  for (std::int64_t s = 0; s < segments; ++s) {
+    for (std::int64_t done = 0, n; done < segment_steps; done += n, levels += n * 32 * kVectors) {
+      n = segment_steps - done < steps ? segment_steps - done : steps;
+      __m256i over = zero;
+      for (int v = 0; v < kVectors; ++v) {
+        const auto *w = reinterpret_cast<const __m256i *>(levels) + v;
+        __m256i all = zero, up = zero;
+        for (std::int64_t k = 0; k < n; ++k, w += kVectors) {
+          const __m256i x = _mm256_load_si256(w);
+          all = _mm256_add_epi16(all, _mm256_maddubs_epi16(one, x));
+          up = _mm256_add_epi16(up, _mm256_maddubs_epi16(one, _mm256_max_epi8(x, zero)));
+        }
+        const __m256i farther = _mm256_max_epi16(up, _mm256_sub_epi16(up, all));
+        over = _mm256_or_si256(over, _mm256_cmpgt_epi16(farther, most));
+      }
+      if (!_mm256_testz_si256(over, over)) return false;
+    }
+  }
+  return true;
+}
+
+// Longer bursts, up to 8 times what the largest level allows, where the levels of the panel as they are leave room.
+inline void fit_bursts(MicroArgs &a, int blocks, int byte) {
+  const std::int8_t *plane_levels = a.panel;
+  for (int p = 0; p < a.planes; ++p, plane_levels += a.count * a.steps * blocks * 64) {
+    int &burst = a.burst[p];
+    const int sure = burst;
+    burst = sure >= 8 ? sure / 8 * 8 : sure >= 4 ? 4 : sure;  // what micro_burst has loops for
+    for (int tried = 32; tried > sure; tried /= 2) {
+      if (tried > 8 * sure || 2 * a.steps <= tried) continue;
+      bool fits = true;
+      const std::int8_t *levels = plane_levels;
+      for (std::int64_t r = 0; r < a.repeats && fits; ++r, levels += a.count * a.steps * blocks * 64 + a.skip)
+        fits = blocks == 1 ? windows_fit<1>(levels, a.count, a.steps, tried, byte) : windows_fit<2>(levels, a.count, a.steps, tried, byte);
+      if (fits) {
+        burst = tried;
+        break;
+      }
+    }
+  }
+}
+#endif
 
 template <int Blocks>
 inline void tile_sums(const MicroArgs &a, int run, int groups) {
@@ -200,11 +279,11 @@ inline void tile_sums(const MicroArgs &a, int run, int groups) {
       }
 #if !defined(BITSHIFT_DPBUSD)
       if (a.burst[plane] > 1) {
-        micro_plane<Pairs, Blocks>(a, pixels, count, a.burst[plane], weights, plane == 0, sums);
+        plane_sums<Pairs, Blocks>(a, pixels, count, a.burst[plane], weights, plane == 0, sums);
         continue;
       }
 #endif
-      micro_plane<Quads, Blocks>(a, pixels, count, Quads::kBurst, weights, plane == 0, sums);
+      plane_sums<Quads, Blocks>(a, pixels, count, Quads::kBurst, weights, plane == 0, sums);
     }
     for (int m = 0; m < count; ++m) pixels[m] += a.advance;
   }

@@ -16,6 +16,7 @@ struct PanelRequant {
   std::int64_t channel = 0;  // of the layer, of lane 0
   int blocks = 0;  // of this panel
   int lanes = 0;   // outputs in its last block
+  int burst[kMaxPlanes] = {1, 1, 1};  // MicroArgs::burst for its levels
 
   int count() const { return (blocks - 1) * kLanes + lanes; }  // outputs
 

@@ -376,7 +376,7 @@ struct WinogradThread {
     a.skip = kSkip;
     a.advance = wino.tile_cols * l.g.in_c;
     a.sums = sums;
-    a.burst[0] = steps_in_int16(128 + Dims * (l.in_hi - l.in_lo), Dims == 1 ? l.wino1_max : l.wino2_max);
+    const int largest_byte = 128 + Dims * (l.in_hi - l.in_lo);
     PanelRequant requant;
     alignas(64) std::int32_t add[2 * Dims * kPanelLanes];
     while (begin < end) {
@@ -386,6 +386,8 @@ struct WinogradThread {
       tile_offsets<Dims>(l, channel, outs, add);
       if (!wino.all_u) make_u(panel, u);
       a.panel = wino.all_u ? u + panel * wino.u_panel : u;
+      a.burst[0] = steps_in_int16(largest_byte, Dims == 1 ? l.wino1_max : l.wino2_max);
+      if (Dims == 1 || a.burst[0] > 1) fit_bursts(a, blocks, largest_byte);  // else it would find too little
       const Finish finish = blocks == 1 ? finish_of<1>(l.q) : finish_of<kBlocks>(l.q);
       for (const std::int64_t stop = least(end, (panel + 1) * per_panel); begin < stop; ++begin) {
         const std::int64_t s = begin % per_panel / tiles.count;

@@ -113,7 +113,7 @@ def figures(case: str, name: str, found: list[dict[str, Any]]) -> list[Row]:
         rows += [
             Row(case=case, metric="packed weights", value=found[0]["weights"] / 1e6, unit="MB"),
             Row(case=case, metric="planned activations", value=found[0]["activations"] / 1e6, unit="MB"),
-            row(f"peak of {name}", [f["peak"] / needed for f in found], "x", against="needed"),
+            row("peak over needed", [f["peak"] / needed for f in found], "x", against="needed"),
         ]
     return rows
 

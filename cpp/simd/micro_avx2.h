@@ -5,7 +5,8 @@
 // of its results (16 products of at most 2040) add up to 32640 at most: so results are added as int16, and only every
 // MicroArgs::burst[plane] steps vpmaddwd widens the pair sums and adds them to int32 sums in memory. That is 2 instructions for
 // 32 products and a few behind every burst, where the usual chain (vpmaddubsw, vpmaddwd, vpaddd) takes 3, of which only two a
-// cycle can be multiplications. At a burst of 1 the usual chain is the better one.
+// cycle can be multiplications. At a burst of 1 the usual chain is the better one. Levels of both signs, few of them the largest,
+// nearly always leave room for twice as many steps: fit_bursts proves it for a panel by its levels.
 //
 // Sums live in memory, so a tile's order is free: the steps of a burst go over all pixels of the tile before the next ones, and
 // a panel that is larger than L1 is read once a tile, not once a pixel. A register tile is 2 pixels x 32 outputs (4 x 16).
@@ -28,8 +29,8 @@ QuickKernel quick_kernel(int run, int groups, int blocks);
 bool can_decode_first(const Weights &w, int blocks);
 void decode_first(const Weights &w, const std::uint8_t *packed, int run, const MicroArgs &a, std::int8_t *panel);
 
-// How a register of sums takes a step: `first` and `add` by 32 products, `total` as 8 int32; kFirst: start with `first`, not zero. kPixels: of a register tile that is
-// `Vectors` registers of outputs wide.
+// How a register of sums takes a step: `first` and `add` by 32 products, `total` as 8 int32. kPixels: of a register tile that is
+// `Vectors` registers of outputs wide. kFirst: sums begin with `first`, not with zeros. kUnroll: most steps without a branch.
 #if defined(BITSHIFT_DPBUSD)
 constexpr int kLimit = 127;
 

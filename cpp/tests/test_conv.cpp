@@ -171,6 +171,21 @@ void three_by_three(const Isa &isa, Rng &rng, int rounds) {
   std::printf("%s: %.2f kernels a 3x3 layer\n", isa.name, static_cast<double>(took) / rounds);
 }
 
+// Sums that fill 16 bits, where a kernel adds up as many steps in them as it may.
+void heavy_sums(const Isa &isa, Rng &rng, int rounds) {
+  for (int i = 0; i < rounds; ++i) {
+    Ranges r = random_ranges(rng);
+    const int bits = i % 4 == 0 ? 6 : i % 4 == 1 ? 7 : 8;
+    r.in_lo = r.in_signed ? -(1 << (bits - 1)) : 0;
+    r.in_hi = r.in_signed ? (1 << (bits - 1)) - 1 : (1 << bits) - 1;
+    r.heavy = true, r.largest = false;
+    const std::int64_t kernel = draw(rng, 0, 2) ? 3 : 1, channels = draw(rng, 0, 3) ? 4 * draw(rng, 1, 70) : draw(rng, 1, 40);
+    const bsk_conv g = conv_shape(channels, 5, 5, draw(rng, 1, 70), kernel, kernel, 1, 1, kernel / 2, kernel / 2);
+    const ConvCase c(g, random_format(rng), r, 1, rng, isa.limit);
+    check(c, isa, 1);
+  }
+}
+
 // The largest sums: every level and every input at the end of its range, in every format, on 3x3 so that all kernels meet.
 void largest_values(const Isa &isa, Rng &rng) {
   for (const bitshift_format &f : bitshift_formats) {
@@ -201,6 +216,7 @@ int main(int argc, char **argv) {
     any_geometry(isa, rng, rounds);
     three_by_three(isa, rng, rounds / 2);
     largest_values(isa, rng);
+    heavy_sums(isa, rng, rounds / 2);
   }
   std::printf("conv: %lld runs, %.0f %% of the outputs inside the clamp, %d failures\n", static_cast<long long>(runs),
               values ? 100.0 * static_cast<double>(inner) / static_cast<double>(values) : 100.0, failures);

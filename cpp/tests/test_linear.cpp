@@ -49,7 +49,8 @@ void fill_values(Case &c, const bitshift_format &f) {
   }
   c.in_stride = c.in + draw(0, 3);
   c.x.resize(static_cast<std::size_t>(c.rows * c.in_stride));
-  for (auto &q : c.x) q = c.extreme ? (c.signed_in ? 0x80 : 0xff) : static_cast<std::uint8_t>(rng());
+  const std::uint8_t end = c.signed_in ? (draw(0, 1) ? 0x80 : 0x7f) : 0xff;  // 0x7f is the largest byte that kernels add up
+  for (auto &q : c.x) q = c.extreme ? end : static_cast<std::uint8_t>(rng());
 }
 
 // Rule 4's parameters such that shifted values use the output's whole range, and the answers.

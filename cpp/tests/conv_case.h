@@ -41,7 +41,7 @@ struct Ranges {
   int res_item = 0;  // 0: none; 1, -1, 2, 4 as in Requant; 3: a signed byte that is stored + 128
   int mode = 0;      // 0: 32 bits, mult 1; 1: 32 bits; 2: 64 bits
   bool largest = false;  // all levels and all inputs of the largest magnitude
-  bool heavy = false;    // inputs of the largest byte, and runs of the largest levels of one sign: what int16 sums hold is near
+  bool heavy = false;    // inputs of the largest byte where levels are positive, else of the smallest: near what int16 sums hold
 };
 
 struct ConvCase {
@@ -98,17 +98,14 @@ inline ConvCase::ConvCase(const bsk_conv &g, const bitshift_format &f, Ranges r,
   for (int c = 0; c < 1 << f.bits; ++c)
     if (c != f.reserved && std::llabs(f.levels[c]) == f.max_level) top = static_cast<std::uint8_t>(c);
   const auto ends = std::minmax_element(f.levels, f.levels + (1 << f.bits));
-  std::int64_t chance = 0, left = 0;
-  bool up = false;
+  const std::int64_t chance = draw(rng, 1, 100);
+  std::vector<bool> up(static_cast<std::size_t>(per));  // heavy: inputs whose levels are positive
+  for (std::size_t i = 0; i < up.size(); ++i) up[i] = draw(rng, 0, 4) != 0;
   for (std::size_t i = 0; i < codes.size(); ++i) {
     std::uint8_t &c = codes[i];
-    if (r.heavy) {
-      if (static_cast<std::int64_t>(i) % k == 0) chance = draw(rng, 20, 100);
-      if (left-- == 0) up = draw(rng, 0, 1), left = draw(rng, 0, 3 * k);
-      if (draw(rng, 1, 100) <= chance) {
-        c = static_cast<std::uint8_t>((up ? ends.second : ends.first) - f.levels);
-        continue;
-      }
+    if (r.heavy && draw(rng, 1, 100) <= chance) {
+      c = static_cast<std::uint8_t>((up[i % static_cast<std::size_t>(k) / static_cast<std::size_t>(taps)] ? ends.second : ends.first) - f.levels);
+      continue;
     }
     do c = r.largest ? top : static_cast<std::uint8_t>(draw(rng, 0, (1 << f.bits) - 1));
     while (c == f.reserved);
@@ -194,7 +191,10 @@ inline ConvCase::ConvCase(const bsk_conv &g, const bitshift_format &f, Ranges r,
   q.hi = static_cast<std::int32_t>(draw(rng, 0, 2) ? hi : hi / 2);
 
   x.resize(static_cast<std::size_t>(samples * g.in_h * g.in_w * g.in_c));
-  for (auto &v : x) v = static_cast<std::int32_t>(r.heavy ? r.in_hi : r.largest ? (reach == r.in_hi ? r.in_hi : r.in_lo) : draw(rng, r.in_lo, r.in_hi));
+  if (r.heavy)
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = up[i % static_cast<std::size_t>(per)] ? r.in_hi : r.in_lo;
+  else
+    for (auto &v : x) v = static_cast<std::int32_t>(r.largest ? (reach == r.in_hi ? r.in_hi : r.in_lo) : draw(rng, r.in_lo, r.in_hi));
   in = to_map(x, layer.in, samples, r.in_signed, rng);
   res.resize(r.res_item ? static_cast<std::size_t>(samples * g.out_h * g.out_w * g.out_c) : 0);
   for (auto &v : res) v = static_cast<std::int32_t>(draw(rng, res_lo, res_hi));

@@ -8,6 +8,18 @@
 
 #include "models.h"
 
+// The address sanitizer of gcc 12 does not hold its own allocator over fork(): a child of a busy parent may wait for it forever.
+#if defined(__SANITIZE_ADDRESS__)
+#define BUSY_FORKS 0
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define BUSY_FORKS 0
+#endif
+#endif
+#ifndef BUSY_FORKS
+#define BUSY_FORKS 150
+#endif
+
 namespace {
 
 using tests::Call;
@@ -64,7 +76,7 @@ int main(int argc, char **argv) {
     std::thread busy([&] {
       while (!done) run_and_compare(model, right, "busy thread");
     });
-    for (int i = 0; i < 150; i++) {
+    for (int i = 0; i < BUSY_FORKS; i++) {
       const pid_t child = start_child(argv[1], model, right, threads);
       run_and_compare(model, right, "parent beside a busy thread");
       expect_success(child);

@@ -152,7 +152,6 @@ struct DirectThread {
     args.m.planes = w.planes;
     args.m.shift = w.shift;
     args.m.sums = sums;
-    set_bursts(args.m, w, l.in_hi + l.in.zero);
     args.clamp = &clamp;
     args.unit = l.q.unit;
     args.out_stride = l.out.channels * l.out.item;
@@ -176,6 +175,7 @@ struct DirectThread {
     clear_padding(l.w, blocks(p), panel(slot));
     MicroArgs m = args.m;
     m.panel = panel(slot);
+    set_bursts(m, l.w, l.in_hi + l.in.zero);  // not what another panel's levels allow
     fit_bursts(m, blocks(p), l.in_hi + l.in.zero);
     __builtin_memcpy(requant(slot).burst, m.burst, sizeof m.burst);
   }

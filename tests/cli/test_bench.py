@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import mmap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,7 +151,10 @@ def test_loading_is_timed_and_its_memory_measured() -> None:
 
     def load() -> np.ndarray:
         time.sleep(0.01)
-        return np.ones(8 << 20, np.uint8)  # 8 MiB
+        # 8 MiB of pages that this process has not touched: the heap may hold some that it has.
+        fresh = np.frombuffer(mmap.mmap(-1, 8 << 20), np.uint8)
+        fresh[:] = 1
+        return fresh
 
     loaded, about = metered(load, ran.append)
     assert ran[0] is loaded

@@ -24,6 +24,28 @@
 #endif
 
 namespace bitshift {
+#if defined(__linux__)
+std::vector<int> processors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> out;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return out;
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+    if (CPU_ISSET(cpu, &set)) out.push_back(cpu);
+  return out;
+}
+
+void bind_to(int processor) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(processor, &set);
+  (void)sched_setaffinity(0, sizeof set, &set);
+}
+#else
+std::vector<int> processors() { return {}; }
+void bind_to(int) {}
+#endif
+
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -66,23 +88,6 @@ long process() {
 }
 
 #if defined(__linux__)
-std::vector<int> processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  std::vector<int> out;
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return out;
-  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-    if (CPU_ISSET(cpu, &set)) out.push_back(cpu);
-  return out;
-}
-
-void bind_to(int cpu) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
-  (void)sched_setaffinity(0, sizeof set, &set);  // refused: the thread stays free
-}
-
 // Moves this thread to `cpu` and leaves it as free as it was.
 void move_to(int cpu) {
   cpu_set_t before;
@@ -90,8 +95,6 @@ void move_to(int cpu) {
   bind_to(cpu);
   (void)sched_setaffinity(0, sizeof before, &before);
 }
-#else
-std::vector<int> processors() { return {}; }
 #endif
 
 bool pinning_wanted() {
@@ -123,9 +126,7 @@ struct Pool::Team {
   }
 
   void serve(int thread) {
-#if defined(__linux__)
     if (pinned) bind_to(cpus[static_cast<std::size_t>(thread)]);
-#endif
     for (unsigned seen = 0;;) {
       auto called = [&] { return epoch.load(std::memory_order_acquire) != seen || quit.load(std::memory_order_relaxed); };
       if (!spin(kSpin, called)) {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <vector>
 
 namespace bitshift {
 
@@ -39,6 +40,12 @@ class Pool {
 
 // The pool of `threads` threads that all models of this process share.
 std::shared_ptr<Pool> shared_pool(int threads);
+
+// Processors in this thread's mask; empty where the system does not say.
+std::vector<int> processors();
+
+// Binds this thread to one of them. A refusal leaves it free.
+void bind_to(int processor);
 
 // Processors that this process may use, at least 1.
 int processor_count();

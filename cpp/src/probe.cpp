@@ -9,17 +9,14 @@
 #include <thread>
 #include <vector>
 
-#if defined(__linux__)
-#include <pthread.h>
-#include <sched.h>
-#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__) && defined(__linux__)
 #include <arm_neon.h>
-#include <asm/hwcap.h>
-#include <sys/auxv.h>
 #endif
+
+#include "../simd/isa.h"
+#include "pool.h"
 
 namespace bitshift {
 namespace {
@@ -100,22 +97,19 @@ __attribute__((target("arch=armv8.2-a+dotprod"), noinline)) std::int64_t dot_neo
 #undef BITSHIFT_DOT
 #endif
 
+// nullptr if this processor or this build lacks the set.
 Dot dot_of(const std::string &isa) {
+  const auto &all = simd::isas();
+  if (std::none_of(all.begin(), all.end(), [&](const simd::Isa &has) { return has.name == isa; })) return nullptr;
 #if defined(__x86_64__)
-  if (isa == "avx512" && __builtin_cpu_supports("avx512vnni")) return dot_avx512;
-  if (isa == "avx512vl" && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) return dot_avx512vl;
-  // The name "avxvnni" is unknown to __builtin_cpu_supports of gcc 12: leaf 7, sub-leaf 1, bit 4 of eax.
-  if (isa == "avxvnni") {
-    unsigned a = 7, b = 0, c = 1, d = 0;
-    __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    return (a >> 4 & 1) != 0 && __builtin_cpu_supports("avx2") ? dot_avxvnni : nullptr;
-  }
-  if (isa == "avx2" && __builtin_cpu_supports("avx2")) return dot_avx2;
+  if (isa == "avx512") return dot_avx512;
+  if (isa == "avx512vl") return dot_avx512vl;
+  return isa == "avxvnni" ? dot_avxvnni : dot_avx2;
 #elif defined(__aarch64__) && defined(__linux__)
-  if (isa == "neon" && (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) return dot_neon;
-#endif
-  (void)isa;
+  return dot_neon;
+#else
   return nullptr;
+#endif
 }
 
 #if defined(__x86_64__)
@@ -141,36 +135,14 @@ using Vector16 __attribute__((vector_size(16), may_alias)) = std::int64_t;
 BITSHIFT_READ_TARGET void read_wide(const std::uint8_t *data, std::size_t bytes) { read_vectors<Vector32>(data, bytes); }
 __attribute__((noinline)) void read_narrow(const std::uint8_t *data, std::size_t bytes) { read_vectors<Vector16>(data, bytes); }
 
-std::vector<int> own_processors() {
-  std::vector<int> found;
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0)
-    for (int i = 0; i < CPU_SETSIZE; i++)
-      if (CPU_ISSET(i, &set)) found.push_back(i);
-#endif
-  return found;
-}
-
-void pin(int processor) {
-#if defined(__linux__)
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(processor, &set);
-  pthread_setaffinity_np(pthread_self(), sizeof set, &set);  // a refusal only makes the figure less steady
-#else
-  (void)processor;
-#endif
-}
-
 // The best rate of `threads` threads that all call work(thread) again and again, which does `amount` of something a call.
 double best_rate(int threads, double seconds, double amount, const std::function<void(int)> &work) {
   constexpr int kRuns = 8;
-  const std::vector<int> processors = own_processors();
+  const std::vector<int> mask = processors();
   std::atomic<int> ready{0};
   std::vector<double> rates(static_cast<std::size_t>(threads) * kRuns, 0.0);
   auto body = [&](int thread) {
-    if (!processors.empty()) pin(processors[static_cast<std::size_t>(thread) % processors.size()]);
+    if (!mask.empty()) bind_to(mask[static_cast<std::size_t>(thread) % mask.size()]);
     for (int run = 0; run < kRuns; run++) {
       ready.fetch_add(1);
       while (ready.load() < (run + 1) * threads) std::this_thread::yield();

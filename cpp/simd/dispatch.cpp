@@ -46,90 +46,43 @@ void append(std::vector<const Kernel *> &to, const Kernel *const *list) {
 }
 #endif
 
-// Instruction sets whose kernels this processor runs. The kernels of a family that a set lacks come from the next one.
+[[maybe_unused]] Isa isa_of(const char *name, int limit, const ConvKernel *const *conv, const ConvKernel *const *depthwise,
+                            const LinearKernel *const *linear, const FloatKernel *const *floats, const PixelKernels &pixels) {
+  Isa isa{name, limit, {}, {}, {}, &pixels};
+  append(isa.conv, conv);
+  append(isa.conv, depthwise);
+  append(isa.linear, linear);
+  append(isa.floats, floats);
+  return isa;
+}
+
+// Instruction sets whose kernels this processor runs. What the 256-bit dot products lack, they take from AVX2.
 std::vector<Isa> found() {
   std::vector<Isa> out;
-#if defined(__x86_64__)
-#if defined(BITSHIFT_WITH_pixels_avx512)
-  if (has_avx512()) {
-    Isa isa{"avx512", 127, {}, {}, {}, &avx512::pixel_kernels};
-#if defined(BITSHIFT_WITH_conv_avx512)
-    append(isa.conv, avx512::conv_kernels);
+#if defined(BITSHIFT_WITH_avx512)
+  if (has_avx512())
+    out.push_back(isa_of("avx512", 127, avx512::conv_kernels, avx512::depthwise_kernels, avx512::linear_kernels, avx512::float_kernels,
+                         avx512::pixel_kernels));
 #endif
-#if defined(BITSHIFT_WITH_depthwise_avx512)
-    append(isa.conv, avx512::depthwise_kernels);
+#if defined(BITSHIFT_WITH_avx512vl)
+  if (has_avx512vl())
+    out.push_back(isa_of("avx512vl", 127, avx512vl::conv_kernels, avx2::depthwise_kernels, avx512vl::linear_kernels, avx2::float_kernels,
+                         avx2::pixel_kernels));
 #endif
-#if defined(BITSHIFT_WITH_linear_avx512)
-    append(isa.linear, avx512::linear_kernels);
+#if defined(BITSHIFT_WITH_avxvnni)
+  if (has_avxvnni())
+    out.push_back(isa_of("avxvnni", 127, avxvnni::conv_kernels, avx2::depthwise_kernels, avxvnni::linear_kernels, avx2::float_kernels,
+                         avx2::pixel_kernels));
 #endif
-#if defined(BITSHIFT_WITH_float_avx512)
-    append(isa.floats, avx512::float_kernels);
+#if defined(BITSHIFT_WITH_avx2)
+  if (has_avx2())
+    out.push_back(isa_of("avx2", 64, avx2::conv_kernels, avx2::depthwise_kernels, avx2::linear_kernels, avx2::float_kernels,
+                         avx2::pixel_kernels));
 #endif
-    out.push_back(isa);
-  }
-#endif
-#if defined(BITSHIFT_WITH_pixels_avx2)
-  if (has_avx2()) {
-    Isa isa{"avx2", 64, {}, {}, {}, &avx2::pixel_kernels};
-#if defined(BITSHIFT_WITH_depthwise_avx2)
-    append(isa.conv, avx2::depthwise_kernels);
-#endif
-#if defined(BITSHIFT_WITH_float_avx2)
-    append(isa.floats, avx2::float_kernels);
-#endif
-    // The dot product of 256 bits, in two encodings; everything else is AVX2's.
-    if (has_avx512vl()) {
-      Isa vl = isa;
-      vl.name = "avx512vl";
-      vl.limit = 127;
-#if defined(BITSHIFT_WITH_conv_avx512vl)
-      append(vl.conv, avx512vl::conv_kernels);
-#endif
-#if defined(BITSHIFT_WITH_linear_avx512vl)
-      append(vl.linear, avx512vl::linear_kernels);
-#endif
-      out.push_back(vl);
-    }
-    if (has_avxvnni()) {
-      Isa vnni = isa;
-      vnni.name = "avxvnni";
-      vnni.limit = 127;
-#if defined(BITSHIFT_WITH_conv_avxvnni)
-      append(vnni.conv, avxvnni::conv_kernels);
-#endif
-#if defined(BITSHIFT_WITH_linear_avxvnni)
-      append(vnni.linear, avxvnni::linear_kernels);
-#endif
-      out.push_back(vnni);
-    }
-#if defined(BITSHIFT_WITH_conv_avx2)
-    append(isa.conv, avx2::conv_kernels);
-#endif
-#if defined(BITSHIFT_WITH_linear_avx2)
-    append(isa.linear, avx2::linear_kernels);
-#endif
-    out.push_back(isa);
-  }
-#endif
-#elif defined(__aarch64__)
-#if defined(BITSHIFT_WITH_pixels_neon)
-  if (has_dotprod()) {
-    Isa isa{"neon", 127, {}, {}, {}, &neon::pixel_kernels};
-#if defined(BITSHIFT_WITH_conv_neon)
-    append(isa.conv, neon::conv_kernels);
-#endif
-#if defined(BITSHIFT_WITH_depthwise_neon)
-    append(isa.conv, neon::depthwise_kernels);
-#endif
-#if defined(BITSHIFT_WITH_linear_neon)
-    append(isa.linear, neon::linear_kernels);
-#endif
-#if defined(BITSHIFT_WITH_float_neon)
-    append(isa.floats, neon::float_kernels);
-#endif
-    out.push_back(isa);
-  }
-#endif
+#if defined(BITSHIFT_WITH_neon)
+  if (has_dotprod())
+    out.push_back(isa_of("neon", 127, neon::conv_kernels, neon::depthwise_kernels, neon::linear_kernels, neon::float_kernels,
+                         neon::pixel_kernels));
 #endif
   return out;
 }

@@ -13,17 +13,27 @@
 #include "model.h"
 
 // The sets whose kernels CMakeLists.txt found, the best first, each with a space behind it.
-#ifdef BITSHIFT_WITH_pixels_avx512
+#ifdef BITSHIFT_WITH_avx512
 #define BUILT_AVX512 "avx512 "
 #else
 #define BUILT_AVX512
 #endif
-#ifdef BITSHIFT_WITH_pixels_avx2
-#define BUILT_AVX2 "avx512vl avxvnni avx2 "
+#ifdef BITSHIFT_WITH_avx512vl
+#define BUILT_AVX512VL "avx512vl "
+#else
+#define BUILT_AVX512VL
+#endif
+#ifdef BITSHIFT_WITH_avxvnni
+#define BUILT_AVXVNNI "avxvnni "
+#else
+#define BUILT_AVXVNNI
+#endif
+#ifdef BITSHIFT_WITH_avx2
+#define BUILT_AVX2 "avx2 "
 #else
 #define BUILT_AVX2
 #endif
-#ifdef BITSHIFT_WITH_pixels_neon
+#ifdef BITSHIFT_WITH_neon
 #define BUILT_NEON "neon "
 #else
 #define BUILT_NEON
@@ -210,7 +220,7 @@ bs_status bs_step_info(const bs_model *model, size_t index, bs_step *step) {
   return BS_OK;
 }
 
-const char *bs_build_features(void) { return BUILT_AVX512 BUILT_AVX2 BUILT_NEON "portable"; }
+const char *bs_build_features(void) { return BUILT_AVX512 BUILT_AVX512VL BUILT_AVXVNNI BUILT_AVX2 BUILT_NEON "portable"; }
 
 const char *bs_features(void) {
   const char *found = "portable";  // what is left without memory for the list

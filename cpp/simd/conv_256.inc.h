@@ -1,23 +1,5 @@
 // 8-bit convolution on maps with 256-bit registers. Included by conv_<isa>.cpp behind BITSHIFT_ISA_NAMESPACE (and BITSHIFT_DPBUSD).
-#include "lists.h"
 #include "micro_avx2.h"
 #include "vec_avx2.h"
 
-#include "requant.inc.h"
-
-#include "conv.inc.h"
-
-#include "winograd.inc.h"
-
-namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
-namespace {
-
-constexpr ConvKernel direct = {"direct", can_direct, scratch_direct, 1, run_direct};
-constexpr ConvKernel winograd_1d = {"winograd-1d", can_winograd<1>, scratch_winograd<1>, 2, run_winograd<1>};
-constexpr ConvKernel winograd_2d = {"winograd-2d", can_winograd<2>, scratch_winograd<2>, 2, run_winograd<2>};
-
-}  // namespace
-
-extern const ConvKernel *const conv_kernels[] = {&winograd_2d, &winograd_1d, &direct, nullptr};
-
-}  // namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE
+#include "conv_kernels.inc.h"

@@ -9,22 +9,9 @@
 #include <arm_neon.h>
 
 #include "common.h"
+#include "each.h"
 
 namespace bitshift::simd::BITSHIFT_ISA_NAMESPACE {
-
-template <int Value>
-struct Int {
-  static constexpr int value = Value;
-};
-
-// f(Int<0>()), ... f(Int<End - 1>()): loops whose counter is a constant everywhere.
-template <int End, int Begin = 0, class F>
-BITSHIFT_INLINE void each(F f) {
-  if constexpr (Begin < End) {
-    f(Int<Begin>());
-    each<End, Begin + 1>(f);
-  }
-}
 
 // Left by Count, or right by -Count.
 template <int Count>
@@ -95,16 +82,7 @@ class LevelDecoder {
   LevelDecoder(const Weights &w, int plane) : levels_(w.table[plane]), bits_(w.format->bits) {}
 
   void operator()(const std::uint8_t *packed, std::int64_t supers, std::int8_t *to, std::int64_t step_bytes) const {
-    switch (bits_) {
-      case 1: return decode<1>(packed, supers, to, step_bytes);
-      case 2: return decode<2>(packed, supers, to, step_bytes);
-      case 3: return decode<3>(packed, supers, to, step_bytes);
-      case 4: return decode<4>(packed, supers, to, step_bytes);
-      case 5: return decode<5>(packed, supers, to, step_bytes);
-      case 6: return decode<6>(packed, supers, to, step_bytes);
-      case 7: return decode<7>(packed, supers, to, step_bytes);
-      default: return decode<8>(packed, supers, to, step_bytes);
-    }
+    with_width(bits_, [&](auto bits) { decode<decltype(bits)::value>(packed, supers, to, step_bytes); });
   }
 
  private:

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "decode_avx512.h"
+#include "each.h"
 #include "micro.h"
 #include "vec_avx512.h"
 
@@ -22,29 +23,11 @@ constexpr bool kFused = true;
 class LevelDecoder {
  public:
   LevelDecoder(const Weights &w, int plane) : bits_(w.format->bits) {
-    switch (bits_) {
-      case 1: keep<1>(w.table[plane]); break;
-      case 2: keep<2>(w.table[plane]); break;
-      case 3: keep<3>(w.table[plane]); break;
-      case 4: keep<4>(w.table[plane]); break;
-      case 5: keep<5>(w.table[plane]); break;
-      case 6: keep<6>(w.table[plane]); break;
-      case 7: keep<7>(w.table[plane]); break;
-      default: keep<8>(w.table[plane]);
-    }
+    with_width(bits_, [&](auto bits) { keep<decltype(bits)::value>(w.table[plane]); });
   }
 
   void operator()(const std::uint8_t *packed, std::int64_t supers, std::int8_t *to, std::int64_t step_bytes) const {
-    switch (bits_) {
-      case 1: return decode<1>(packed, supers, to, step_bytes);
-      case 2: return decode<2>(packed, supers, to, step_bytes);
-      case 3: return decode<3>(packed, supers, to, step_bytes);
-      case 4: return decode<4>(packed, supers, to, step_bytes);
-      case 5: return decode<5>(packed, supers, to, step_bytes);
-      case 6: return decode<6>(packed, supers, to, step_bytes);
-      case 7: return decode<7>(packed, supers, to, step_bytes);
-      default: return decode<8>(packed, supers, to, step_bytes);
-    }
+    with_width(bits_, [&](auto bits) { decode<decltype(bits)::value>(packed, supers, to, step_bytes); });
   }
 
   const __m512i *tables() const { return tables_; }

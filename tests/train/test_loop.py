@@ -67,6 +67,17 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path):
     assert contents[0] != contents[2]
 
 
+def test_every_method_hears_its_place_in_the_run_before_each_step(tmp_path, monkeypatch):
+    heard = []
+    cls = get_method("denseshift")
+    monkeypatch.setattr(cls, "set_progress", lambda self, fraction: heard.append((id(self), fraction)))
+    model = shift_net("denseshift")
+    result = fit(model, tiny_config(epochs=2), TRAIN, VALID, run_dir=tmp_path)
+    methods = [m for m in model.modules() if isinstance(m, Method)]
+    assert len(methods) > 1
+    assert heard == [(id(m), step / result.steps) for step in range(result.steps) for m in methods]
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_trains_and_its_codes_move(tmp_path, method):
     # DeepShift-PS has to move a latent by half a unit before anything changes

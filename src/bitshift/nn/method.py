@@ -112,6 +112,16 @@ class Method(nn.Module, ABC):
         """Optimiser groups of this weight: ``{"params": [...], "lr": ..., "weight_decay": ...}``."""
         return [{"params": list(self.parameters()), "lr": lr, "weight_decay": weight_decay}]
 
+    def set_progress(self, fraction: float) -> None:
+        """Move to the stage of training that ``fraction`` (step / all steps, in [0, 1)) belongs to.
+
+        The training loop calls it before every step, in every process. What it does is a function of ``fraction`` and
+        of what :meth:`state_dict` holds, and it never goes back: a second call with the same fraction, or with a
+        smaller one, changes nothing. So a resumed run equals an undisturbed one, and a method whose schedule is over
+        stays finished. It may write latents, buffers and ``format``, never replace a parameter by a new object (the
+        optimiser holds it). Without any call a method is in its first stage.
+        """
+
     def after_step(self) -> None:
         """Project the latents after an optimiser step (under ``torch.no_grad``)."""
 

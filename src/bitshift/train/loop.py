@@ -228,6 +228,8 @@ class _Run:
             self.model.train()
             for batch in range(self.step - epoch * per_epoch, per_epoch):
                 rate = set_lr(self.optimizer, lr_factor(config, self.step, per_epoch))
+                for method in self.methods:
+                    method.set_progress(self.step / self.total)
                 images, labels = self._images(self.sampler.rows(order, batch), (epoch, batch))
                 self._step(images, labels)
                 self.step += 1

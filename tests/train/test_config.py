@@ -17,7 +17,7 @@ from bitshift.nn.method import METHODS, Method, get_method
 from bitshift.train.config import SHOWN_ONLY, TrainConfig
 from bitshift.train.distill import task_loss
 from bitshift.train.optim import build_optimizer, param_groups, set_lr
-from bitshift.train.schedule import lr_factor
+from bitshift.train.schedule import lr_factor, scaled
 
 get_method("denseshift")  # fills the registry
 
@@ -33,7 +33,7 @@ def config(**changes) -> TrainConfig:
         *(("schedule", "cosin"), ("momentum", 1.0), ("weight_decay", -1.0), ("warmup_epochs", 10), ("gamma", 0.0)),
         *(("clip_norm", 0.0), ("amp", "fp16"), ("distill_weight", 1.5), ("distill_temperature", 0.0), ("seed", -1)),
         *(("label_smoothing", 1.0), ("keep", "first"), ("log_every", 0), ("checkpoint_every_steps", -1)),
-        *(("device", "tpu"), ("progress", "loud"), ("eval_every", 0)),
+        *(("device", "tpu"), ("progress", "loud"), ("eval_every", 0), ("cycles", 0), ("milestones", (3.0, 2.0))),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named_with_what_is_allowed(field, value):
@@ -47,7 +47,8 @@ def test_nesterov_needs_momentum():
 
 
 def test_a_config_survives_json():
-    made = config(clip_norm=2.0, schedule="onecycle")
+    made = config(clip_norm=2.0, schedule="onecycle", milestones=(2, 4.5))
+    assert made.numeric_differences(json.loads(json.dumps(made.as_dict()))) == []
     assert TrainConfig(**json.loads(json.dumps(made.as_dict()))) == made
 
 
@@ -79,6 +80,39 @@ def test_step_multiplies_by_gamma_at_epoch_borders():
     assert [got[0], got[39], got[40], got[79], got[80]] == [1.0, 1.0, 0.5, 0.5, 0.25]
 
 
+def test_step_drops_at_milestones_also_inside_an_epoch():
+    got = factors(config(schedule="step", milestones=(2, 4.5), gamma=0.1))
+    assert [round(got[s], 3) for s in (19, 20, 44, 45, 99)] == [1.0, 0.1, 0.1, 0.01, 0.01]
+
+
+def test_cycles_start_the_schedule_anew():
+    got = factors(config(schedule="step", step_size=2, gamma=0.5, cycles=2))
+    assert got[:50] == got[50:]
+    assert [got[s] for s in (19, 20, 40, 49)] == [1.0, 0.5, 0.25, 0.25]
+    cosine = factors(config(cycles=2))
+    assert cosine[50] == cosine[0] == 1.0
+    assert cosine[49] < 0.01
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        config(epochs=90, schedule="step", step_size=30),
+        config(epochs=200, schedule="step", milestones=(80, 120, 160, 180)),
+        config(epochs=60, schedule="step", step_size=15, gamma=0.2, cycles=2), config(epochs=20, warmup_epochs=5),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("epochs", [1, 10, 400])
+def test_a_scaled_run_has_the_same_rates_at_the_same_share(made, epochs):
+    other = scaled(made, epochs)
+    assert other.epochs == epochs
+    for tenth in (0.05, 0.2, 0.3, 0.35, 0.45, 0.62, 0.7, 0.85, 0.95):  # of a run; not at a drop
+        steps = 1000 * made.epochs, 1000 * epochs
+        want, got = (lr_factor(c, int(tenth * n), 1000) for c, n in zip((made, other), steps, strict=True))
+        assert got == pytest.approx(want, rel=0.02)
+    assert scaled(made, made.epochs) is made
+
+
 def test_onecycle_peaks_at_thirty_percent():
     got = factors(config(schedule="onecycle"))
     assert int(np.argmax(got)) == 30
@@ -102,6 +136,11 @@ def test_norms_and_biases_do_not_decay():
     by_decay = {g["weight_decay"]: {id(p) for p in g["params"]} for g in groups}
     assert by_decay[0.5] == {id(model[0].weight), id(model[4].weight)}
     assert by_decay[0.0] == {id(p) for p in model.parameters() if p.dim() < 2}
+
+
+def test_everything_decays_where_the_papers_code_does_so():
+    groups = param_groups(net(), lr=0.1, weight_decay=0.5, decay_all=True)
+    assert {g["weight_decay"] for g in groups} == {0.5}
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -17,8 +17,12 @@ class TrainConfig:
         optimizer: ``sgd`` (momentum), ``adamw`` or ``radam`` (decoupled decay, as DeepShift-PS needs).
         momentum, nesterov: of SGD.
         weight_decay: of weights; norms, biases and scales are exempt, latents follow their method.
-        schedule: ``cosine`` to 0, ``step`` (times ``gamma`` every ``step_size`` epochs), ``onecycle`` (up over
-            30 % of the run, then to 0) or ``constant``.
+        decay_all: norms, biases and scales decay too, as the code of the early papers has it.
+        schedule: ``cosine`` to 0, ``step`` (times ``gamma`` every ``step_size`` epochs, or at each of ``milestones``),
+            ``onecycle`` (up over 30 % of the run, then to 0) or ``constant``.
+        milestones: epochs, rising, fractions are fine, at which ``step`` drops; None: every ``step_size``.
+        cycles: the schedule starts anew so often, in equal parts of the run; ``step_size`` and ``milestones`` count
+            from the start of a part.
         warmup_epochs: linear rise from 0 in front of the schedule; fractions are fine.
         clip_norm: largest joint gradient norm; None leaves gradients alone.
         amp: ``bf16`` runs convolutions and matrix products of training in bfloat16, ``auto`` does so where the device
@@ -46,10 +50,13 @@ class TrainConfig:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    decay_all: bool = False
     schedule: Literal["cosine", "step", "onecycle", "constant"] = "cosine"
     warmup_epochs: float = 0.0
     step_size: int = 30
     gamma: float = 0.1
+    milestones: tuple[float, ...] | None = None
+    cycles: int = 1
     clip_norm: float | None = None
     amp: Literal["off", "auto", "bf16"] = "off"
     distill_weight: float = 0.9
@@ -72,10 +79,13 @@ class TrainConfig:
             if not good:
                 raise ValueError(f"TrainConfig.{name} = {getattr(self, name)!r}: allowed is {allowed}")
 
+        if isinstance(self.milestones, list):  # from JSON or the command line
+            object.__setattr__(self, "milestones", tuple(self.milestones))
         for name in (
             "epochs",
             "batch_size",
             "step_size",
+            "cycles",
             "eval_every",
             "eval_batch_size",
             "log_every",
@@ -96,6 +106,9 @@ class TrainConfig:
         need("nesterov", not self.nesterov or self.momentum > 0, "False, or a momentum above 0")
         need("weight_decay", self.weight_decay >= 0, "a number from 0")
         need("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"0 up to, not including, epochs = {self.epochs}")
+        drops = self.milestones
+        rising = drops is None or all(0 < a < b for a, b in zip(drops, (*drops[1:], float("inf")), strict=True))
+        need("milestones", rising, "None, or rising epochs above 0")
         need("gamma", 0 < self.gamma <= 1, "above 0, at most 1")
         need("clip_norm", self.clip_norm is None or self.clip_norm > 0, "None or a positive number")
         need("distill_weight", 0 <= self.distill_weight <= 1, "0..1")
@@ -105,7 +118,7 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self)
+        return asdict(self) | {"milestones": None if self.milestones is None else list(self.milestones)}
 
     def numeric_differences(self, other: dict[str, Any]) -> list[str]:
         """Fields, but for those that only change what is shown or written, in which ``other`` is different."""

@@ -11,11 +11,11 @@ from bitshift.nn.method import Method
 from bitshift.train.config import TrainConfig
 
 
-def param_groups(model: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+def param_groups(model: nn.Module, *, lr: float, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
     """Every trainable parameter once, in a fixed order.
 
     Latents go to the groups of their :class:`Method`. Of the rest, tensors with at least two axes decay;
-    norms, biases and scales (one axis or none) do not.
+    norms, biases and scales (one axis or none) do so with ``decay_all`` only.
     """
     groups: list[dict[str, Any]] = []
     taken: set[int] = set()
@@ -28,7 +28,7 @@ def param_groups(model: nn.Module, *, lr: float, weight_decay: float) -> list[di
                     groups.append({**group, "params": params})
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
     decayed, exempt = [p for p in rest if p.dim() >= 2], [p for p in rest if p.dim() < 2]
-    for params, decay in ((decayed, weight_decay), (exempt, 0.0)):
+    for params, decay in ((decayed, weight_decay), (exempt, weight_decay if decay_all else 0.0)):
         if params:
             groups.append({"params": params, "lr": lr, "weight_decay": decay})
     if not groups:
@@ -38,7 +38,7 @@ def param_groups(model: nn.Module, *, lr: float, weight_decay: float) -> list[di
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimiser of ``config`` over :func:`param_groups`; each group keeps its peak rate as ``initial_lr``."""
-    groups = param_groups(model, lr=config.lr, weight_decay=config.weight_decay)
+    groups = param_groups(model, lr=config.lr, weight_decay=config.weight_decay, decay_all=config.decay_all)
     for group in groups:
         group["initial_lr"] = group["lr"]
     match config.optimizer:

@@ -158,3 +158,10 @@ def test_threshold_distance_ignores_gates_behind_a_closed_one() -> None:
 def test_bad_input_is_named(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_std_he_starts_with_the_deviation_of_fan_out() -> None:
+    method = DenseShift.random((64, 32, 3, 3), "pot3d", std="he", generator=torch.Generator().manual_seed(1))
+    assert float(method.stack.detach().std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.01)
+    with pytest.raises(ValueError, match="a positive number, or 'he'"):
+        DenseShift.random((4, 4), "pot3d", std="large")

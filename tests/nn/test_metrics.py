@@ -43,6 +43,29 @@ def test_value_sign_and_never_flipped_are_shares_and_zero_is_a_sign() -> None:
     assert (third.layers[0].value_rate, third.layers[0].sign_rate, third.layers[0].never_flipped) == (0.5, 0.5, 0.25)
 
 
+def test_a_reversal_is_a_sign_change_without_zero_and_zeros_are_counted() -> None:
+    method = Nearest(torch.tensor([[1.0, 2.0, -1.0, 4.0]]), "pot3", scale=torch.ones(1))
+    tracker = FlipTracker(method)
+    assert tracker.record().layers[0].reversal_rate is None
+    set_latent(method, [2.0, 0.0, 1.0, 4.0])
+    second = tracker.record().layers[0]
+    assert (second.sign_rate, second.reversal_rate, second.zeros) == (0.5, 0.25, 0.25)
+
+
+def test_steps_are_quantiles_of_the_distance_over_what_one_step_moved() -> None:
+    method = ternary([0.4, -0.7, 1.0, 0.9])  # thresholds at +-0.5
+    tracker = FlipTracker(method)
+    assert (tracker.record().layers[0].update, tracker.record().layers[0].steps) == (None, None)
+    tracker.before_step()
+    set_latent(method, [0.41, -0.71, 1.01, 0.89])
+    layer = tracker.record().layers[0]
+    assert layer.update == pytest.approx(0.01, rel=1e-4)
+    assert layer.steps == pytest.approx((12.6, 30.0, 47.4), rel=1e-3)  # of distances 0.09 0.21 0.39 0.51
+    assert tracker.record().layers[0].update is None  # the step is told once
+    tracker.before_step()
+    assert tracker.record().layers[0].steps is None  # nothing moved
+
+
 def test_the_mean_weighs_layers_by_their_weights() -> None:
     model = nn.ModuleDict({"a": ternary([1.0]), "b": ternary([1.0, 1.0, 1.0])})
     tracker = FlipTracker(model)
@@ -82,6 +105,7 @@ def test_float_weights_are_followed_by_sign_only() -> None:
         model[0].weight.copy_(torch.tensor([[2.0, 1.0], [0.5, 0.1]]))
     layer = tracker.record().layers[0]
     assert (layer.value_rate, layer.sign_rate, layer.never_flipped) == (None, 0.5, 0.5)
+    assert layer.reversal_rate == 0.25
 
 
 def test_the_latents_of_a_method_are_not_float_weights() -> None:

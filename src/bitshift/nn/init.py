@@ -26,6 +26,12 @@ def device_of(generator: torch.Generator | None) -> torch.device | None:
     return None if generator is None else generator.device
 
 
+def he_std(shape: Iterable[int]) -> float:
+    """He's standard deviation by fan-out for a weight (O, I, *kernel): ``sqrt(2 / (kernel area * O))``."""
+    shape = tuple(shape)
+    return sqrt(2 / max(prod(shape[2:]) * shape[0], 1))
+
+
 def check_positive(who: str, **values: float) -> None:
     """ValueError for an option that is not a positive finite number."""
     for name, value in values.items():
@@ -33,4 +39,4 @@ def check_positive(who: str, **values: float) -> None:
             raise ValueError(f"{who}: {name}={value!r} must be a positive number")
 
 
-__all__ = ["check_positive", "default_weight", "device_of", "draw_seed"]
+__all__ = ["check_positive", "default_weight", "device_of", "draw_seed", "he_std"]

@@ -7,11 +7,18 @@ For one weight tensor with n elements, between the records a and b:
 ``value_rate``     share of the n weights whose code differs between a and b; ``freezing_rate`` is 1 minus this
 ``sign_rate``      share whose sign differs; zero is a sign of its own
 ``never_flipped``  share whose sign was, at every record since the first, the sign of the first
+``reversal_rate``  share whose sign turned from + to - or from - to +, without what became or was zero
+``zeros``          share of the weights that are zero now
 ``distance``       mean over the weights of (smallest distance of a latent to a threshold at which the code changes,
                    :meth:`Method.threshold_distance`), over the standard deviation of all latents of the layer
+``update``         root mean square, over all latents of the layer, of what the last optimiser step moved them
+                   (projection included); known where :meth:`FlipTracker.before_step` was called before that step
+``steps``          10, 50 and 90 % quantiles over the weights of that smallest distance over ``update``: how many
+                   typical steps, all in one direction, a weight is away from another code
 =================  ==================================================================================================
 
-The mean over layers weighs each layer by its n. A float weight has one threshold, zero, and no codes.
+The mean over layers weighs each layer by its n (of ``steps``: the mean of the layers' quantiles). A float weight has
+one threshold, zero, and no codes.
 """
 
 from __future__ import annotations
@@ -25,6 +32,9 @@ from torch import Tensor, nn
 
 from bitshift.nn.method import Method
 
+QUANTILES = (0.1, 0.5, 0.9)
+"""Of ``LayerFlips.steps``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerFlips:
@@ -37,6 +47,11 @@ class LayerFlips:
     never_flipped: float
     distance: float | None
     """None where all latents are equal."""
+    reversal_rate: float | None = None
+    zeros: float = 0.0
+    update: float | None = None
+    steps: tuple[float, float, float] | None = None
+    """None without a step before the record, or where that step moved nothing."""
 
     @property
     def freezing_rate(self) -> float | None:
@@ -63,6 +78,7 @@ class FlipRecord:
             pairs = [(value, layer.count) for layer in self.layers if (value := figure(layer)) is not None]
             return sum(v * n for v, n in pairs) / sum(n for _, n in pairs) if pairs else None
 
+        steps = tuple(weighted(lambda layer, i=i: layer.steps[i] if layer.steps else None) for i in range(3))
         return LayerFlips(
             name="mean",
             count=sum(layer.count for layer in self.layers),
@@ -70,6 +86,10 @@ class FlipRecord:
             sign_rate=weighted(lambda layer: layer.sign_rate),
             never_flipped=weighted(lambda layer: layer.never_flipped) or 0.0,
             distance=weighted(lambda layer: layer.distance),
+            reversal_rate=weighted(lambda layer: layer.reversal_rate),
+            zeros=weighted(lambda layer: layer.zeros) or 0.0,
+            update=weighted(lambda layer: layer.update),
+            steps=None if None in steps else steps,  # pyright: ignore[reportArgumentType]
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,16 +131,43 @@ class _Source:
         levels = torch.tensor(self.method.format.levels, dtype=torch.float64, device=codes.device)
         return levels.sign().to(torch.int8).index_select(0, codes.flatten().int()).view(codes.shape)
 
-    def distance(self) -> float | None:
+    def latents(self) -> list[Tensor]:
+        """The trained tensors that have the weight's shape."""
         if self.method is None:
             assert self.weight is not None
-            latents, distance = [self.weight.detach()], self.weight.detach().abs()
-        else:
-            shape = self.method.shape
-            latents = [t.detach() for t in self.method.latents().values() if tuple(t.shape) == shape]
-            distance = self.method.threshold_distance()
-        spread = torch.cat([t.double().flatten() for t in latents]).std(correction=0)
-        return float(distance.double().mean() / spread) if spread > 0 else None
+            return [self.weight.detach()]
+        return [t.detach() for t in self.method.latents().values() if tuple(t.shape) == self.method.shape]
+
+    def distances(self) -> Tensor:
+        """Of each weight to the nearest change of its code, in units of the latents."""
+        if self.method is None:
+            assert self.weight is not None
+            return self.weight.detach().abs()
+        return self.method.threshold_distance()
+
+
+def _over_spread(distances: Tensor, latents: list[Tensor]) -> float | None:
+    spread = torch.cat([t.double().flatten() for t in latents]).std(correction=0)
+    return float(distances.double().mean() / spread) if spread > 0 else None
+
+
+def _moved(before: list[Tensor] | None, latents: list[Tensor]) -> float | None:
+    """Root mean square of the difference."""
+    if before is None:
+        return None
+    squares = sum(
+        float((a.double() - b.to(a.device).double()).square().sum()) for a, b in zip(latents, before, strict=True)
+    )
+    return (squares / sum(t.numel() for t in latents)) ** 0.5
+
+
+def _steps(distances: Tensor, update: float | None) -> tuple[float, float, float] | None:
+    """The quantiles of ``distances / update``, of every k-th weight where there are over a million."""
+    if not update:
+        return None
+    some = distances.flatten()[:: max(1, distances.numel() >> 20)].double() / update
+    low, middle, high = torch.quantile(some, some.new_tensor(QUANTILES)).tolist()
+    return low, middle, high
 
 
 class FlipTracker:
@@ -137,11 +184,17 @@ class FlipTracker:
         self._first: dict[str, Tensor] = {}
         self._kept: dict[str, Tensor] = {}
         self._records = 0
+        self._before: dict[str, list[Tensor]] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """Module paths of the weights that are followed."""
         return tuple(source.name for source in self._sources)
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Remember the latents until the next record, which then tells what the one step between moved."""
+        self._before = {s.name: [t.clone() for t in s.latents()] for s in self._sources}
 
     @torch.no_grad()
     def record(self, label: int | None = None) -> FlipRecord:
@@ -154,6 +207,11 @@ class FlipTracker:
             kept = self._kept.get(name, torch.ones_like(signs, dtype=torch.bool)).to(signs.device) & (signs == first)
             value_rate = change_rate(self._codes[name], codes) if codes is not None and name in self._codes else None
             sign_rate = change_rate(self._signs[name], signs) if name in self._signs else None
+            reversal_rate = None
+            if name in self._signs:
+                reversal_rate = float((self._signs[name].to(signs.device) * signs < 0).double().mean())
+            latents, distances = source.latents(), source.distances()
+            update = _moved(self._before.get(name), latents)
             layers.append(
                 LayerFlips(
                     name=name,
@@ -161,12 +219,17 @@ class FlipTracker:
                     value_rate=value_rate,
                     sign_rate=sign_rate,
                     never_flipped=float(kept.double().mean()),
-                    distance=source.distance(),
+                    distance=_over_spread(distances, latents),
+                    reversal_rate=reversal_rate,
+                    zeros=float((signs == 0).double().mean()),
+                    update=update,
+                    steps=_steps(distances, update),
                 )
             )
             if codes is not None:
                 self._codes[name] = codes.clone()
             self._signs[name], self._kept[name] = signs, kept
+        self._before = {}
         label = self._records if label is None else int(label)
         self._records += 1
         return FlipRecord(label=label, layers=tuple(layers))
@@ -217,4 +280,4 @@ def _sources(model: nn.Module, floats: bool) -> Iterator[_Source]:
                     yield _Source(f"{path}.{key}" if path else key, None, weight)
 
 
-__all__ = ["FlipRecord", "FlipTracker", "LayerFlips", "change_rate"]
+__all__ = ["QUANTILES", "FlipRecord", "FlipTracker", "LayerFlips", "change_rate"]

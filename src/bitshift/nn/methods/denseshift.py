@@ -19,7 +19,7 @@ from bitshift.nn.gates import (
     sign_consistent,
     split_weight,
 )
-from bitshift.nn.init import check_positive, device_of
+from bitshift.nn.init import check_positive, device_of, he_std
 from bitshift.nn.method import register
 
 
@@ -38,6 +38,15 @@ def gate_rule(bits: int, surrogate: bool) -> GateRule:
     return GateRule(("sign", *(f"gate{t + 1}" for t in range(gates))), sigma * 2.0**exponent, slopes)
 
 
+def _deviation(std: float | str, shape: tuple[int, ...]) -> float:
+    """The number that the option ``std`` means for a weight of ``shape``."""
+    if isinstance(std, str):
+        if std != "he":
+            raise ValueError(f"denseshift: std={std!r}; allowed: a positive number, or 'he'")
+        return he_std(shape)
+    return std
+
+
 @register
 class DenseShift(GateMethod):
     """DenseShift (Li et al., ICCV 2023, arXiv 2208.09708).
@@ -53,7 +62,8 @@ class DenseShift(GateMethod):
     ``d gate_t = dS_t * (S_{t-1} + 1)``, ``dS_{t-1} = dS_t * b_t``. ``surrogate=False`` takes the gradient of
     ``sigma * 2^S`` instead (the paper's ablation): ``d sign = g * 2^S``, ``dS = g * sigma * 2^S * ln 2``.
 
-    Initialisation: all latents N(0, ``std``), std 1e-3. Weight decay acts on the latents. No regulariser.
+    Initialisation: all latents N(0, ``std``), std 1e-3; ``std="he"`` is He's deviation by fan-out, the high variance of
+    S3's start, for comparison. Weight decay acts on the latents. No regulariser.
 
     Ours, not the paper's: the power-of-two ``scale`` per channel (ones from scratch, searched in ``from_float``) and
     both rules of ``from_float``. "margin" sets sign = eps*v and gate_{T-k} = eps*(|v| - 1.5*2^k)/2^k for v =
@@ -87,9 +97,11 @@ class DenseShift(GateMethod):
     @classmethod
     def random(
         cls, shape: Iterable[int], format: str, *, generator: torch.Generator | None = None, surrogate: bool = True,
-        std: float = 1e-3, start: str = "margin", eps: float = 3e-3, scale: Tensor | None = None,
+        std: float | str = 1e-3, start: str = "margin", eps: float = 3e-3, scale: Tensor | None = None,
     ) -> DenseShift:  # fmt: skip
         """All latents N(0, std); ``start`` and ``eps`` belong to :meth:`from_float`."""
+        shape = tuple(shape)
+        std = _deviation(std, shape)
         check_positive("denseshift", std=std, eps=eps)
         latents = torch.empty(cls.gates(cls.check_format(format).bits) + 1, *shape, device=device_of(generator))
         return cls(latents.normal_(0, std, generator=generator), format, surrogate=surrogate, scale=scale)
@@ -97,9 +109,10 @@ class DenseShift(GateMethod):
     @classmethod
     def from_float(
         cls, weight: Tensor, format: str, *, generator: torch.Generator | None = None, surrogate: bool = True,
-        std: float = 1e-3, start: str = "margin", eps: float = 3e-3, scale: Tensor | None = None,
+        std: float | str = 1e-3, start: str = "margin", eps: float = 3e-3, scale: Tensor | None = None,
     ) -> DenseShift:  # fmt: skip
         """Latents whose level is the one nearest to ``weight / scale``; the scale is searched unless given."""
+        std = _deviation(std, tuple(weight.shape))
         check_positive("denseshift", std=std, eps=eps)
         bits = cls.check_format(format).bits
         values, scale = split_weight(weight, format, scale, "denseshift")

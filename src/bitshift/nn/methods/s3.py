@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from math import prod, sqrt
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +19,7 @@ from bitshift.nn.gates import (
     sign_consistent,
     split_weight,
 )
-from bitshift.nn.init import check_positive, device_of
+from bitshift.nn.init import check_positive, device_of, he_std
 from bitshift.nn.method import register
 
 
@@ -97,7 +96,7 @@ class S3(GateMethod):
             )
         shape = tuple(shape)
         latents = torch.empty(cls.gates(cls.check_format(format).bits) + 2, *shape, device=device_of(generator))
-        latents.normal_(0, sqrt(2 / max(prod(shape[2:]) * shape[0], 1)), generator=generator)
+        latents.normal_(0, he_std(shape), generator=generator)
         if init == "dense":
             latents[1:].abs_()
             latents[2:].neg_()

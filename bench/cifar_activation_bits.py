@@ -31,7 +31,7 @@ from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import ArrayData, PadCropFlip, open_data
-from bitshift.train.data.arrays import CIFAR10_NORMALISE
+from bitshift.train.data.base import CIFAR10_NORMALISE
 from bitshift.train.evaluate import evaluate
 from bitshift.train.loop import fit
 from bitshift.train.models import build, strip_module_prefix

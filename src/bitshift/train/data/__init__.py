@@ -6,8 +6,16 @@ import dataclasses
 import difflib
 from pathlib import Path
 
-from bitshift.train.data.arrays import CIFAR10_NORMALISE, ArrayData, DataError, Normalise, stratified_split
+from bitshift.train.data.arrays import ArrayData, stratified_split
 from bitshift.train.data.augment import AUGMENTS, Augment, PadCropFlip, Shift
+from bitshift.train.data.base import (
+    CIFAR10_NORMALISE,
+    IMAGENET_NORMALISE,
+    DataError,
+    Normalise,
+    Request,
+    TrainData,
+)
 from bitshift.train.data.cifar import CIFAR10_CLASSES, read_cifar
 from bitshift.train.data.folder import class_folders, read_folder
 from bitshift.train.data.idx import find_idx, read_idx, read_idx_folder
@@ -78,6 +86,7 @@ __all__ = [
     "AUGMENTS",
     "CIFAR10_CLASSES",
     "CIFAR10_NORMALISE",
+    "IMAGENET_NORMALISE",
     "LAYOUTS",
     "NAMED",
     "SPLITS",
@@ -87,7 +96,9 @@ __all__ = [
     "EpochSampler",
     "Normalise",
     "PadCropFlip",
+    "Request",
     "Shift",
+    "TrainData",
     "open_data",
     "read_folder",
     "read_idx",

@@ -1,52 +1,16 @@
-"""A labelled data set in memory: the one shape in which every reader delivers."""
+"""A labelled data set in memory."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-class DataError(ValueError):
-    """A data set that cannot be read; the message names the file, what was found and what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Normalise:
-    """``(pixel - mean) * scale`` per channel; one entry stands for every channel.
-
-    The default ``(pixel - 128) / 64`` is exact in fixed point (8 bits, 6 of them fraction), so an integer
-    network needs no multiplication in front of its first layer.
-    """
-
-    mean: tuple[float, ...] = (128.0,)
-    scale: tuple[float, ...] = (1 / 64,)
-
-    def __post_init__(self) -> None:
-        if not self.mean or not self.scale:
-            raise ValueError("Normalise: mean and scale need at least one entry each")
-        if not all(np.isfinite(self.mean)) or not all(np.isfinite(s) and s != 0 for s in self.scale):
-            raise ValueError(f"Normalise: mean {self.mean} and scale {self.scale} must be finite, scale not 0")
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Float32 images (N, C, ...) on the device of ``images``."""
-        shape = (1, -1) + (1,) * (images.dim() - 2)
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).view(shape)
-        scale = torch.tensor(self.scale, dtype=torch.float32, device=images.device).view(shape)
-        return (images.to(torch.float32) - mean) * scale
-
-    @staticmethod
-    def from_mean_std(mean: Sequence[float], std: Sequence[float]) -> Normalise:
-        """From statistics of pixels in 0..1, as papers give them."""
-        return Normalise(mean=tuple(255.0 * m for m in mean), scale=tuple(1 / (255.0 * s) for s in std))
-
-
-CIFAR10_NORMALISE = Normalise.from_mean_std((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What the published ResNet-20/32/44/56 checkpoints were trained with (ImageNet's statistics)."""
+from bitshift.train.data.base import DataError, Normalise, Request, check_labels, check_normalise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,24 +35,21 @@ class ArrayData:
             raise DataError(f"images have dtype {self.images.dtype}; uint8 pixels or float32 features are allowed")
         if self.images.ndim < 2 or (self.images.dtype == np.uint8 and self.images.ndim != 4):
             raise DataError(f"images have shape {self.images.shape}; (N, C, H, W) is needed, C before H and W")
-        if self.labels.dtype != np.int64 or self.labels.shape != self.images.shape[:1]:
-            raise DataError(
-                f"labels are {self.labels.dtype} {self.labels.shape}; int64 ({len(self.images)},) is needed"
-            )
-        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
-            raise DataError(
-                f"labels run from {self.labels.min()} to {self.labels.max()}, but there are "
-                f"{len(self.class_names)} class names; labels must be 0..{len(self.class_names) - 1}"
-            )
-        channels = self.images.shape[1]
-        for name, values in (("mean", self.normalise.mean), ("scale", self.normalise.scale)):
-            if len(values) not in (1, channels):
-                raise DataError(
-                    f"normalise.{name} has {len(values)} entries for {channels} channels; give 1 or {channels}"
-                )
+        check_labels(self.labels, len(self.images), self.class_names)
+        check_normalise(self.normalise, self.images.shape[1])
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one image, (C, H, W), or of one row of features."""
+        return tuple(self.images.shape[1:])
+
+    @property
+    def is_pixels(self) -> bool:
+        """Whether images are uint8 pixels 0..255; else they are float32 features."""
+        return self.images.dtype == np.uint8
 
     def subset(self, index: np.ndarray | slice) -> ArrayData:
         """The rows of ``index``, in its order."""
@@ -98,10 +59,21 @@ class ArrayData:
         """The same data under another normalisation."""
         return replace(self, normalise=normalise)
 
+    def with_class_names(self, class_names: tuple[str, ...]) -> ArrayData:
+        """The same data with another list of class names."""
+        return replace(self, class_names=class_names)
+
     def batch(self, index: np.ndarray, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Raw images and labels of ``index`` on ``device`` (not normalised, so that augmentation sees pixels)."""
         images, labels = torch.from_numpy(self.images[index]), torch.from_numpy(self.labels[index])
         return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+    def batches(
+        self, requests: Iterable[Request], device: torch.device | str = "cpu"
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """``batch`` of each request; arrays hold nothing random, so a place changes nothing."""
+        for request in requests:
+            yield self.batch(request.rows, device)
 
     def fingerprint(self) -> str:
         """Short identity of the data (shape, labels, a sample of the images); a resumed run compares it."""
@@ -130,4 +102,4 @@ def stratified_split(labels: np.ndarray, first: int, *, seed: int) -> tuple[np.n
     return np.sort(ranked[:first]), np.sort(ranked[first:])
 
 
-__all__ = ["CIFAR10_NORMALISE", "ArrayData", "DataError", "Normalise", "stratified_split"]
+__all__ = ["ArrayData", "stratified_split"]

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bitshift.train.data.arrays import CIFAR10_NORMALISE, ArrayData, DataError
+from bitshift.train.data.arrays import ArrayData
+from bitshift.train.data.base import CIFAR10_NORMALISE, DataError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _PIXELS = 3 * 32 * 32

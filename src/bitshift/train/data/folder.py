@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bitshift.train.data.arrays import ArrayData, DataError
+from bitshift.train.data.arrays import ArrayData
+from bitshift.train.data.base import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bitshift.train.data.arrays import ArrayData, DataError
+from bitshift.train.data.arrays import ArrayData
+from bitshift.train.data.base import DataError
 from bitshift.train.data.npz import channels_first
 
 _TYPES = {0x08: np.dtype(np.uint8), 0x09: np.dtype(np.int8), 0x0B: np.dtype(">i2"), 0x0C: np.dtype(">i4"),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bitshift.train.data.arrays import ArrayData, DataError, stratified_split
+from bitshift.train.data.arrays import ArrayData, stratified_split
+from bitshift.train.data.base import DataError
 
 TRAIN_ROWS = 4000
 _SPLIT_SEED = 20240229

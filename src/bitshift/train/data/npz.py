@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bitshift.train.data.arrays import ArrayData, DataError
+from bitshift.train.data.arrays import ArrayData
+from bitshift.train.data.base import DataError
 
 
 def channels_first(images: np.ndarray, where: str) -> np.ndarray:

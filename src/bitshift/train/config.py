@@ -29,6 +29,8 @@ class TrainConfig:
             has bfloat16 arithmetic and the activations are float (an integer simulation needs exact sums).
             Evaluation is always float32.
         distill_weight, distill_temperature: loss ``(1 - w) CE + w T^2 KL(teacher || student)`` when a teacher is given.
+        teacher_cache: folder that keeps the teacher's logits for other runs with the same teacher, data, augmentation,
+            seed and batch size; read logits equal computed ones to the bit. None computes them every time.
         label_smoothing: of the cross-entropy.
         seed: of the row order and augmentation, and of torch, numpy and python at the first step.
         keep: which state ``model.safetensors`` holds and ``fit`` leaves in the model: the ``last`` one, or the ``best``
@@ -61,6 +63,7 @@ class TrainConfig:
     amp: Literal["off", "auto", "bf16"] = "off"
     distill_weight: float = 0.9
     distill_temperature: float = 4.0
+    teacher_cache: str | None = None
     label_smoothing: float = 0.0
     seed: int = 0
     keep: Literal["last", "best"] = "last"
@@ -114,6 +117,11 @@ class TrainConfig:
         need("distill_weight", 0 <= self.distill_weight <= 1, "0..1")
         need("distill_temperature", self.distill_temperature > 0, "a positive number")
         need("label_smoothing", 0 <= self.label_smoothing < 1, "0 up to, not including, 1")
+        need(
+            "teacher_cache",
+            self.teacher_cache is None or (isinstance(self.teacher_cache, str) and self.teacher_cache != ""),
+            "None or a folder, as text",
+        )
         need("seed", isinstance(self.seed, int) and self.seed >= 0, "a whole number from 0")
 
     def as_dict(self) -> dict[str, Any]:
@@ -130,7 +138,9 @@ class TrainConfig:
         ]
 
 
-SHOWN_ONLY = frozenset({"log_every", "checkpoint_every_steps", "progress", "tensorboard", "eval_batch_size", "device"})
+SHOWN_ONLY = frozenset(
+    {"log_every", "checkpoint_every_steps", "progress", "tensorboard", "eval_batch_size", "device", "teacher_cache"}
+)
 """Fields of a run that may differ when it is resumed: none of them decides a trained number on one kind of device."""
 
 __all__ = ["SHOWN_ONLY", "TrainConfig"]

@@ -33,6 +33,7 @@ from bitshift.train.evaluate import EvalResult, evaluate
 from bitshift.train.optim import build_optimizer, set_lr
 from bitshift.train.progress import Reporter, logger
 from bitshift.train.schedule import lr_factor
+from bitshift.train.teacher import Teacher, TeacherCache, model_fingerprint
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818 - it names a state, not a mistake
@@ -133,13 +134,13 @@ class _Run:
         self.config, self.train_data, self.valid_data = config, train_data, valid_data
         self.folder, self.augment, self.world = folder, augment, world
         self.model = model.to(world.device)
-        self.teacher = teacher.to(world.device).eval() if teacher is not None else None
         self.sampler = EpochSampler(
             count=len(train_data), batch_size=config.batch_size, seed=config.seed, rank=world.rank, world=world.size
         )
         self.total = config.epochs * self.sampler.steps
         self.methods = [m for m in self.model.modules() if isinstance(m, Method)]
         self.bf16 = use_bf16(config.amp, world.device, model)
+        self.teacher = self._teacher(teacher) if teacher is not None else None
         self.step = 0
         self.sums = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, correct rows, steps
         self.best_accuracy, self.best_epoch = -1.0, -1
@@ -174,7 +175,8 @@ class _Run:
             self._calibrate()
         world.share_from_main(self.model)
         if self.teacher is not None:
-            world.share_from_main(self.teacher)
+            world.share_from_main(self.teacher.model)
+            self._use_cache(self.teacher)
         self.flips = FlipTracker(self.model, floats=True)
         self.optimizer = build_optimizer(self.model, config)
         metrics_size = 0
@@ -194,6 +196,29 @@ class _Run:
         ) as self.report:  # fmt: skip
             self._train(stop)
             return self._finish()
+
+    def _teacher(self, model: nn.Module) -> Teacher:
+        return Teacher(model.to(self.world.device))
+
+    def _use_cache(self, teacher: Teacher) -> None:
+        """Give ``teacher``, as all processes now have it, the cache of exactly this data, order and arithmetic."""
+        if self.config.teacher_cache is None:
+            return
+        data = self.identity["data"]
+        identity = {
+            "teacher": model_fingerprint(teacher.model), "data": data["train"], "normalise": data["normalise"],
+            "augment": data["augment"], "seed": self.config.seed, "batch_size": self.config.batch_size,
+            "bf16": self.bf16, "device": self.world.device.type, "torch": torch.__version__,
+        }  # fmt: skip
+        rows = self.sampler.steps * self.config.batch_size
+        teacher.cache = TeacherCache(
+            self.config.teacher_cache, identity, rows=rows, classes=len(self.train_data.class_names)
+        )
+
+    def _place(self) -> tuple[int, int]:
+        """Epoch of the present step, and the place of this process's first row in the epoch's order."""
+        epoch, batch = divmod(self.step, self.sampler.steps)
+        return epoch, batch * self.config.batch_size + self.sampler.part.start
 
     def _seed(self) -> None:
         seed = step_generator(self.config.seed, 2, self.world.rank).initial_seed()
@@ -256,7 +281,7 @@ class _Run:
             taught = None
             if self.teacher is not None:
                 with torch.no_grad():
-                    taught = self.teacher(images)
+                    taught = self.teacher(images, *self._place())
         loss = task_loss(
             logits, labels, teacher_logits=taught, weight=config.distill_weight,
             temperature=config.distill_temperature, label_smoothing=config.label_smoothing,

@@ -3,8 +3,9 @@
 from bitshift.nn.methods.deepshift_ps import DeepShiftPS
 from bitshift.nn.methods.deepshift_q import DeepShiftQ
 from bitshift.nn.methods.denseshift import DenseShift
+from bitshift.nn.methods.inq import INQ
 from bitshift.nn.methods.nearest import Nearest
 from bitshift.nn.methods.s3 import S3
 from bitshift.nn.methods.uniform import Uniform
 
-__all__ = ["S3", "DeepShiftPS", "DeepShiftQ", "DenseShift", "Nearest", "Uniform"]
+__all__ = ["INQ", "S3", "DeepShiftPS", "DeepShiftQ", "DenseShift", "Nearest", "Uniform"]

@@ -2,49 +2,177 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bitshift.train.models import MODELS, build, strip_module_prefix
+from bitshift.train.models import MODELS, build, published_state, strip_module_prefix
+from bitshift.train.models.googlenet import GoogLeNet
 from bitshift.train.models.resnet_cifar import PadShortcut
 
-# trainable, 10 classes, 3 channels (lenet 1); MLPerf Tiny adds 480 running statistics to resnet8: 78,666
-WEIGHTS = {
-    "lenet": 431_080, "lenet_bn": 431_650, "resnet8": 78_186, "resnet20": 269_722, "resnet32": 464_154,
-    "resnet44": 658_586, "resnet56": 853_018, "resnet18": 11_181_642, "resnet34": 21_289_802, "resnet50": 23_528_522,
+# Trainable parameters with 10 classes and 3 channels (MNIST's nets: 1). MLPerf Tiny adds 480 running statistics to
+# resnet8: 78,666. kuangliu/pytorch-cifar counts 11,173,962 and 2,296,922.
+SMALL = {
+    "mlp": 669_706, "lenet": 431_080, "lenet_bn": 431_650, "resnet8": 78_186, "resnet20": 269_722,
+    "resnet32": 464_154, "resnet44": 658_586, "resnet56": 853_018, "resnet18_cifar": 11_000_138,
+    "resnet18_cifar_b": 11_173_962, "mobilenet_v2_cifar": 2_296_922,
 }  # fmt: skip
 
+# Parameters with 1000 classes, and the fingerprint of torchvision 0.28's state dict (marvis/pytorch-mobilenet's for
+# mobilenet_v1): test_torchvision_has_the_same_names makes it anew where torchvision is installed.
+FINGERPRINTS = {
+    "alexnet": (61_100_840, "dd9c4dec53aa"),
+    "densenet121": (7_978_856, "ab49849b3ca2"),
+    "densenet161": (28_681_000, "5022fc3e1f53"),
+    "densenet169": (14_149_480, "e99928dbb773"),
+    "densenet201": (20_013_928, "b4693170ccb5"),
+    "googlenet": (6_624_904, "104f4367b66a"),
+    "mobilenet_v1": (4_231_976, "2c25d7608115"),
+    "mobilenet_v2": (3_504_872, "8e46697c9016"),
+    "resnet101": (44_549_160, "e0e4b4ababa6"),
+    "resnet152": (60_192_808, "db106f558aed"),
+    "resnet18": (11_689_512, "1dcde4b21afa"),
+    "resnet34": (21_797_672, "c9e0bf87b439"),
+    "resnet50": (25_557_032, "ce6ad2593ee1"),
+    "vgg11": (132_863_336, "2dc8d3b001c6"),
+    "vgg11_bn": (132_868_840, "e4187ae2ee9f"),
+    "vgg13": (133_047_848, "5765e5290b94"),
+    "vgg13_bn": (133_053_736, "ce959ade57cb"),
+    "vgg16": (138_357_544, "8d869fc271c1"),
+    "vgg16_bn": (138_365_992, "82d2ee0373b7"),
+    "vgg19": (143_667_240, "4b3852b2713f"),
+    "vgg19_bn": (143_678_248, "9981c403fff1"),
+}
 
-def make(name: str) -> torch.nn.Module:
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """A hash of the sorted names and shapes of the state dict."""
+    lines = sorted(f"{name}:{tuple(tensor.shape)}" for name, tensor in model.state_dict().items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def make(name: str, classes: int = 10) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build(name, num_classes=10, in_channels=1 if name.startswith("lenet") else 3).eval()
+    return build(name, num_classes=classes, in_channels=channels(name)).eval()
+
+
+def channels(name: str) -> int:
+    return 1 if MODELS[name].input_size == (28, 28) else 3
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_output_is_one_logit_a_class(name):
     height, width = MODELS[name].input_size
-    size = (64, 64) if height == 224 else (height, width)
-    model = make(name)
-    channels = 1 if name.startswith("lenet") else 3
-    with torch.no_grad():
-        assert model(torch.zeros(2, channels, *size)).shape == (2, 10)
+    with torch.device("meta"), torch.no_grad():  # shapes alone: VGG-19 has 140 M weights
+        model = make(name)
+        assert model(torch.zeros(2, channels(name), height, width)).shape == (2, 10)
+        if height == 224:
+            assert model(torch.zeros(2, 3, 96, 64)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_the_number_of_parameters_is_the_published_one(name):
-    assert sum(p.numel() for p in make(name).parameters()) == WEIGHTS[name]
+    with torch.device("meta"):
+        assert sum(p.numel() for p in make(name).parameters()) == SMALL[name]
 
 
-def test_torchvision_counts_with_a_thousand_classes():
-    # torchvision's documentation: 11,689,512 / 21,797,672 / 25,557,032
-    counts = [
-        sum(p.numel() for p in build(n, num_classes=1000, in_channels=3).parameters())
-        for n in ("resnet18", "resnet34", "resnet50")
-    ]
-    assert counts == [11_689_512, 21_797_672, 25_557_032]
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - SMALL.keys()))
+def test_names_and_shapes_are_those_of_published_checkpoints(name):
+    with torch.device("meta"):
+        model = make(name, 1000)
+    assert (sum(p.numel() for p in model.parameters()), fingerprint(model)) == FINGERPRINTS[name]
+
+
+@pytest.fixture(scope="module")
+def torchvision():
+    """The models of torchvision; its import fails beside some builds of torch, which is no fault of ours."""
+    try:
+        import torchvision.models  # pyright: ignore[reportMissingImports]
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision cannot be imported: {str(error).splitlines()[0]}")
+    return torchvision.models
+
+
+def theirs(torchvision, name: str, **options) -> torch.nn.Module:
+    if name == "googlenet":
+        options = {"aux_logits": False, "init_weights": True, **options}
+    return getattr(torchvision, name)(**options)
+
+
+@pytest.mark.parametrize("name", sorted(FINGERPRINTS.keys() - {"mobilenet_v1"}))
+def test_torchvision_has_the_same_names(torchvision, name):
+    with torch.device("meta"):
+        assert fingerprint(theirs(torchvision, name)) == FINGERPRINTS[name][1]
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "googlenet", "mobilenet_v2", "densenet121", "densenet161",
+             pytest.param("alexnet", marks=pytest.mark.slow), pytest.param("vgg16_bn", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_torchvision_computes_the_same_and_starts_alike(torchvision, name):
+    torch.manual_seed(3)
+    other, ours = theirs(torchvision, name), make(name, 1000)
+    for (key, a), b in zip(other.named_parameters(), ours.parameters(), strict=True):
+        if a.dim() > 1 and a.numel() >= 4096:  # one draw each: the deviations of as many numbers lie near each other
+            assert abs(float(a.detach().std() / b.detach().std()) - 1) < 0.08, key
+        assert (a == 0).all() == (b == 0).all(), key
+    for tensor in other.state_dict().values():  # statistics of a trained net, so that a norm is no identity
+        if tensor.dim() == 1:
+            tensor.uniform_(0.5, 1.5)
+    ours.load_state_dict(other.state_dict())
+    x = torch.randn(2, 3, 80, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), other.eval()(x))
+
+
+def test_torchvisions_googlenet_with_heads_loads_with_and_without_them(torchvision):
+    torch.manual_seed(3)
+    other = theirs(torchvision, "googlenet", aux_logits=True, transform_input=True).train()
+    full = GoogLeNet(aux_logits=True, transform_input=True)
+    full.load_state_dict(published_state(full, other.state_dict()))
+    x = torch.randn(2, 3, 96, 96)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        want = other(x)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        main, second, first = full.train()(x)
+        full.load_state_dict(other.state_dict())  # training moved the statistics of both alike
+    for got, expected in ((first, want.aux_logits1), (second, want.aux_logits2), (main, want.logits)):
+        assert got.shape == expected.shape
+    with torch.no_grad():
+        torch.testing.assert_close(full.eval()(x), other.eval()(x))
+    plain = GoogLeNet(transform_input=True).eval()
+    plain.load_state_dict(published_state(plain, other.state_dict()))
+    with torch.no_grad():
+        torch.testing.assert_close(plain(x), other(x))
+
+
+def test_googlenet_gives_its_auxiliary_logits_in_training_only():
+    with torch.device("meta"):
+        model = GoogLeNet(num_classes=7, aux_logits=True)
+        x = torch.zeros(2, 3, 64, 64)
+        assert [tuple(y.shape) for y in model.train()(x)] == [(2, 7)] * 3
+        assert model.eval()(x).shape == (2, 7)
+        state = model.state_dict()
+        bare = GoogLeNet(num_classes=7)
+    assert any(name.startswith("aux1.") for name in state)
+    assert published_state(bare, state).keys() == bare.state_dict().keys()
+    assert published_state(model, state).keys() == state.keys()
+    with pytest.raises(ValueError, match="in_channels is 1"):
+        GoogLeNet(transform_input=True, in_channels=1)
+
+
+def test_densenets_old_names_are_understood():
+    name = "features.denseblock1.denselayer3.norm1.running_mean"
+    with torch.device("meta"):
+        model = make("densenet121")
+    old = {n.replace("norm1", "norm.1").replace("conv2", "conv.2"): t for n, t in model.state_dict().items()}
+    assert name not in old
+    assert published_state(model, {f"module.{n}": t for n, t in old.items()}).keys() == model.state_dict().keys()
 
 
 @pytest.mark.parametrize(
@@ -53,12 +181,20 @@ def test_torchvision_counts_with_a_thousand_classes():
         ("resnet18", ["conv1.weight", "layer2.0.downsample.0.weight", "layer2.0.downsample.1.running_var", "fc.bias"]),
         ("resnet50", ["layer1.0.downsample.0.weight", "layer4.2.conv3.weight", "layer4.2.bn3.num_batches_tracked"]),
         ("resnet20", ["conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "linear.bias"]),
+        ("resnet18_cifar", ["layer4.1.bn2.weight", "linear.weight"]),
+        ("mobilenet_v1", ["model.0.0.weight", "model.13.4.running_var", "fc.weight"]),
     ],
 )  # fmt: skip
 def test_parameters_have_the_names_of_published_checkpoints(name, expected):
     names = make(name).state_dict().keys()
     assert set(expected) <= names
     assert not any("shortcut" in n or "pool" in n for n in names)
+
+
+def test_shortcuts_of_the_wide_cifar_net_are_convolutions_in_option_b():
+    names = make("resnet18_cifar_b").state_dict().keys()
+    assert {"layer2.0.shortcut.0.weight", "layer4.0.shortcut.1.running_mean"} <= names
+    assert not any("layer1" in n and "shortcut" in n for n in names)
 
 
 def test_option_a_subsamples_and_pads_channels_evenly():
@@ -90,7 +226,7 @@ def test_module_prefixes_are_stripped():
     }
 
 
-@pytest.mark.parametrize(("name", "hint"), [("resnet2", "did you mean"), ("vgg", "Known models: lenet")])
+@pytest.mark.parametrize(("name", "hint"), [("resnet2", "did you mean"), ("vg", "Known models: mlp")])
 def test_an_unknown_model_is_refused_with_a_hint(name, hint):
     with pytest.raises(ValueError, match=hint):
         build(name, num_classes=10, in_channels=3)

@@ -21,7 +21,7 @@ from bitshift.cli.rundir import describe_network
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import ConversionReport, convert
 from bitshift.train.checkpoint import load_tensors
-from bitshift.train.models import build, strip_module_prefix
+from bitshift.train.models import build, published_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ def load_state_dict(model: nn.Module, path: Path) -> None:
         raise CliError(
             f"{path}: unknown kind of weights {path.suffix!r}; allowed: .safetensors, .pt, .pth, .th, a run directory"
         )
-    tensors = strip_module_prefix(tensors)
+    tensors = published_state(model, tensors)
     # State dicts from before torch 0.4.1 lack this counter; nothing that is evaluated depends on it.
     counters = {n: t for n, t in model.state_dict().items() if n.endswith("num_batches_tracked")}
     load_state(model, counters | tensors, str(path))

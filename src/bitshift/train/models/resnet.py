@@ -1,4 +1,4 @@
-"""ResNet-18/34/50 (He et al., 2015) for photographs, with torchvision's parameter names, so its checkpoints load."""
+"""ResNet-18/34/50/101/152 (He et al., 2015) for photographs, with torchvision's parameter names."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ResNet(nn.Module):
     """7x7 stem, four stages of ``block``; input (N, in_channels, H, W) from 32 pixels on, output (N, num_classes)."""
 
     def __init__(
-        self, block: type[BasicBlock | Bottleneck], depths: tuple[int, int, int, int], *, num_classes: int = 1000,
+        self, block: type[BasicBlock | Bottleneck], depths: tuple[int, ...], *, num_classes: int = 1000,
         in_channels: int = 3,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -67,18 +66,6 @@ class GoogLeNet(nn.Module):
     normalisation that stays outside costs nothing, inside it costs an integer network float products at its input.
     """
 
-    STAGES: ClassVar[tuple[tuple[str, int, int, tuple[int, int], tuple[int, int], int], ...]] = (
-        ("3a", 192, 64, (96, 128), (16, 32), 32),
-        ("3b", 256, 128, (128, 192), (32, 96), 64),
-        ("4a", 480, 192, (96, 208), (16, 48), 64),
-        ("4b", 512, 160, (112, 224), (24, 64), 64),
-        ("4c", 512, 128, (128, 256), (24, 64), 64),
-        ("4d", 512, 112, (144, 288), (32, 64), 64),
-        ("4e", 528, 256, (160, 320), (32, 128), 128),
-        ("5a", 832, 256, (160, 320), (32, 128), 128),
-        ("5b", 832, 384, (192, 384), (48, 128), 128),
-    )
-
     def __init__(
         self, *, num_classes: int = 1000, in_channels: int = 3, aux_logits: bool = False, transform_input: bool = False,
         dropout: float = 0.2,
@@ -92,8 +79,15 @@ class GoogLeNet(nn.Module):
         self.conv2 = BasicConv2d(64, 64, 1)
         self.conv3 = BasicConv2d(64, 192, 3, padding=1)
         self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        for name, channels, *branches in self.STAGES:
-            self.add_module(f"inception{name}", Inception(channels, *branches))
+        self.inception3a = Inception(192, 64, (96, 128), (16, 32), 32)
+        self.inception3b = Inception(256, 128, (128, 192), (32, 96), 64)
+        self.inception4a = Inception(480, 192, (96, 208), (16, 48), 64)
+        self.inception4b = Inception(512, 160, (112, 224), (24, 64), 64)
+        self.inception4c = Inception(512, 128, (128, 256), (24, 64), 64)
+        self.inception4d = Inception(512, 112, (144, 288), (32, 64), 64)
+        self.inception4e = Inception(528, 256, (160, 320), (32, 128), 128)
+        self.inception5a = Inception(832, 256, (160, 320), (32, 128), 128)
+        self.inception5b = Inception(832, 384, (192, 384), (48, 128), 128)
         self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
         if aux_logits:

@@ -100,6 +100,39 @@ def _conv(node: Node, graph: Graph, sample: Sample, index: Index) -> float:
     return _finish(node, graph, acc, sample, index, channel)
 
 
+def _conv_transpose(node: Node, graph: Graph, sample: Sample, index: Index) -> float:
+    x, attrs = sample[0], node.attrs
+    weights = graph.constants[node.consts["weight" if "weight" in node.consts else "codes"]].shape
+    channel, place = index[0], index[1:]
+    group = channel // (weights[0] // attrs["groups"])
+    acc = 0
+    for taps in itertools.product(*(range(k) for k in weights[2:])):
+        at = []
+        for p, s, (before, _), k, d in zip(
+            place, attrs["stride"], attrs["padding"], taps, attrs["dilation"], strict=True
+        ):
+            at.append((p + before - k * d) / s)  # the element of x that this tap brings here, if there is one
+        if not all(a == int(a) and 0 <= a < n for a, n in zip(at, x.shape[1:], strict=True)):
+            continue
+        for i in range(weights[1]):
+            found = x[(group * weights[1] + i, *(int(a) for a in at))].item()
+            acc += found * _weight(node, graph, (channel, i, *taps))
+    return _finish(node, graph, acc, sample, index, channel)
+
+
+def _embedding(node: Node, graph: Graph, sample: Sample, index: Index) -> float:
+    row = sample[0][index[:-1]].item()
+    level = _weight(node, graph, (row, index[-1]))
+    if isinstance(graph.values[node.output].type, FixedPoint):
+        return _rule4(node, graph, int(level), row, None)
+    return level * _const(node, graph, "scale", row, 1.0) + _const(node, graph, "bias", row, 0.0)
+
+
+def _upsample(node: Node, graph: Graph, sample: Sample, index: Index) -> float:
+    at = [i // f for i, f in zip(index[1:], node.attrs["factor"], strict=True)]
+    return sample[0][(index[0], *at)].item()
+
+
 def _linear(node: Node, graph: Graph, sample: Sample, index: Index) -> float:
     row = sample[0][index[:-1]]
     acc = sum(row[i].item() * _weight(node, graph, (index[-1], i)) for i in range(len(row)))
@@ -255,6 +288,7 @@ ELEMENTS: dict[str, Callable[[Node, Graph, Sample, Index], float]] = {
     for name, function in list(globals().items())
     if name in {f"_{op}" for op in (
         "conv", "linear", "add", "requantize", "rescale", "affine", "concat", "pad", "slice", "max_pool", "avg_pool",
-        "clamp", "table", "unary", "reshape", "transpose", "quantize", "dequantize", "argmax",
+        "clamp", "table", "unary", "reshape", "transpose", "quantize", "dequantize", "argmax", "conv_transpose",
+        "embedding", "upsample",
     )}
 }  # fmt: skip

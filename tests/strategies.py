@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from hypothesis import strategies as st
 
-from bitshift.core.bounds import check_bounds
+from bitshift.core.bounds import check_bounds, input_ranges
 from bitshift.core.check import check
 from bitshift.core.fixed import FixedPoint, Float32, ValueType
 from bitshift.core.formats import FORMATS
@@ -271,7 +271,7 @@ def _windows(
 def grow_conv(pick: Pick, b: Builder, x: str) -> str | None:
     """A convolution: grouped, depthwise or plain, with or without a residual."""
     shape = b.values[x].shape
-    if len(shape) not in (2, 3):
+    if len(shape) not in (2, 3, 4):
         return None
     channels = shape[0]
     groups = pick.one([g for g in range(1, channels + 1) if channels % g == 0])
@@ -283,6 +283,63 @@ def grow_conv(pick: Pick, b: Builder, x: str) -> str | None:
     if math.prod(outs) > LARGEST:
         return None
     return _weighted(pick, b, "conv", x, outs, weight, {**attrs, "groups": groups})
+
+
+def grow_conv_transpose(pick: Pick, b: Builder, x: str) -> str | None:
+    """A transposed convolution: grouped or plain, with overlaps, gaps and crops, with or without a residual."""
+    shape = b.values[x].shape
+    if len(shape) not in (2, 3, 4):
+        return None
+    channels = shape[0]
+    groups = pick.one([g for g in range(1, channels + 1) if channels % g == 0])
+    out = groups * pick.int(1, max(1, 4 // groups))
+    kernel, lengths = [], []
+    attrs: dict[str, list[Any]] = {"stride": [], "padding": [], "output_padding": [], "dilation": []}
+    for n in shape[1:]:
+        k, s, d = pick.int(1, 4), pick.int(1, 4), pick.one([1, 1, 2, 3])
+        extra = pick.int(0, max(s, d) - 1)
+        full = (n - 1) * s + (k - 1) * d + 1 + extra
+        before = pick.int(0, min(4, full - 1))
+        after = pick.int(0, min(4, full - 1 - before))
+        kernel.append(k)
+        lengths.append(full - before - after)
+        for name, value in zip(attrs, (s, [before, after], extra, d), strict=True):
+            attrs[name].append(value)
+    if math.prod(lengths) * out > 2 * LARGEST:
+        return None
+    outs, weight = (out, *lengths), (out, channels // groups, *kernel)
+    return _weighted(pick, b, "conv_transpose", x, outs, weight, {**attrs, "groups": groups})
+
+
+def grow_embedding(pick: Pick, b: Builder, x: str, *, floats: bool = False) -> str | None:
+    """Rows of a table, as ``floats`` or integers; ``x`` are integers that cannot name a row that is not there."""
+    value = b.values[x]
+    if not isinstance(value.type, FixedPoint) or value.type.frac != 0 or len(value.shape) > 5:
+        return None
+    rows, width = pick.int(1, 40), pick.int(1, 6)
+    range_ = b.ranges[x]
+    assert range_ is not None
+    if x in b.inputs and value.type.hi > 0:
+        b.ranges[x] = (max(range_[0], 0), min(range_[1], rows - 1))
+    elif range_[0] < 0 or range_[1] > 60:
+        return None
+    else:
+        rows = range_[1] + 1
+    if value.size * width > LARGEST:
+        return None
+    shape = (*value.shape, width)
+    if floats and pick.int(0, 1):
+        return b.node(
+            "embedding", [x], shape, F32, {}, {"weight": pick.rng.standard_normal((rows, width)).astype(np.float32)}
+        )
+    if floats:
+        name = pick.one([f.name for f in FORMATS.values()])
+        consts = {"codes": _codes(pick, name, (rows, width)), **_float_consts(pick, rows)}
+        return b.node("embedding", [x], shape, F32, {"format": name}, consts, _source(pick))
+    name = pick.one([f.name for f in FORMATS.values() if not f.float_only])
+    type = pick.one([small_type(pick), any_type(pick), FixedPoint(32, pick.int(0, 20))])
+    consts = {"codes": _codes(pick, name, (rows, width)), **_rule4(pick, rows, residual=False)}
+    return b.node("embedding", [x], shape, type, {"format": name, **_clamp(pick, type)}, consts, _source(pick))
 
 
 def grow_linear(pick: Pick, b: Builder, x: str) -> str | None:
@@ -406,7 +463,7 @@ def grow_slice(pick: Pick, b: Builder, x: str) -> str | None:
 def grow_max_pool(pick: Pick, b: Builder, x: str) -> str | None:
     """The largest of each window."""
     value = b.values[x]
-    if len(value.shape) not in (2, 3):
+    if len(value.shape) not in (2, 3, 4):
         return None
     found = _windows(pick, value.shape[1:], dilated=True, full=True)
     assert found is not None
@@ -419,7 +476,7 @@ def grow_max_pool(pick: Pick, b: Builder, x: str) -> str | None:
 def grow_avg_pool(pick: Pick, b: Builder, x: str) -> str | None:
     """The sum of each window, or of everything (a global pool)."""
     value = b.values[x]
-    if len(value.shape) not in (2, 3):
+    if len(value.shape) not in (2, 3, 4):
         return None
     found = _windows(pick, value.shape[1:], dilated=False, full=False)
     assert found is not None
@@ -486,6 +543,18 @@ def grow_reshape(pick: Pick, b: Builder, x: str) -> str | None:
     return b.node("reshape", [x], shape, value.type, {"shape": list(shape)})
 
 
+def grow_upsample(pick: Pick, b: Builder, x: str) -> str | None:
+    """Every element several times."""
+    value = b.values[x]
+    if len(value.shape) not in (2, 3, 4):
+        return None
+    factor = [pick.int(1, 3) for _ in value.shape[1:]]
+    if value.size * math.prod(factor) > 2 * LARGEST:
+        return None
+    shape = (value.shape[0], *(n * f for n, f in zip(value.shape[1:], factor, strict=True)))
+    return b.node("upsample", [x], shape, value.type, {"factor": factor})
+
+
 def grow_transpose(pick: Pick, b: Builder, x: str) -> str | None:
     """Axes in a random order."""
     value = b.values[x]
@@ -523,28 +592,34 @@ INEXACT = frozenset({"affine", "unary"})
 
 
 def _first_value(pick: Pick, b: Builder, op: str, *, floats: bool) -> str:
-    rank = (
-        pick.one([2, 3])
-        if op in ("conv", "max_pool", "avg_pool")
-        else pick.int(op in ("linear", "concat", "argmax"), 4)
-    )
-    shape = tuple(pick.int(1, 6 if i else 4) for i in range(rank))
+    spatial = op in ("conv", "conv_transpose", "max_pool", "avg_pool", "upsample")
+    rank = pick.one([2, 3, 3, 4]) if spatial else pick.int(op in ("linear", "concat", "argmax"), 4)
+    most = 6 if rank < 4 or not spatial else 4
+    shape = tuple(pick.int(1, most if i else 4) for i in range(rank))
+    if op == "embedding":
+        signed = bool(pick.int(0, 1))
+        return b.input(shape, FixedPoint(pick.one([2, 4, 8, 16, 31]) + signed, 0, signed))
     if floats:
         return b.input(shape, F32)
-    narrow = op in ("conv", "linear", "table", "avg_pool")
+    narrow = op in ("conv", "conv_transpose", "linear", "table", "avg_pool")
     return b.input(shape, small_type(pick) if narrow else any_type(pick))
 
 
 def _inputs(pick: Pick, graph: Graph) -> dict[str, np.ndarray]:
     batch = pick.int(0, 3)
-    return {n: numbers(pick, graph.values[n].type, (batch, *graph.values[n].shape)) for n in graph.inputs}
+    inputs = {n: numbers(pick, graph.values[n].type, (batch, *graph.values[n].shape)) for n in graph.inputs}
+    for name, allowed in input_ranges(graph).items():
+        if allowed is not None:  # ids of an embedding: an end of the table stands for what lies beyond it
+            inputs[name] = np.clip(inputs[name], *allowed).astype(inputs[name].dtype)
+    return inputs
 
 
 def one_op(pick: Pick, op: str, *, floats: bool = False) -> Case:
     """A graph of one node ``op``; ``floats`` asks for its f32 form."""
     while True:
         b = Builder()
-        out = GROWERS[op](pick, b, _first_value(pick, b, op, floats=floats))
+        x = _first_value(pick, b, op, floats=floats)
+        out = grow_embedding(pick, b, x, floats=floats) if op == "embedding" else GROWERS[op](pick, b, x)
         if out is not None:
             graph = b.graph([out])
             return Case(graph, _inputs(pick, graph))
@@ -557,14 +632,19 @@ def network(pick: Pick, *, floats: bool = False) -> Case:
     dequantize only, and only in ops that do not round.
     """
     b = Builder()
-    shape = tuple(pick.int(1, 6 if i else 4) for i in range(pick.one([1, 2, 3, 3])))
+    rank = pick.one([1, 2, 3, 3, 3, 4])
+    shape = tuple(pick.int(1, (6 if rank < 4 else 4) if i else 4) for i in range(rank))
     live = [b.input(shape, F32 if floats and pick.int(0, 1) else small_type(pick))]
+    if pick.int(0, 7) == 0:  # tokens first
+        ids = b.input(shape[:3], pick.one([FixedPoint(32, 0), FixedPoint(5, 0, signed=False)]))
+        found = grow_embedding(pick, b, ids)
+        live = [ids if found is None else found]
     if not floats and pick.int(0, 3) == 0:
         live = [b.node("quantize", [b.input(shape, F32)], shape, small_type(pick), {"rounding": "half_up"})]
     for _ in range(pick.int(1, 10)):
         x = live[-1] if pick.int(0, 3) else pick.one(live)
         op = pick.one(sorted(GROWERS))
-        rounds = op in INEXACT or op in ("conv", "linear", "add", "avg_pool")
+        rounds = op in INEXACT or op in ("conv", "conv_transpose", "linear", "add", "avg_pool")
         if _kind(b, x) and rounds and not floats:
             continue
         out = GROWERS[op](pick, b, x)

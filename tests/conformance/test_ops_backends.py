@@ -37,10 +37,12 @@ def tolerance(graph: Graph, node: Node, values: dict[str, np.ndarray]) -> np.nda
     """
     x = np.abs(values[node.inputs[0]].astype(np.float64))
     largest = float(x.max()) if x.size else 0.0
-    if node.op in ("conv", "linear"):
+    if node.op in ("conv", "conv_transpose", "linear", "embedding"):
         role = "weight" if "weight" in node.consts else "codes"
         shape = graph.constants[node.consts[role]].shape
         terms = math.prod(shape[1:])
+        if node.op == "embedding":
+            terms, largest = 1, 1.0
         if role == "weight":
             weight = float(np.abs(graph.constants[node.consts[role]]).max())
         else:

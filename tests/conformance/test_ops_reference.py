@@ -72,11 +72,15 @@ def float_tolerance(node: Node, graph: Graph, inputs: list[np.ndarray]) -> float
         role: float(np.abs(graph.constants[name]).max()) for role, name in node.consts.items() if role != "codes"
     }
     scale, bias = vectors.get("scale", 1.0), vectors.get("bias", 0.0)
-    if node.op in ("conv", "linear"):
+    if node.op in ("conv", "conv_transpose", "linear"):
         if "weight" in node.consts:
             terms, weight = graph.const(node, "weight")[0].size, vectors["weight"]
         else:
             terms, weight = graph.const(node, "codes")[0].size, FORMATS[node.attrs["format"]].max_level
+    elif node.op == "embedding":
+        terms = 2
+        weight = vectors["weight"] if "weight" in node.consts else float(FORMATS[node.attrs["format"]].max_level)
+        largest = 1.0
     elif node.op == "avg_pool":
         terms, weight, scale = int(np.prod(node.attrs["kernel"])), 1.0, node.attrs["scale"]
     elif node.op in ("add", "affine", "unary"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from bitshift.core.bounds import check_bounds
+from bitshift.core.bounds import check_bounds, input_ranges
 from bitshift.core.fixed import FixedPoint
 from bitshift.core.formats import FORMATS
 from bitshift.core.graph import Graph, GraphError, Node, Value
@@ -191,3 +192,49 @@ def test_a_clamp_behind_a_clamp_keeps_a_range(second: tuple[int | None, int | No
 def test_bounds_grow_with_bits() -> None:
     accs = [check_bounds(linear([[8, -4]], FixedPoint(bits, 0), S32, "pot3d"))["y"].acc for bits in range(2, 9)]
     assert all(a < b for a, b in pairwise(accs))
+
+
+def test_a_transposed_convolution_counts_the_taps_that_meet_one_output() -> None:
+    x, y = Value("x", (1, 5), FixedPoint(8, 0, signed=False)), Value("y", (1, 13), FixedPoint(32, 0))
+    attrs = {"format": "int8", "stride": [2], "padding": [[0, 0]], "output_padding": [0], "dilation": [1], "groups": 1}
+    codes = FORMATS["int8"].encode(np.array([[[100, 1, 20, 2, 3]]]))
+    node = Node("conv_transpose", ("x",), "y", attrs, {"codes": "codes"})
+    graph = Graph(("x",), ("y",), {"x": x, "y": y}, (node,), {"codes": codes})
+    assert check_bounds(graph)["y"].acc == 123 * 255
+    top = execute(graph, {"x": np.full((1, 1, 5), 255, np.uint8)})["y"]
+    assert top.max() == 123 * 255
+
+
+def _tokens(rows: int, kind: FixedPoint, *, between: bool = False) -> Graph:
+    values = {"x": Value("x", (4,), kind), "y": Value("y", (4, 2), FixedPoint(8, 0))}
+    nodes = [Node("embedding", ("x",), "y", {"format": "pot3d"}, {"codes": "codes"}, "emb")]
+    if between:
+        values |= {"x2": Value("x2", (2, 2), kind), "y": Value("y", (2, 2, 2), FixedPoint(8, 0))}
+        nodes = [Node("reshape", ("x",), "x2", {"shape": [2, 2]}), replace(nodes[0], inputs=("x2",))]
+    return Graph(("x",), ("y",), values, tuple(nodes), {"codes": np.zeros((rows, 2), np.uint8)})
+
+
+@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize("kind", [FixedPoint(32, 0), FixedPoint(8, 0, signed=False), FixedPoint(8, 0)])
+def test_an_id_beyond_the_table_is_refused_by_its_place(kind: FixedPoint, between: bool) -> None:
+    graph = _tokens(100, kind, between=between)
+    assert input_ranges(graph)["x"] == (0, 99)
+    ids = np.array([[0, 5, 99, 7], [1, 2, 3, 4]], kind.dtype)
+    assert execute(graph, {"x": ids})["y"].shape[0] == 2
+    ids[1, 2] = 100
+    with pytest.raises(ValueError, match=r"'x' holds the id 100 at sample 1, index \[2\]; .* rows 0 to 99"):
+        execute(graph, {"x": ids})
+    if kind.signed:
+        ids[0, 3] = -1
+        with pytest.raises(ValueError, match=r"the id -1 at sample 0, index \[3\]"):
+            execute(graph, {"x": ids})
+
+
+def test_computed_ids_must_fit_the_table() -> None:
+    values = {"x": Value("x", (6,), FixedPoint(8, 0)), "i": Value("i", (), FixedPoint(32, 0))}
+    values["y"] = Value("y", (2,), FixedPoint(8, 0))
+    nodes = Node("argmax", ("x",), "i"), Node("embedding", ("i",), "y", {"format": "pot3d"}, {"codes": "codes"}, "emb")
+    good = Graph(("x",), ("y",), values, nodes, {"codes": np.zeros((6, 2), np.uint8)})
+    check_bounds(good)
+    with pytest.raises(GraphError, match="layer 'emb': its ids 'i' can be 0 to 5, the table has the rows 0 to 4"):
+        check_bounds(replace(good, constants={"codes": np.zeros((5, 2), np.uint8)}))

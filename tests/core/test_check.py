@@ -57,7 +57,8 @@ def test_the_unchanged_nodes_pass() -> None:
 def test_conv_refuses_shapes_and_groups() -> None:
     conv("input's shape is \\[3\\]", x=((3,), S8))
     conv("uint8 of shape \\[2, 3, 2, 2\\]", x=((3, 4), S8))
-    conv("input's shape", x=((1, 3, 4, 4), S8))
+    conv("uint8 of shape", x=((3, 4, 4, 4), S8))
+    conv("1 to 3 spatial axes", x=((1, 3, 4, 4, 4), S8))
     conv("the output's shape", out=((2, 4, 4), S8))
     conv("in 1 groups", x=((4, 4, 4), S8))
     conv("groups", groups=0)
@@ -120,6 +121,67 @@ def test_conv_refuses_mixtures_of_types() -> None:
     refuses("f32 for float weights", "conv", [x], out, KEPT, {"weight": weight})
 
 
+UP = {**CONV, "stride": [2, 2], "output_padding": [1, 0]}
+
+
+def transposed(match: str, *, x: Any = ((3, 4, 4), S8), out: Any = ((2, 9, 8), S8), **changes: Any) -> None:
+    """Expect a refusal of a sound transposed convolution after ``changes``."""
+    consts = {"codes": CODES, **changes.pop("consts", {})}
+    attrs = {k: v for k, v in {**UP, **changes}.items() if v != "gone"}
+    refuses(match, "conv_transpose", [x], out, attrs, consts)
+
+
+def test_conv_transpose_refuses_shapes_and_geometry() -> None:
+    check(graph("conv_transpose", [((3, 4, 4), S8)], ((2, 9, 8), S8), UP, {"codes": CODES}))
+    transposed("the output's shape", out=((2, 8, 8), S8))
+    transposed("in 1 groups", x=((2, 4, 4), S8))
+    transposed("1 to 3 spatial axes", x=((3,), S8))
+    transposed("uint8 of shape", x=((3, 4), S8))
+    transposed("in 3 groups", groups=3)
+    transposed("set of attributes", output_padding="gone")
+    transposed("less than stride 2 or dilation 1", output_padding=[2, 0])
+    transposed("output_padding", output_padding=[-1, 0])
+    transposed("output_padding", output_padding=[0])
+    transposed("stride", stride=[0, 1])
+    transposed("dilation", dilation=[65536, 1])
+    transposed("padding", padding=[[0, 0], [0, -1]])
+    transposed("length on spatial axis 1 is 0", padding=[[0, 0], [4, 4]])
+    transposed("set of constants", consts={"res_shift": np.ones(2, np.uint8)})
+    transposed("mult is", consts={"mult": np.ones(3, np.int32)})
+    residual = [((3, 4, 4), S8), ((2, 9, 7), S8)]
+    refuses("residual's shape", "conv_transpose", residual, ((2, 9, 8), S8), UP, {"codes": CODES})
+
+
+def test_upsample_refuses_factors_shapes_and_types() -> None:
+    x, out = ((3, 4, 5), S8), ((3, 8, 5), S8)
+    check(graph("upsample", [x], out, {"factor": [2, 1]}))
+    refuses("factor", "upsample", [x], out, {"factor": [2]})
+    refuses("factor", "upsample", [x], out, {"factor": [2, 0]})
+    refuses("factor", "upsample", [x], out, {"factor": [2, 65536]})
+    refuses("output's shape", "upsample", [x], out, {"factor": [2, 2]})
+    refuses("output's type", "upsample", [x], ((3, 8, 5), S16), {"factor": [2, 1]})
+    refuses("1 to 3 spatial axes", "upsample", [((3,), S8)], ((3,), S8), {"factor": []})
+
+
+def test_embedding_refuses_ids_rows_and_modes() -> None:
+    ids, out, codes = ((4,), FixedPoint(32, 0)), ((4, 3), S8), {"codes": np.zeros((7, 3), np.uint8)}
+    attrs, weight = {"format": "pot3d"}, np.zeros((7, 3), np.float32)
+    check(graph("embedding", [ids], out, attrs, codes))
+    check(graph("embedding", [ids], ((4, 3), F32), attrs, codes))
+    check(graph("embedding", [ids], ((4, 3), F32), {}, {"weight": weight}))
+    refuses("integers with frac 0", "embedding", [((4,), FixedPoint(32, 1))], out, attrs, codes)
+    refuses("fixed point of at most", "embedding", [((4,), F32)], out, attrs, codes)
+    refuses("output's shape", "embedding", [ids], ((4, 2), S8), attrs, codes)
+    refuses("set of attributes", "embedding", [ids], out, {}, codes)
+    refuses("set of attributes", "embedding", [ids], ((4, 3), F32), {**attrs, "clamp": [0, 1]}, codes)
+    refuses("f32 for float weights", "embedding", [ids], out, {}, {"weight": weight})
+    refuses("uint8 with 2 axes", "embedding", [ids], out, attrs, {"codes": np.zeros((7,), np.uint8)})
+    refuses("mult is", "embedding", [ids], out, attrs, {**codes, "mult": np.ones(3, np.int32)})
+    refuses("set of constants", "embedding", [ids], out, attrs, {**codes, "scale": np.ones(7, np.float32)})
+    refuses("levels up to 2\\*\\*15", "embedding", [ids], out, {"format": "pot6d"}, codes)
+    refuses("number of inputs is 2", "embedding", [ids, ids], out, attrs, codes)
+
+
 def test_linear_refuses_a_wrong_last_axis() -> None:
     codes = {"codes": np.zeros((2, 3), np.uint8)}
     refuses("the input's shape is \\[4\\]", "linear", [((4,), S8)], ((2,), S8), {"format": "pot3d"}, codes)
@@ -159,7 +221,7 @@ def test_linear_refuses_a_wrong_last_axis() -> None:
         ("output's type", "max_pool", [((3, 4, 4), S8)], ((3, 3, 3), S16), POOL),
         ("input's shape", "max_pool", [((3,), S8)], ((3,), S8), {**POOL, "kernel": [2]}),
         ("input's shape", "max_pool", [((), S8)], ((), S8), {**POOL, "kernel": [2]}),
-        ("input's shape", "max_pool", [((1, 2, 3, 4), S8)], ((1,), S8), {**POOL, "kernel": [2, 2, 2]}),
+        ("input's shape", "max_pool", [((1, 2, 3, 4, 5), S8)], ((1,), S8), {**POOL, "kernel": [2, 2, 2, 2]}),
         ("mult", "avg_pool", [((3, 4, 4), S8)], ((3, 3, 3), S8), {**AVG, "mult": 0}),
         ("shift", "avg_pool", [((3, 4, 4), S8)], ((3, 3, 3), S8), {**AVG, "shift": 63}),
         ("offset", "avg_pool", [((3, 4, 4), S8)], ((3, 3, 3), S8), {**AVG, "offset": 2**63}),

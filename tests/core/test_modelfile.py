@@ -16,7 +16,8 @@ from bitshift.core.container import read_container, write_container
 from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.core.graph import Graph, GraphError
 from bitshift.core.modelfile import ModelFileError, dumps, load, loads, save
-from strategies import Builder, Seeded, random_case
+from bitshift.core.ops import OPS
+from strategies import Builder, Seeded, one_op, random_case
 
 S8 = FixedPoint(8, 7)
 
@@ -203,7 +204,8 @@ def test_broken_preprocess_is_refused_by_reader_and_writer(change: dict[str, Any
     ("change", "match"),
     [
         ({"format": "other"}, "is this a bitshift model"),
-        ({"format_version": "2"}, "format version '2'; this program reads version 1"),
+        ({"format_version": "3"}, "format version '3'; this program reads the versions 1 and 2"),
+        ({"format_version": "2"}, "format version 2; the ops of the graph ask for version 1"),
         ({"more": "1"}, "exactly format"),
         ({"graph": "{"}, "graph: no valid JSON"),
         ({"graph": "[]"}, "expected a JSON object"),
@@ -213,6 +215,19 @@ def test_foreign_metadata_is_refused(change: dict[str, str], match: str) -> None
     metadata, tensors = read_container(dumps(small()))
     with pytest.raises(ModelFileError, match=match):
         loads(write_container({**metadata, **change}, tensors))
+
+
+@pytest.mark.parametrize("op", ["conv_transpose", "embedding", "upsample", "conv", "max_pool", "avg_pool"])
+def test_a_file_says_the_lowest_version_that_has_its_ops(op: str) -> None:
+    found = set()
+    for seed in range(30):
+        graph = one_op(Seeded(seed), op).graph
+        data = dumps(graph)
+        newer = OPS[op].since == 2 or len(graph.values[graph.inputs[0]].shape) == 4
+        version = read_container(data)[0]["format_version"]
+        found.add(version)
+        assert version == ("2" if newer else "1")
+    assert found == ({"2"} if OPS[op].since == 2 else {"1", "2"})
 
 
 def test_attributes_survive_as_tuples_and_open_limits_as_none() -> None:

@@ -11,17 +11,37 @@ INT32_MAX = (1 << 31) - 1
 INT64_MAX = (1 << 63) - 1
 
 
+def input_ranges(graph: Graph) -> dict[str, Range]:
+    """The range of every graph input: that of its type, cut to the rows of the embeddings that read it.
+
+    An embedding reads an input directly or through ops that only order its elements anew.
+    """
+    ranges: dict[str, Range] = {name: type_range(graph.values[name].type) for name in graph.inputs}
+    origin = {name: name for name in graph.inputs}
+    for node in graph.nodes:
+        name = origin.get(node.inputs[0]) if node.inputs else None
+        if name is None:
+            continue
+        if node.op in ("reshape", "transpose"):
+            origin[node.output] = name
+        elif node.op == "embedding":
+            lo, hi = ranges[name] or (0, 0)
+            rows = graph.const(node, "weight" if "weight" in node.consts else "codes").shape[0]
+            ranges[name] = max(lo, 0), min(hi, rows - 1)
+    return ranges
+
+
 def check_bounds(graph: Graph) -> dict[str, Bound]:
     """The bound of every node of a checked ``graph``, by the name of its output.
 
-    Ranges flow from the inputs (the full range of their type) through the graph, so that a clamp narrows what comes
+    Ranges flow from the inputs (:func:`input_ranges`) through the graph, so that a clamp narrows what comes
     behind it. Accumulators use the actual codes and the asymmetric range of the input.
 
     Raises:
         GraphError: an accumulator or a wide (32-bit) value exceeds int32, or rule 4 exceeds int64; names the layer, the
             channel, the bound and what would fit.
     """
-    ranges: dict[str, Range] = {name: type_range(graph.values[name].type) for name in graph.inputs}
+    ranges = input_ranges(graph)
     bounds: dict[str, Bound] = {}
     for node in graph.nodes:
         bound = get_op(node.op).bound(node, [ranges[name] for name in node.inputs], graph)

@@ -25,11 +25,12 @@ from bitshift.core.container import (
 from bitshift.core.fixed import FixedPoint, Float32, ValueType
 from bitshift.core.formats import FORMATS
 from bitshift.core.graph import Graph, GraphError, Node, Value
+from bitshift.core.ops import get_op
 from bitshift.core.packing import pack, packed_size, unpack
 from bitshift.core.roles import DEFAULTS, ROLE_DTYPES, ROLES, stored, stored_dtypes
 from bitshift.core.strictjson import JsonError, dump, parse_object
 
-FORMAT_VERSION = "1"
+FORMAT_VERSIONS = ("1", "2")
 MAX_NODES = 100_000
 MAX_RANK = 6
 _TYPE = re.compile(r"([su])([1-9][0-9]?)\.(0|-?[1-9][0-9]?)", re.ASCII)
@@ -64,7 +65,7 @@ def dumps(graph: Graph) -> bytes:
     check_meta(graph.meta)
     metadata = {
         "format": "bitshift",
-        "format_version": FORMAT_VERSION,
+        "format_version": needed_version(graph),
         "producer": f"bitshift {__version__}",
         "graph": dump(tree),
     }
@@ -84,10 +85,10 @@ def loads(data: bytes) -> Graph:
         raise ModelFileError(
             "metadata needs exactly format (bitshift), format_version, producer and graph; is this a bitshift model?"
         )
-    if metadata["format_version"] != FORMAT_VERSION:
+    if metadata["format_version"] not in FORMAT_VERSIONS:
         raise ModelFileError(
             f"format version {metadata['format_version'][:20]!r}; "
-            f"this program reads version {FORMAT_VERSION}: use a matching bitshift"
+            f"this program reads the versions {' and '.join(FORMAT_VERSIONS)}: use a matching bitshift"
         )
     try:
         tree = parse_object(metadata["graph"])
@@ -98,7 +99,20 @@ def loads(data: bytes) -> Graph:
         check(graph)
     except GraphError as error:
         raise ModelFileError(str(error)) from error
+    if metadata["format_version"] != needed_version(graph):
+        raise ModelFileError(
+            f"format version {metadata['format_version']}; the ops of the graph ask for version {needed_version(graph)}"
+        )
     return graph
+
+
+def needed_version(graph: Graph) -> str:
+    """The lowest version of the model file that has all of ``graph``: what its file says."""
+    newest = max((get_op(node.op).since for node in graph.nodes), default=1)
+    volumes = any(
+        n.op in ("conv", "max_pool", "avg_pool") and len(graph.values[n.inputs[0]].shape) == 4 for n in graph.nodes
+    )
+    return str(max(newest, 2 if volumes else 1))
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> int:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bitshift.core.bounds import check_bounds
+from bitshift.core.bounds import check_bounds, input_ranges
 from bitshift.core.check import check
 from bitshift.core.fixed import FixedPoint
 from bitshift.core.graph import Graph, GraphError, Value
 from bitshift.core.ops import get_op
+from bitshift.core.ops.base import Range
 
 
 def execute(graph: Graph, inputs: Mapping[str, np.ndarray], *, keep: bool = False) -> dict[str, np.ndarray]:
@@ -50,7 +51,7 @@ def check_inputs(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np
     """The inputs as given, after every refusal that a backend needs: names, dtypes, shapes, batch sizes, ranges."""
     if set(inputs) != set(graph.inputs):
         raise ValueError(f"inputs {sorted(inputs)} given; the graph takes {sorted(graph.inputs)}")
-    batches = {}
+    batches, ranges = {}, input_ranges(graph)
     for name in graph.inputs:
         value, array = graph.values[name], inputs[name]
         if not isinstance(array, np.ndarray) or array.dtype != value.type.dtype:
@@ -60,22 +61,29 @@ def check_inputs(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np
             raise ValueError(
                 f"input {name!r} has shape {array.shape}; needed is {('N', *value.shape)} with a batch axis N"
             )
-        _check_range(value, array)
+        _check_range(value, array, ranges[name])
         batches[name] = array.shape[0]
     if len(set(batches.values())) > 1:
         raise ValueError(f"the inputs have batches of different sizes: {batches}")
     return dict(inputs)
 
 
-def _check_range(value: Value, array: np.ndarray) -> None:
-    """The bounds hold for integers in the range of the type only, and a type may be narrower than its dtype."""
-    if not isinstance(value.type, FixedPoint) or not array.size:
+def _check_range(value: Value, array: np.ndarray, allowed: Range) -> None:
+    """The bounds hold for integers in the range of the input only, which may be narrower than its dtype."""
+    if not isinstance(value.type, FixedPoint) or not array.size or allowed is None:
         return
     info = np.iinfo(array.dtype)
-    if (info.min, info.max) == (value.type.lo, value.type.hi):
+    if (info.min, info.max) == allowed:
         return
     lo, hi = int(array.min()), int(array.max())
-    if lo < value.type.lo or hi > value.type.hi:
+    if lo >= allowed[0] and hi <= allowed[1]:
+        return
+    if allowed == (value.type.lo, value.type.hi):
         raise ValueError(
-            f"input {value.name!r} holds {lo} to {hi}; {value.type} goes from {value.type.lo} to {value.type.hi}"
+            f"input {value.name!r} holds {lo} to {hi}; {value.type} goes from {allowed[0]} to {allowed[1]}"
         )
+    at = tuple(int(i) for i in np.argwhere((array < allowed[0]) | (array > allowed[1]))[0])
+    raise ValueError(
+        f"input {value.name!r} holds the id {int(array[at])} at sample {at[0]}, index {list(at[1:])}; "
+        f"the embedding that reads it has the rows {allowed[0]} to {allowed[1]}"
+    )

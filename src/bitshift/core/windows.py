@@ -22,6 +22,11 @@ def output_length(size: int, kernel: int, stride: int, padding: tuple[int, int],
     return (size + padding[0] + padding[1] - extent(kernel, dilation)) // stride + 1
 
 
+def transposed_length(size: int, kernel: int, stride: int, padding: tuple[int, int], extra: int, dilation: int) -> int:
+    """Outputs of a transposed convolution along one axis, ``extra`` by output_padding; 0 or less if none is left."""
+    return (size - 1) * stride + extent(kernel, dilation) - sum(padding) + extra
+
+
 def pad_spatial(x: np.ndarray, padding: Padding, value: float) -> np.ndarray:
     """``x`` (N, C, *spatial) with ``value`` around its spatial axes."""
     if not any(b or a for b, a in padding):
@@ -95,3 +100,29 @@ def convolve(
         columns = chunk.reshape(chunk.shape[0], groups, taps, positions)
         np.matmul(rows, columns, out=result[first : first + step])
     return result.reshape(x.shape[0], out, *lengths)
+
+
+def convolve_transposed(
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Sequence[int],
+    padding: Padding,
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> np.ndarray:
+    """Grouped transposed convolution (N, O, *out) of x (N, C, *spatial) and weight (O, C/groups, *kernel).
+
+    The convolution of x, with ``stride - 1`` zeros between its elements, and the weight turned around.
+    """
+    sizes = x.shape[2:]
+    spread = np.zeros((*x.shape[:2], *((n - 1) * s + 1 for n, s in zip(sizes, stride, strict=True))), dtype=x.dtype)
+    spread[(slice(None), slice(None), *(slice(None, None, s) for s in stride))] = x
+    ends, crop = [], [slice(None), slice(None)]
+    for k, d, (before, after), extra in zip(weight.shape[2:], dilation, padding, output_padding, strict=True):
+        sides = extent(k, d) - 1 - before, extent(k, d) - 1 - after + extra
+        ends.append((max(sides[0], 0), max(sides[1], 0)))
+        crop.append(slice(max(-sides[0], 0), -max(-sides[1], 0) or None))
+    around = pad_spatial(spread, ends, 0)[tuple(crop)]
+    turned = weight[(slice(None), slice(None), *(slice(None, None, -1) for _ in sizes))]
+    return convolve(around, turned, (1,) * len(sizes), ((0, 0),) * len(sizes), dilation, groups)

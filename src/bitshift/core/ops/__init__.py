@@ -8,7 +8,9 @@ from bitshift.core.ops import (
     clamp,
     concat,
     conv,
+    conv_transpose,
     dequantize,
+    embedding,
     linear,
     max_pool,
     pad,
@@ -20,6 +22,7 @@ from bitshift.core.ops import (
     table,
     transpose,
     unary,
+    upsample,
 )
 from bitshift.core.ops.base import OPS, Bound, Cost, Op, get_op
 

@@ -79,6 +79,8 @@ class Op(ABC):
     """One operation; a stateless object, one class a file, filed by :func:`register` under ``name``."""
 
     name: ClassVar[str]
+    since: ClassVar[int] = 1
+    """Version of the model file that brought the op."""
 
     @abstractmethod
     def check(self, node: Node, graph: Graph) -> None:

@@ -1,4 +1,4 @@
-"""Convolution over one or two spatial axes, grouped, with an optional residual behind the accumulator."""
+"""Convolution over one to three spatial axes, grouped, with an optional residual behind the accumulator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from bitshift.core.graph import Graph, Node
 from bitshift.core.ops.base import Bound, Cost, Op, Range, is_float, register, result, source
-from bitshift.core.ops.rules import fail, integer, window_shape
+from bitshift.core.ops.rules import check_groups, check_spatial, fail, window_shape
 from bitshift.core.ops.weighted import (
     check_result,
     check_weights,
@@ -32,17 +32,9 @@ class Conv(Op):
         if not node.inputs:
             fail(node, "the number of inputs", 0, "1 or 2")
         x = source(node, graph)
-        if len(x.shape) not in (2, 3):
-            fail(node, "the input's shape", list(x.shape), "(channels, length) or (channels, height, width)")
+        check_spatial(node, x)
         shape = check_weights(node, graph, ("stride", "padding", "dilation", "groups"), len(x.shape) + 1)
-        groups = integer(node, "groups", 1, x.shape[0])
-        if x.shape[0] % groups or shape[0] % groups or shape[1] != x.shape[0] // groups:
-            fail(
-                node,
-                f"the shape of the weights for {x.shape[0]} input channels in {groups} groups",
-                list(shape),
-                f"(O, {x.shape[0]} / groups, *kernel) with O and {x.shape[0]} multiples of groups",
-            )
+        check_groups(node, x, shape)
         lengths = window_shape(node, graph, shape[2:])
         check_result(node, graph, (shape[0], *lengths), shape[0])
 

@@ -16,6 +16,8 @@ from bitshift.core.ops.base import is_float, result, source
 from bitshift.core.roles import DEFAULTS, MAX_MULT, MAX_SHIFT, ROLE_DTYPES
 from bitshift.core.windows import extent, output_length
 
+MAX_SPATIAL = 3
+"""Most spatial axes of a window."""
 MAX_STEP = 65535
 """Largest stride, dilation and padding of a window: keeps every index an engine computes far from 64 bits."""
 
@@ -131,8 +133,8 @@ def clamp_of(node: Node) -> Clamp:
     return node.attrs.get("clamp")
 
 
-def weights_format(node: Node, graph: Graph) -> ShiftFormat:
-    """The format that a conv or linear node names; wide ones only for f32."""
+def weights_format(node: Node, graph: Graph, *, real: bool | None = None) -> ShiftFormat:
+    """The format that a node with weights names; wide ones only for f32: ``real``, else as its first input."""
     name = node.attrs["format"]
     if not isinstance(name, str) or len(name) > 40:
         fail(node, "attribute 'format'", name, ", ".join(FORMATS))
@@ -140,7 +142,7 @@ def weights_format(node: Node, graph: Graph) -> ShiftFormat:
         found = get_format(name)
     except ValueError as error:
         raise GraphError(f"{node}: {error}") from None
-    if found.float_only and not is_float(node, graph):
+    if found.float_only and not (is_float(node, graph) if real is None else real):
         narrow = ", ".join(f.name for f in FORMATS.values() if not f.float_only)
         fail(node, "the format of an integer node", found.name, f"formats with levels up to 2**15: {narrow}")
     return found
@@ -203,17 +205,34 @@ def check_alignment(node: Node, graph: Graph) -> None:
         )
 
 
+def check_spatial(node: Node, x: Value) -> int:
+    """How many spatial axes ``x`` (channels, *spatial) has."""
+    axes = len(x.shape) - 1
+    if not 1 <= axes <= MAX_SPATIAL:
+        fail(node, "the input's shape", list(x.shape), f"(channels, *spatial) with 1 to {MAX_SPATIAL} spatial axes")
+    return axes
+
+
+def check_groups(node: Node, x: Value, weights: Sequence[int]) -> int:
+    """The attribute ``groups``, which divides the channels of ``x`` and the O of ``weights`` (O, C/groups, ...)."""
+    groups = integer(node, "groups", 1, x.shape[0])
+    if x.shape[0] % groups or weights[0] % groups or weights[1] != x.shape[0] // groups:
+        fail(
+            node,
+            f"the shape of the weights for {x.shape[0]} input channels in {groups} groups",
+            list(weights),
+            f"(O, {x.shape[0]} / groups, *kernel) with O and {x.shape[0]} multiples of groups",
+        )
+    return groups
+
+
 def window_shape(node: Node, graph: Graph, kernel: Sequence[int], *, dilated: bool = True) -> tuple[int, ...]:
     """Output lengths of the spatial axes of x (C, *spatial) for ``kernel``; checks stride, padding and dilation."""
     x = source(node, graph)
     count = len(kernel)
-    if count not in (1, 2) or len(x.shape) != count + 1:
-        fail(
-            node,
-            "the input's shape",
-            list(x.shape),
-            f"(channels, *spatial) with {count if count in (1, 2) else '1 or 2'} spatial axes",
-        )
+    if not 1 <= count <= MAX_SPATIAL or len(x.shape) != count + 1:
+        spatial = count if 1 <= count <= MAX_SPATIAL else f"1 to {MAX_SPATIAL}"
+        fail(node, "the input's shape", list(x.shape), f"(channels, *spatial) with {spatial} spatial axes")
     stride = integers(node, "stride", count, 1, MAX_STEP)
     dilation = integers(node, "dilation", count, 1, MAX_STEP) if dilated else (1,) * count
     padding = padding_pairs(node, count)

@@ -1,4 +1,4 @@
-"""What conv and linear share: rule 4 behind the accumulator, its bound, its cost."""
+"""What the ops with weights share: rule 4 behind the accumulator, its bound, its cost."""
 
 from __future__ import annotations
 
@@ -121,14 +121,20 @@ def weighted_bound(node: Node, ranges: Sequence[Range], graph: Graph) -> Bound:
     """Bounds of accumulator, rule 4 and output."""
     if ranges[0] is None:
         return Bound(range=None)
-    levels = levels_of(node, graph)
-    acc_lo, acc_hi = accumulator_range(levels, *ranges[0])
+    return rule4_bound(node, accumulator_range(levels_of(node, graph), *ranges[0]), ranges[1:], graph)
+
+
+def rule4_bound(
+    node: Node, accumulator: tuple[np.ndarray, np.ndarray], residuals: Sequence[Range], graph: Graph
+) -> Bound:
+    """Bound of rule 4 from the least and largest accumulator of each channel (Python integers) and the residual."""
+    acc_lo, acc_hi = accumulator
     acc = np.maximum(-acc_lo, acc_hi)
-    count = levels.shape[0]
+    count = len(acc)
     mult, offset, shift, res_shift = (
         vector(node, graph, role, count).astype(object) for role in ("mult", "offset", "shift", "res_shift")
     )
-    residual = ranges[1] if len(ranges) == 2 and ranges[1] is not None else (0, 0)
+    residual = next((r for r in residuals if r is not None), (0, 0))
     scale = 1 << res_shift
     total = acc * mult + abs(offset) + max(-residual[0], residual[1]) * scale
     raw = (
@@ -179,15 +185,17 @@ def memory(node: Node, graph: Graph) -> Cost:
     return Cost(weight_bits=bits, constant_bytes=constants, activation_bytes=result(node, graph).size_bytes)
 
 
-def weighted_cost(node: Node, graph: Graph, channels: int) -> Cost:
-    """Products and sums of every output, then rule 4 (or scale and bias)."""
+def weighted_cost(node: Node, graph: Graph, channels: int, products: int | None = None) -> Cost:
+    """Products and sums of every output, then rule 4 (or scale and bias); one product a weight of an output if None."""
     outputs = result(node, graph).size
     if is_kept(node):
-        products = outputs * (graph.const(node, "weight").size // channels)
+        if products is None:
+            products = outputs * (graph.const(node, "weight").size // channels)
         adds = products + outputs * ("bias" in node.consts)
         return memory(node, graph) + Cost(float_multiplications=products, float_adds=adds)
     codes = graph.const(node, "codes")
-    products = outputs * (codes.size // channels)
+    if products is None:
+        products = outputs * (codes.size // channels)
     form = FORMATS[node.attrs["format"]]
     if is_float(node, graph):
         return memory(node, graph) + Cost(

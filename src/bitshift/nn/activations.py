@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.core.fixed import FixedPoint
+from bitshift.nn.kernels import cpu, on_cpu
 from bitshift.nn.modes import kept_modes
 from bitshift.nn.norms import ChannelNorm
 from bitshift.nn.ops import exact_quantize, power_of_two
@@ -33,35 +34,37 @@ class _GridSTE(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, t: Tensor, lo: int, hi: int) -> Tensor:
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         step = power_of_two(torch.floor(t.detach().double() + 0.5)).to(dtype)
+        ctx.range, ctx.fused = (lo, hi), on_cpu(x)
+        if ctx.fused:
+            x = cpu.dense(x)
+            ctx.save_for_backward(x, step)
+            return cpu.grid_forward(x, float(step), lo, hi)
         half = torch.full_like(step, 0.5)
         y = torch.addcmul(half, x.to(dtype), 1 / step).floor_().clamp_(lo, hi).mul_(step).to(x.dtype)
-        ctx.save_for_backward(x, y, step)
-        ctx.range = (lo, hi)
+        ctx.save_for_backward(x, step, y)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         (g,) = grads
-        x, y, step = ctx.saved_tensors
+        x, step = ctx.saved_tensors[:2]
         lo, hi = ctx.range
-        d_x = _inside(g, x, lo, hi, step)
-        d_t = None
-        if ctx.needs_input_grad[1]:
+        if ctx.fused:
+            d_x, total = cpu.grid_backward(g, x, float(step), lo, hi)
+        else:
+            d_x = _inside(g, x, lo, hi, step)
             # s * (q - x/s) is y - x, and s * q is y: both brackets at once.
-            total = _dot(g, y) - _dot(d_x, x)
-            d_t = (total * (0.6931471805599453 / (max(x.numel(), 1) * hi) ** 0.5)).to(step.dtype)
-        return d_x, d_t, None, None
+            total = _dot(g, ctx.saved_tensors[2]) - _dot(d_x, x) if ctx.needs_input_grad[1] else 0.0
+        if not ctx.needs_input_grad[1]:
+            return d_x, None, None, None
+        factor = 0.6931471805599453 / (max(x.numel(), 1) * hi) ** 0.5
+        return d_x, torch.as_tensor(total * factor, dtype=step.dtype, device=step.device), None, None
 
 
 def _inside(g: Tensor, x: Tensor, lo: int, hi: int, step: Tensor) -> Tensor:
     """``g`` where ``lo * step <= x <= hi * step``, else 0."""
-    if x.device.type == "cpu":
-        # One fused pass. It wants lo < x < hi, so both ends move out by a hair.
-        scale = float(step)
-        low = lo * scale * (1 + 2.0**-23) if lo else -(2.0**-100) * scale
-        return torch.ops.aten.hardtanh_backward(g, x, low, hi * scale * (1 + 2.0**-23))
-    inside = torch.clamp(x, (lo * step).to(x.dtype), (hi * step).to(x.dtype)) == x
-    return g * inside  # no host read of the step, which would wait for the device
+    outside = (x < lo * step) | (x > hi * step)  # no host read of the step, which would wait for the device
+    return torch.where(outside, 0.0, g)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -235,22 +238,27 @@ class FixedPointQuant(nn.Module):
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True) -> nn.Module:
+def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True, gains: bool = True) -> nn.Module:
     """Set every activation quantiser of ``model`` from data, without training; returns ``model``.
 
     The batches run through the network with quantised weights and float activations. With ``norms`` the norms use
     batch statistics, and their running ones become the average over these batches: quantised weights shift means, and
-    scales taken from the uncorrected network come out too small. Grids minimise the squared error.
+    scales taken from the uncorrected network come out too small. With ``gains`` the weights that a pretrained norm was
+    folded into get their gain back first, once, from the first batch (:mod:`bitshift.nn.gains`); some hundred images
+    are enough. Grids minimise the squared error.
 
     Args:
         model: from ``convert``; its training flags are restored.
         batches: input tensors, or tuples that start with one. At least one; make them equally large, as each has the
             same weight in the norms' average.
         norms: re-estimate the norms' statistics too.
+        gains: match the gains of folded weights that have not been trained or matched yet.
 
     Raises:
         ValueError: no batch, or a quantiser that no value reached.
     """
+    from bitshift.nn.gains import matching_gains, unmatched_layers  # layers import this file
+
     quants = [(name, m) for name, m in model.named_modules() if isinstance(m, ActQuant)]
     if not quants:
         return model
@@ -264,12 +272,18 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True) -
         count = 0
         with kept_modes(model):
             model.eval()
-            for m in stats:
-                m.train()
-                m.num_batches_tracked.zero_()  # type: ignore[union-attr]
-                m.momentum = None
             for batch in batches:
                 x = batch[0] if isinstance(batch, (tuple, list)) else batch
+                if count == 0:
+                    if gains and unmatched_layers(model):
+                        with matching_gains(model):
+                            model(x)
+                    for _, quant in quants:
+                        quant._seen = []
+                    for m in stats:  # only now: their running statistics are what the gains are matched to
+                        m.train()
+                        m.num_batches_tracked.zero_()  # type: ignore[union-attr]
+                        m.momentum = None
                 model(x)
                 count += 1
         if count == 0:

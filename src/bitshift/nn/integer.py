@@ -13,6 +13,7 @@ from bitshift.nn.activations import ActQuant
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import layer_row, make_layer, other_rows, stay_row
 from bitshift.nn.fold import BatchNorm, affine_norm, folded_gain, folded_norm, fresh_shift_norm, norm_layer
+from bitshift.nn.gains import Unmatched
 from bitshift.nn.layers import ShiftLayer, ShiftLinear
 from bitshift.nn.layers.pointwise import Pointwise
 from bitshift.nn.layers.pool import AvgPool
@@ -33,6 +34,7 @@ def convert_integer(
     *,
     sample: Tensor | Sequence[Any] | None,
     generator: torch.Generator | None,
+    new: Sequence[str] = (),
 ) -> tuple[nn.Module, ConversionReport]:
     """The integer branch of ``convert``; ``model`` (a copy already) gives its modules to the result."""
     before = other_rows(model)
@@ -42,7 +44,7 @@ def convert_integer(
     traced = trace(model)
     propagate_shapes(traced, sample)
     work = _Conversion(traced, config, generator, paths, before)
-    work.choose(model)
+    work.choose(model, new)
     work.replace_dropout()
     work.replace_layers()
     work.replace_lone_norms()
@@ -114,18 +116,18 @@ class _Conversion:
 
     # --- steps ---------------------------------------------------------------------------------------------------
 
-    def choose(self, model: nn.Module) -> None:
+    def choose(self, model: nn.Module, new: Sequence[str]) -> None:
         """Decide for every layer; layers that the trace does not call stay."""
         called = [self.flow.module(n) for n in self.calls("layer")]
         reached = {m for m in called if m is not None}
-        self.choices = plan(model, self.config, [m for m in called if m is not None])
+        self.choices = plan(model, self.config, [m for m in called if m is not None], new)
         for module, choice in self.choices.items():
             path = self.paths[module]
             note = choice.note if module in reached else "the traced forward does not call it (inside a torch module?)"
             if choice.method is None or module not in reached:
                 self.kept.add(module)
                 self.rows[module] = stay_row(path, module, note)
-                if not note.startswith("kept float"):
+                if not choice.intended:
                     logger.warning("convert: %r stays float: %s", path, note)
 
     def replace_dropout(self) -> None:
@@ -231,6 +233,8 @@ class _Conversion:
             )
             methods[weight] = (method, note)
         layer = make_layer(module, method, norm=new_norm, bias=bias)
+        if fold is not None:
+            layer.unmatched = Unmatched(choice, folded.detach())
         return layer, described, note
 
     def replace_lone_norms(self) -> None:

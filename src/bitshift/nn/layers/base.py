@@ -184,7 +184,13 @@ class ShiftLayer(nn.Module, ABC):
         self.register_parameter("bias", bias)
         self.norm = norm
         self.input_quant = input_quant
+        self.unmatched: Any = None
+        """What the weight was made of, where a norm was folded into it and no data has set its gains yet (nn/gains.py)."""
         self._input: tuple[ActQuant, ...] = ()  # in a tuple: the quantiser belongs to the graph, not to this layer
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.unmatched = None  # a trained weight has its gains
 
     @abstractmethod
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -1,0 +1,93 @@
+"""Gains of folded weights: rounding takes some, the first calibration gives it back."""
+
+import copy
+
+import pytest
+import torch
+from bitshift.nn.activations import calibrate
+from bitshift.nn.config import ShiftConfig
+from bitshift.nn.convert import convert
+from bitshift.nn.gains import unmatched_layers
+from bitshift.nn.layers import ShiftLayer
+from torch import Tensor, nn
+
+
+def deep_net(depth: int = 6) -> nn.Sequential:
+    """A plain chain of convolutions and norms whose statistics fit its weights."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        conv, norm = nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        layers += [conv, norm, nn.ReLU()]
+    net = nn.Sequential(*layers).train()
+    for norm in net:
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = None
+    for seed in range(4):
+        net(images(seed))
+    return net.eval()
+
+
+def images(seed: int, count: int = 32) -> Tensor:
+    """A batch."""
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def shrinkage(net: nn.Module, shifted: nn.Module) -> float:
+    """How much of the float network's deviation is left at the end."""
+    with torch.no_grad():
+        return float(shifted.eval()(images(9)).std() / net(images(9)).std())
+
+
+def converted(net: nn.Module, method: str = "nearest", **options: object) -> nn.Module:
+    config = ShiftConfig(method=method, activations=8, init="pretrained", **options)  # type: ignore[arg-type]
+    return convert(net, config, sample=images(0)[:2])[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "bits"), [("nearest", 3), ("nearest", 4), ("denseshift", 3), ("uniform", 3), ("s3", 3)]
+)
+def test_calibration_gives_folded_weights_their_gain_back(method, bits):
+    net = deep_net()
+    without = calibrate(converted(net, method, bits=bits), [images(1)], gains=False)
+    matched = calibrate(converted(net, method, bits=bits), [images(1)])
+    assert abs(shrinkage(net, matched) - 1) < 0.2
+    assert abs(shrinkage(net, matched) - 1) < max(0.05, abs(shrinkage(net, without) - 1))
+
+
+def test_gains_are_matched_once():
+    shifted = converted(deep_net(), bits=3)
+    assert len(unmatched_layers(shifted)) == 6
+    calibrate(shifted, [images(1)])
+    assert not unmatched_layers(shifted)
+    before = copy.deepcopy(shifted.state_dict())
+    calibrate(shifted, [images(2)], norms=False)
+    for name, method in ((n, m.method) for n, m in shifted.named_modules() if isinstance(m, ShiftLayer)):
+        for key, tensor in method.state_dict().items():
+            assert torch.equal(tensor, before[f"{name}.method.{key}"])
+
+
+def test_a_loaded_state_keeps_its_weights():
+    trained = calibrate(converted(deep_net(), bits=3), [images(1)])
+    fresh = converted(deep_net(), bits=3)
+    fresh.load_state_dict(trained.state_dict())
+    assert not unmatched_layers(fresh)
+    calibrate(fresh, [images(1)])
+    codes = [(a.method.codes(), b.method.codes()) for a, b in zip(layers(fresh), layers(trained), strict=True)]
+    assert all(torch.equal(a, b) for a, b in codes)
+
+
+def layers(model: nn.Module) -> list[ShiftLayer]:
+    return [m for m in model.modules() if isinstance(m, ShiftLayer)]
+
+
+def test_dead_channels_and_multiplier_networks_are_left_alone():
+    net = deep_net(2)
+    with torch.no_grad():
+        net[0].weight[3] = 0  # its channel never varies
+        net[1].running_var[3] = 0
+    shifted = calibrate(converted(net, bits=4), [images(1)])
+    assert all(m.method.latent.isfinite().all() for m in layers(shifted))
+    assert not unmatched_layers(converted(net, bits=4, multiplier=True))
+    assert not unmatched_layers(convert(net, ShiftConfig(activations=8), sample=images(0)[:2])[0])

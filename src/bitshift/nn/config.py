@@ -16,8 +16,10 @@ class Rule:
     """An exception for the layers whose module path matches ``pattern`` (fnmatch: ``layer1.*``, ``*.downsample.0``).
 
     ``keep="float"`` leaves the layer alone, ``"int8"`` makes it a uniform 8-bit layer; the other fields, where not
-    None, replace the configuration's. The first rule that matches a layer wins. ``keep=False`` says nothing: the first
-    and last layer stay as ``keep_first`` and ``keep_last`` have them, whatever else the rule says.
+    None, replace the configuration's (``options`` are added to them). So a new head starts by its method's own random
+    rule in a network that otherwise starts from its weights: ``Rule(pattern="head.*", init="random")``. The first rule
+    that matches a layer wins. ``keep=False`` says nothing: the first and last layer stay as ``keep_first`` and
+    ``keep_last`` have them, whatever else the rule says.
     """
 
     pattern: str
@@ -25,16 +27,21 @@ class Rule:
     format: str | None = None
     bits: int | None = None
     keep: Keep = False
+    init: Literal["random", "pretrained"] | None = None
+    options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.pattern:
             raise ValueError("rule with an empty pattern; '*' matches every layer")
         if self.keep not in _KEEPS:
             raise ValueError(f"rule {self.pattern!r}: keep={self.keep!r}; allowed are False, 'float', 'int8'")
-        if self.keep and (self.method or self.format or self.bits):
+        if self.keep and (self.method or self.format or self.bits or self.init or self.options):
             raise ValueError(
-                f"rule {self.pattern!r}: keep={self.keep!r} leaves nothing for method, format or bits to say"
+                f"rule {self.pattern!r}: keep={self.keep!r} leaves nothing for method, format, bits, init or options"
+                " to say"
             )
+        if self.init not in (None, "random", "pretrained"):
+            raise ValueError(f"rule {self.pattern!r}: init={self.init!r}; allowed are 'random', 'pretrained'")
         if self.format is not None and self.bits is not None:
             raise ValueError(f"rule {self.pattern!r}: give format or bits, not both")
 

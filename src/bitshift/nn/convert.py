@@ -29,6 +29,7 @@ def convert(
     *,
     sample: Tensor | Sequence[Any] | None = None,
     generator: torch.Generator | None = None,
+    new: Sequence[str] = (),
 ) -> tuple[nn.Module, ConversionReport]:
     """A shift network made from a copy of ``model``, and a report of what changed, what stayed and why.
 
@@ -42,6 +43,8 @@ def convert(
         sample: an input batch (or a tuple of positional inputs). Tells the order of the calls, which norm follows which
             layer, and the shapes of average pools. Without it registration order stands in.
         generator: source of the random weights; the global one if None.
+        new: patterns of the module paths to convert, for a model whose other parts are done: a shift network with a new
+            head, say. Layers that match none of them stay and keep what they have learned. Empty: all layers.
 
     Raises:
         ConvertError: nothing to convert, a rule that matches nothing, a model that cannot be traced.
@@ -51,9 +54,9 @@ def convert(
     if config.integer:
         from bitshift.nn.integer import convert_integer
 
-        return convert_integer(model, config, sample=sample, generator=generator)
+        return convert_integer(model, config, sample=sample, generator=generator, new=new)
     order = observe(model, sample)
-    choices = plan(model, config, order.calls)
+    choices = plan(model, config, order.calls, new)
     return swap_layers(model, config, choices, order, generator)
 
 
@@ -137,7 +140,7 @@ def swap_layers(
         path = paths[module][0]
         if choice.method is None:
             rows[module] = stay_row(path, module, choice.note)
-            if not choice.note.startswith("kept float"):
+            if not choice.intended:
                 logger.warning("convert: %r stays float: %s", path, choice.note)
             continue
         weight: Tensor = module.weight  # type: ignore[assignment]

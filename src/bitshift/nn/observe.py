@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitshift.nn.layers import ShiftLayer
 from bitshift.nn.modes import kept_modes
 from bitshift.nn.plan import CONVERTIBLE, NORMS, ConvertError
+
+LAYERS = (*CONVERTIBLE, ShiftLayer)
 
 
 @dataclass(frozen=True)
 class CallOrder:
-    """``calls``: the convertible layers by first call (or by registration); ``normed``: those that a norm follows."""
+    """``calls``: layers, shift layers too, by first call (or registration); ``normed``: those that a norm follows."""
 
     calls: list[nn.Module]
     normed: set[nn.Module]
@@ -46,7 +49,7 @@ def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrde
     """
     if sample is None:
         leaves = [m for m in model.modules() if not any(True for _ in m.children())]
-        layers: list[nn.Module] = [m for m in leaves if isinstance(m, CONVERTIBLE)]
+        layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, LAYERS)]
         normed = {a for a, b in pairwise(leaves) if isinstance(a, CONVERTIBLE) and isinstance(b, NORMS)}
         return CallOrder(layers, normed)
     calls: list[nn.Module] = []
@@ -63,7 +66,7 @@ def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrde
 
     hooks = []
     for module in model.modules():
-        if isinstance(module, CONVERTIBLE):
+        if isinstance(module, LAYERS):
             hooks.append(module.register_forward_hook(after_layer))
         elif isinstance(module, NORMS):
             hooks.append(module.register_forward_pre_hook(before_norm))

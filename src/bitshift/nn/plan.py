@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import log2, prod, sqrt
@@ -18,6 +18,8 @@ from bitshift.nn.layers import ShiftLayer
 from bitshift.nn.method import Method, get_method
 
 CONVERTIBLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+NOT_NEW = "not among the layers called new"
+"""The report's reason for a layer that ``convert(..., new=...)`` leaves."""
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm, nn.SyncBatchNorm)
 
 
@@ -27,13 +29,18 @@ class ConvertError(ValueError):
 
 @dataclass(frozen=True)
 class Choice:
-    """What becomes of one layer: ``method`` None leaves it, for the reason ``note``."""
+    """What becomes of one layer: ``method`` None leaves it, ``note`` says why, or how the method starts."""
 
     method: type[Method] | None
     format: str = ""
     options: Mapping[str, Any] | None = None
     pretrained: bool = False
     note: str = ""
+
+    @property
+    def intended(self) -> bool:
+        """Whether the user's own words leave the layer alone: nothing to warn of."""
+        return self.note == NOT_NEW or self.note.startswith("kept float")
 
 
 def paths_of(model: nn.Module) -> dict[nn.Module, list[str]]:
@@ -86,15 +93,20 @@ def _match_rules(paths: list[str], rules: Iterable[Rule]) -> Rule | None:
 
 def check_rules(rules: Iterable[Rule], candidates: Iterable[str]) -> None:
     """ConvertError, with the near misses, for a rule whose pattern matches no layer."""
+    check_patterns((rule.pattern for rule in rules), candidates, "rule")
+
+
+def check_patterns(patterns: Iterable[str], candidates: Iterable[str], who: str) -> None:
+    """ConvertError, with the near misses, for a pattern that matches no layer; ``who`` says where it stands."""
     known = list(candidates)
-    for rule in rules:
-        if any(fnmatchcase(p, rule.pattern) for p in known):
+    for pattern in patterns:
+        if any(fnmatchcase(p, pattern) for p in known):
             continue
-        near = difflib.get_close_matches(rule.pattern.replace("*", ""), known, n=3, cutoff=0.3)
+        near = difflib.get_close_matches(pattern.replace("*", ""), known, n=3, cutoff=0.3)
         hint = (
             f"near misses: {', '.join(map(repr, near))}" if near else f"layers are: {', '.join(map(repr, known[:20]))}"
         )
-        raise ConvertError(f"rule {rule.pattern!r} matches no Linear, Conv1d or Conv2d; {hint}")
+        raise ConvertError(f"{who} {pattern!r} matches no Linear, Conv1d or Conv2d; {hint}")
 
 
 def _choice(config: ShiftConfig, rule: Rule | None, keep: bool | str) -> Choice:
@@ -108,6 +120,9 @@ def _choice(config: ShiftConfig, rule: Rule | None, keep: bool | str) -> Choice:
         return Choice(get_method("uniform"), "int8", step, True)
     method = get_method(rule.method if rule and rule.method else config.method)
     options = {k: v for k, v in config.options.items() if k in method.options}
+    if rule and rule.options:
+        method.check_options(rule.options)
+        options = {**options, **rule.options}
     if method.name == "uniform":
         options = {**step, **options}
     if rule and (rule.format or rule.bits):
@@ -119,14 +134,21 @@ def _choice(config: ShiftConfig, rule: Rule | None, keep: bool | str) -> Choice:
     if name is None:
         name = method.format_for(bits if bits is not None else 3 if 3 in method.bits else min(method.bits))
     method.check_format(name)
-    return Choice(method, name, options, config.init == "pretrained")
+    init = rule.init if rule and rule.init else config.init
+    note = f"{init} start by rule {rule.pattern!r}" if rule and init != config.init else ""
+    return Choice(method, name, options, init == "pretrained", note)
 
 
-def plan(model: nn.Module, config: ShiftConfig, order: list[nn.Module] | None) -> dict[nn.Module, Choice]:
+def plan(
+    model: nn.Module, config: ShiftConfig, order: list[nn.Module] | None, new: Sequence[str] = ()
+) -> dict[nn.Module, Choice]:
     """A choice for every Linear, Conv1d and Conv2d; ``order`` is the order of the calls where it is known.
 
+    ``order`` may hold shift layers of an earlier conversion: they count as first and last layer, too. ``new``, where
+    given, are patterns of the layers to convert; the others stay.
+
     Raises:
-        ConvertError: a rule matches nothing, or there is no layer at all.
+        ConvertError: a rule or a pattern of ``new`` matches nothing, or there is no layer at all.
         ValueError: an unknown method, format, or option.
     """
     get_method(config.method).check_options(config.options)
@@ -135,12 +157,16 @@ def plan(model: nn.Module, config: ShiftConfig, order: list[nn.Module] | None) -
     if not layers and not any(isinstance(m, ShiftLayer) for m in paths):
         raise ConvertError("the model has no nn.Linear, nn.Conv1d or nn.Conv2d to convert (subclasses are left alone)")
     check_rules(config.rules, [p for m in layers for p in paths[m]])
+    check_patterns(new, [p for m in layers for p in paths[m]], "new")
     tied = _foreign_ties(model)
-    called = [m for m in order or [] if m in set(layers)] or layers
+    known = {*layers, *(m for m in paths if isinstance(m, ShiftLayer))}
+    called = [m for m in order or [] if m in known] or layers
     first, last = (called[0], called[-1]) if called else (None, None)
     choices: dict[nn.Module, Choice] = {}
     for module in layers:
         reason = obstacle(module, tied)
+        if new and not any(fnmatchcase(p, pattern) for p in paths[module] for pattern in new):
+            reason = NOT_NEW
         if reason:
             choices[module] = Choice(None, note=reason)
             continue
@@ -166,16 +192,17 @@ def make_method(
             "step", "pot"
         )  # without a norm the scale is the only factor: a shift then brings it to the grid
     if choice.pretrained:
-        method, note = cls.from_float(weight.detach().float(), choice.format, generator=generator, **options), ""
+        method = cls.from_float(weight.detach().float(), choice.format, generator=generator, **options)
+        note = choice.note
     else:
-        method, note = cls.random(weight.shape, choice.format, generator=generator, **options), ""
+        method, note = cls.random(weight.shape, choice.format, generator=generator, **options), choice.note
         unit = "scale" in cls.options and options.get("scale") is None and bool((method.scale() == 1).all())
         if unit and not norm_behind:
             size = float(method.levels().square().mean().sqrt())
             exponent = round(log2(sqrt(2 / max(prod(weight.shape[1:]), 1)) / max(size, 2.0**-10)))
             options["scale"] = torch.full((weight.shape[0],), 2.0**exponent)
             method = cls.random(weight.shape, choice.format, generator=generator, **options)
-            note = f"scale 2^{exponent} because no norm follows"
+            note = "; ".join(filter(None, [note, f"scale 2^{exponent} because no norm follows"]))
     method = method.to(weight.device)
     return method.requires_grad_(weight.requires_grad), note
 

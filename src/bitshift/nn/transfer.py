@@ -1,0 +1,135 @@
+"""Carry a trained backbone over to a network with new parts: its latents, or its discrete weights alone."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from bitshift.nn.layers import ShiftLayer
+
+
+class TransferError(ValueError):
+    """A backbone that does not fit; the message names tensors, what was found and the next step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """What :func:`load_backbone` did, by tensor names: ``taken`` from the backbone, ``new`` here, ``unused`` there."""
+
+    taken: tuple[str, ...]
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.taken)} tensors from the backbone", f"new: {', '.join(_modules(self.new)) or 'nothing'}"]
+        if self.unused:
+            parts.append(f"not used: {', '.join(_modules(self.unused))}")
+        return "; ".join(parts)
+
+
+def is_new(name: str, new: Iterable[str]) -> bool:
+    """Whether a tensor or module called ``name``, or a module around it, matches one of the patterns ``new``."""
+    parts = name.split(".")
+    around = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    return any(fnmatchcase(path, pattern) for pattern in new for path in around)
+
+
+def load_backbone(model: nn.Module, state: Mapping[str, Tensor], *, new: Sequence[str]) -> Transfer:
+    """Fill ``model`` (changed in place) from the state dict of another network, but for the modules called ``new``.
+
+    Names and shapes must agree for everything else. A shift network takes the latents with it; load the weights of
+    :func:`discrete_weights` into a float model *before* ``convert``, which then makes latents of them.
+
+    Args:
+        model: with its new parts in place, converted already if ``state`` is of a converted network.
+        state: of the trained network, which may have other parts (its old head).
+        new: patterns of module paths (``"linear"``, ``"head.*"``) that keep their present tensors.
+
+    Raises:
+        TransferError: a pattern that matches nothing, or tensors that the backbone lacks or has in another shape.
+    """
+    own = model.state_dict()
+    for pattern in new:
+        if not any(is_new(name, [pattern]) for name in own):
+            modules = [path for path, _ in model.named_modules() if path]
+            near = difflib.get_close_matches(pattern.replace("*", "").rstrip("."), modules, n=3, cutoff=0.3)
+            hint = f"near misses: {', '.join(map(repr, near))}" if near else f"modules are: {', '.join(modules[:20])}"
+            raise TransferError(f"new part {pattern!r} matches no module with tensors; {hint}")
+    wanted = [name for name in own if not is_new(name, new)]
+    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    shapes = [
+        f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here"
+        for name in wanted
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if missing or shapes:
+        raise TransferError(_misfit(missing, shapes, own, state))
+    taken = [name for name in wanted if name in state]
+    with torch.no_grad():
+        model.load_state_dict({**own, **{name: state[name] for name in taken}})
+    return Transfer(
+        taken=tuple(taken),
+        new=tuple(name for name in own if is_new(name, new)),
+        unused=tuple(name for name in state if name not in set(taken)),
+    )
+
+
+def _misfit(missing: list[str], shapes: list[str], own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    found = []
+    if missing:
+        found.append(f"the backbone has no {', '.join(missing[:5])}" + (" ..." if len(missing) > 5 else ""))
+    if shapes:
+        found.append("; ".join(shapes[:5]))
+    here, there = (any(".method." in name for name in names) for names in (own, state))
+    if here and not there:
+        step = "these are float weights: load them before convert(), with init='pretrained'"
+    elif there and not here:
+        step = "these are latents of a shift network: convert() the model in the same way before"
+    else:
+        step = "name the parts that are new with new=..., or build the backbone as it was trained"
+    return f"{'; '.join(found)}; {step}"
+
+
+def _modules(names: Iterable[str]) -> list[str]:
+    """The modules that hold the tensors, without what is inside a layer."""
+    paths = (name.partition(".method.")[0] if ".method." in name else name.rpartition(".")[0] for name in names)
+    return list(dict.fromkeys(path or "(model)" for path in paths))
+
+
+@torch.no_grad()
+def discrete_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict that the float model of a shift network would have with the discrete weights in it.
+
+    ``weight`` of every shift layer is ``level * scale``; latents are left out. Convert with ``init="pretrained"`` and,
+    for S3 and DenseShift, ``options={"start": "sign_consistent"}`` to make latents of low variance from it again.
+
+    Raises:
+        TransferError: no shift layer, or one that has taken in a norm (integer networks): its float model had no such.
+    """
+    layers = {path: m for path, m in model.named_modules() if isinstance(m, ShiftLayer)}
+    if not layers:
+        raise TransferError("the model has no shift layer; save its own state dict")
+    for path, layer in layers.items():
+        if layer.norm is not None:
+            raise TransferError(
+                f"layer {path!r} holds a norm of its own: the weights of an integer network have no float form; carry"
+                " its latents over with load_backbone()"
+            )
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        path, inside, _ = name.partition(".method.")
+        if not inside or path not in layers:
+            state[name] = tensor.clone()
+        elif f"{path}.weight" not in state:
+            method = layers[path].method
+            scale = method.scale().view(-1, *[1] * (len(method.shape) - 1))
+            state[f"{path}.weight"] = method.levels() * scale
+    return state
+
+
+__all__ = ["Transfer", "TransferError", "discrete_weights", "is_new", "load_backbone"]

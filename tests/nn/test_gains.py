@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from bitshift.nn.activations import calibrate
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.nn.gains import unmatched_layers
 from bitshift.nn.layers import ShiftLayer
-from torch import Tensor, nn
 
 
 def deep_net(depth: int = 6) -> nn.Sequential:

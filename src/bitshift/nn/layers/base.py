@@ -185,7 +185,7 @@ class ShiftLayer(nn.Module, ABC):
         self.norm = norm
         self.input_quant = input_quant
         self.unmatched: Any = None
-        """What the weight was made of, where a norm was folded into it and no data has set its gains yet (nn/gains.py)."""
+        """What a weight with a folded norm was made of, until data have set its gains (nn/gains.py)."""
         self._input: tuple[ActQuant, ...] = ()  # in a tuple: the quantiser belongs to the graph, not to this layer
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

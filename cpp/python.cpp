@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "kernels/border.h"
+#include "python_train.h"
 #include "src/error.h"
 #include "src/model.h"
 #include "src/probe.h"
@@ -352,4 +353,5 @@ NB_MODULE(_engine, m) {
         return bitshift::probe_read(bytes, threads, seconds);
       },
       "bytes"_a, "threads"_a, "seconds"_a, "Bytes per second read from a buffer of `bytes` bytes.");
+  bind_train(m);
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from bitshift.core.fixed import FixedPoint
 from bitshift.nn.kernels import cpu, on_cpu
@@ -45,7 +46,8 @@ class _GridSTE(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,) = grads
         x, step = ctx.saved_tensors[:2]
         lo, hi = ctx.range

@@ -31,6 +31,8 @@ _TYPES = tuple(FixedPoint(bits, 0, signed) for bits in (6, 7, 8) for signed in (
 _RANGES = tuple((kind.lo, kind.hi) for kind in _TYPES)
 
 _native: Any = None if os.environ.get("BITSHIFT_TORCH_ENGINE") == "off" else engine._engine
+train_kernels: Any = getattr(_native, "train", None)
+"""The compiled module's kernels of training (``nn/kernels/cpu.py`` calls them); None where there are none."""
 _lock = threading.RLock()
 _layers: dict[int, _Layer] = {}
 

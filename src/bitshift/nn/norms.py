@@ -8,7 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from bitshift.nn.kernels import cpu, on_cpu
 from bitshift.nn.ops import power_of_two
 
 _LEAST_VARIANCE = 2.0**-40
@@ -85,31 +87,52 @@ class _CentredGain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, mean: Tensor, variance: Tensor | None, gain: Tensor, beta: Tensor) -> Tensor:
+        ctx.fused = on_cpu(y)
+        y = cpu.dense(y) if ctx.fused else y
+        ctx.save_for_backward(y, mean, variance, gain)
+        if ctx.fused:
+            return cpu.channel_map(y, mean, gain, beta)
         shape = [1, -1] + [1] * (y.dim() - 2)
-        centred = y - mean.view(shape)
-        ctx.save_for_backward(centred, variance, gain)
-        return (centred * gain.view(shape)).add_(beta.view(shape))
+        return (y.float() - mean.view(shape)).mul_(gain.view(shape)).add_(beta.view(shape)).to(y.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, Tensor, Tensor]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,) = grads
-        centred, variance, gain = ctx.saved_tensors
+        y, mean, variance, gain = ctx.saved_tensors
+        count = max(y.numel() // y.shape[1], 1)
+        if ctx.fused:
+            g = cpu.like(g, y)
+            total, d_gain = (s.float() for s in cpu.channel_sums(g, y, mean, centre_a=False))
+            slope = torch.zeros_like(gain) if variance is None else -gain * d_gain / (count * variance)
+            d_y = cpu.channel_map_backward(g, y, mean, gain, slope, -gain * total / count)
+            return d_y, None, None, d_gain, total
+        g = g.float()
         dims = [0, *range(2, g.dim())]
         shape = [1, -1] + [1] * (g.dim() - 2)
+        centred = y.float() - mean.view(shape)
         total = g.sum(dims)
-        count = g.numel() // g.shape[1]
         d_gain = (g * centred).sum(dims)
         d_y = g * gain.view(shape)
         if variance is not None:
             d_y.addcmul_(centred, (-gain * d_gain / (count * variance)).view(shape))
-        return d_y.sub_((gain * total / count).view(shape)), None, None, d_gain, total
+        return d_y.sub_((gain * total / count).view(shape)).to(y.dtype), None, None, d_gain, total
 
 
-def _moments(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel, by plain sums: on a CPU torch.var_mean takes ten times as long."""
+def _moments(y: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel, float32; ``near`` (C) is a guess of the mean, which a single pass wants."""
+    if on_cpu(y):
+        y = cpu.dense(y)
+        count = max(y.numel() // y.shape[1], 1)
+        first, second = cpu.channel_sums(y, y, near, centre_a=True)
+        offset = first / count
+        variance = (second / count - offset.square()).clamp_min(0.0)
+        if bool((offset.square() <= 100 * variance).all()):  # else float32 has lost digits of the variance
+            return (near + offset).float(), variance.float()
+    y = y.float()
     dims = [0, *range(2, y.dim())]
     shape = [1, -1] + [1] * (y.dim() - 2)
-    mean = y.mean(dims)
+    mean = y.mean(dims)  # by plain sums: on a CPU torch.var_mean takes ten times as long
     return mean, (y - mean.view(shape)).square_().mean(dims)
 
 
@@ -169,15 +192,14 @@ class ShiftNorm(ChannelNorm):
         if not self.training:
             return self._affine(y)
         with torch.autocast(y.device.type, enabled=False):
-            z = y.float()
             with torch.no_grad():
-                mean, variance = _moments(z)
-                self._update(mean, variance, z.numel() // z.shape[1])
+                mean, variance = _moments(y.detach(), self.running_mean)
+                self._update(mean, variance, y.numel() // y.shape[1])
                 gain = power_of_two(self.exponent()).float()
             if self.log2_gain is not None:
                 gain = gain * torch.exp((self.log2_gain - self.log2_gain.detach()) * 0.6931471805599453)
             follows = None if self.log2_gain is None else variance.clamp_min(_LEAST_VARIANCE) + self.eps
-            return _CentredGain.apply(z, mean, follows, gain, self.bias).to(y.dtype)  # type: ignore[no-any-return]
+            return _CentredGain.apply(y, mean, follows, gain, self.bias)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """As the base, with the kind of gain."""

@@ -1,0 +1,140 @@
+"""The compiled training kernels against the formulas in PyTorch that they stand in for."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitshift.nn import ActQuant
+from bitshift.nn.kernels import cpu, on_cpu
+from bitshift.nn.norms import ShiftNorm
+
+needs_module = pytest.mark.skipif(cpu.native is None, reason="the compiled module is not built")
+LAYOUTS = ("contiguous", "channels_last", "holes", "permuted")
+SHAPES = ((2, 3, 5, 7), (4, 16, 8, 8), (1, 1, 1, 1), (3, 300, 2, 2), (5, 2, 33, 31))
+
+
+def values(shape: tuple[int, ...], layout: str, dtype: torch.dtype, seed: int, *, odd: bool = True) -> Tensor:
+    """Normal numbers with ties, both zeros, infinities and (``odd``) NaNs among them."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator) * 3
+    special = [0.0, -0.0, 0.25, -0.25, 0.75, 1.25, -1.75, 1e30, -1e30, 1e-40, -1e-40]
+    special += [math.inf, -math.inf, math.nan] if odd else []
+    flat = x.flatten()
+    at = torch.randint(flat.numel(), (min(len(special), flat.numel()),), generator=generator)
+    flat[at] = torch.tensor(special[: len(at)])
+    x = flat.view(shape).to(dtype)
+    if layout == "channels_last" and len(shape) == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    if layout == "holes":
+        return torch.stack([x, x], -1)[..., 0]
+    if layout == "permuted":
+        return x.transpose(0, 1).contiguous().transpose(0, 1)
+    return x
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equal including the signs of zeros; NaNs of any kind are equal."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    nan = a.isnan()
+    raw = torch.int32 if a.dtype == torch.float32 else torch.int16
+    equal = a.contiguous().view(raw) == b.contiguous().view(raw)
+    return bool(torch.equal(nan, b.isnan()) and (equal | nan).all())
+
+
+def both(monkeypatch: pytest.MonkeyPatch, compute) -> tuple[list[Tensor], list[Tensor]]:
+    """What ``compute`` gives with the compiled module and without it."""
+    fused = compute()
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu, "native", None)
+        plain = compute()
+    return fused, plain
+
+
+@needs_module
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("bits", "signed", "t"), [(8, False, -3.3), (8, True, -1.0), (4, True, 0.2), (2, False, 1.0)])
+def test_the_activation_quantiser_has_the_bits_of_the_formula(monkeypatch, dtype, layout, bits, signed, t):
+    for seed, shape in enumerate(SHAPES):
+        quant = ActQuant(bits, signed=signed).train()
+        with torch.no_grad():
+            quant.log2_step.fill_(t)
+            quant.initialised.fill_(True)
+        finite = values(shape, layout, dtype, seed, odd=False)
+        g = values(shape, LAYOUTS[seed % 4], dtype, seed + 100, odd=False).clamp(-9, 9)
+
+        def step(data: Tensor, g: Tensor = g, quant: ActQuant = quant) -> list[Tensor]:
+            x = data.detach().requires_grad_()
+            quant.log2_step.grad = None
+            y = quant(x)
+            y.backward(g)
+            assert x.grad is not None
+            assert quant.log2_step.grad is not None
+            return [y.detach(), x.grad, quant.log2_step.grad.clone()]
+
+        fused, plain = both(monkeypatch, lambda data=finite, step=step: step(data))
+        assert same_bits(fused[0], plain[0])
+        assert same_bits(fused[1], plain[1])
+        # The formula subtracts two sums; a slope of 1e30 is clipped out of both.
+        torch.testing.assert_close(fused[2], plain[2], rtol=2e-2 if dtype == torch.bfloat16 else 1e-3, atol=1e-3)
+        odd = values(shape, layout, dtype, seed)
+        fused, plain = both(monkeypatch, lambda odd=odd, quant=quant: [quant(odd).detach()])
+        assert same_bits(fused[0], plain[0])
+
+
+@needs_module
+@pytest.mark.parametrize("learn_scale", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_norm_agrees_with_the_formula(monkeypatch, layout, dtype, learn_scale):
+    for seed, shape in enumerate(((4, 16, 8, 8), (3, 300, 2, 2), (5, 2, 33, 31), (40, 7))):
+        data = values(shape, layout, torch.float32, seed, odd=False).clamp(-9, 9)
+        data = (data + torch.arange(shape[1]).view(1, -1, *[1] * (len(shape) - 2))).to(dtype)
+        g = values(shape, LAYOUTS[seed % 4], dtype, seed + 50, odd=False).clamp(-9, 9)
+
+        def step(data: Tensor = data, g: Tensor = g, channels: int = shape[1]) -> list[Tensor]:
+            norm = ShiftNorm(channels, learn_scale=learn_scale).train()
+            with torch.no_grad():
+                norm.running_mean.normal_(generator=torch.Generator().manual_seed(1))
+                norm.bias.normal_(generator=torch.Generator().manual_seed(2))
+            x = data.detach().requires_grad_()
+            y = norm(x)
+            assert y.dtype == data.dtype
+            y.backward(g)
+            assert x.grad is not None
+            assert norm.bias.grad is not None
+            gains = [] if norm.log2_gain is None or norm.log2_gain.grad is None else [norm.log2_gain.grad]
+            return [norm.running_mean, norm.running_var, y.detach(), x.grad, norm.bias.grad, *gains]
+
+        fused, plain = both(monkeypatch, step)
+        for name, a, b in zip(("mean", "var", "y", "dx", "bias", "gain"), fused, plain, strict=False):
+            close = 2e-2 if a.dtype == torch.bfloat16 else 2e-5
+            torch.testing.assert_close(
+                a, b, rtol=close, atol=close * float(b.abs().max()), msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+@needs_module
+def test_a_mean_far_from_the_running_one_keeps_the_variance(monkeypatch):
+    data = torch.randn(8, 4, 6, 6, generator=torch.Generator().manual_seed(0)) + 1e4
+
+    def variance() -> list[Tensor]:
+        norm = ShiftNorm(4).train()
+        norm(data)
+        return [norm.running_var]
+
+    fused, plain = both(monkeypatch, variance)
+    torch.testing.assert_close(fused[0], plain[0], rtol=1e-5, atol=0.0)
+
+
+def test_traced_and_foreign_tensors_are_left_to_the_formulas():
+    assert not on_cpu(torch.zeros(2, dtype=torch.float64))
+    assert not on_cpu(torch.zeros(2, device="meta"))
+    with torch._subclasses.FakeTensorMode():
+        assert not on_cpu(torch.zeros(2))
+    assert on_cpu(torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16)) == (cpu.native is not None)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,14 @@ import bitshift.nn.methods  # noqa: F401 - fills the registry
 from bitshift.nn.method import METHODS, Method, get_method
 
 NAMES = sorted(METHODS)
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in NAMES},
+    "nearest, learned": ("nearest", {"learn": "scale"}),
+    "nearest, learned free": ("nearest", {"learn": "scale", "scale": "free", "granularity": "tensor"}),
+    "nearest, progressive": ("nearest", {"learn": "scale", "wide": ("int6", "pot4x2"), "narrow_at": (0.2, 0.5)}),
+}
+"""Every method by its name, and those whose options change what trains."""
+every_kind = pytest.mark.parametrize("kind", KINDS)
 CASES = [(name, bits) for name in NAMES for bits in METHODS[name].bits]
 SHAPES = st.lists(st.integers(1, 4), min_size=2, max_size=4).map(tuple)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -39,15 +48,16 @@ def finished(method: Method) -> Method:
     return method
 
 
-def start(name: str, data: st.DataObject) -> Method:
+def start(kind: str, data: st.DataObject) -> Method:
     """A random or pretrained start of a drawn shape and width, at the end of its schedule."""
+    name, options = KINDS[kind]
     cls = METHODS[name]
     format = data.draw(st.sampled_from(cls.formats()))
     shape, generator = data.draw(SHAPES), seeded(data.draw(SEEDS))
     if data.draw(st.booleans()):
-        return finished(cls.random(shape, format, generator=generator))
+        return finished(cls.random(shape, format, generator=generator, **options))
     weight = torch.randn(shape, generator=generator) * 2.0 ** data.draw(st.integers(-20, 20))
-    return finished(cls.from_float(weight, format, generator=generator))
+    return finished(cls.from_float(weight, format, generator=generator, **options))
 
 
 def shake(method: Method, data: st.DataObject) -> None:
@@ -73,10 +83,10 @@ def assert_consistent(method: Method) -> None:
     assert torch.equal(weight, method.levels() * per_channel(method))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_kind
 @given(data=st.data())
-def test_weight_is_levels_times_scale_in_training_and_evaluation(name: str, data: st.DataObject) -> None:
-    method = start(name, data)
+def test_weight_is_levels_times_scale_in_training_and_evaluation(kind: str, data: st.DataObject) -> None:
+    method = start(kind, data)
     if data.draw(st.booleans()):
         shake(method, data)
     assert_consistent(method.train())
@@ -85,13 +95,14 @@ def test_weight_is_levels_times_scale_in_training_and_evaluation(name: str, data
     assert torch.equal(method.weight(), weight)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_kind
 @given(data=st.data())
-def test_gradients_are_finite_and_not_all_zero(name: str, data: st.DataObject) -> None:
+def test_gradients_are_finite_and_not_all_zero(kind: str, data: st.DataObject) -> None:
+    name, options = KINDS[kind]
     cls = METHODS[name]
     format = data.draw(st.sampled_from(cls.formats()))
     shape = (data.draw(st.integers(1, 3)), data.draw(st.integers(16, 24)))
-    method = cls.random(shape, format, generator=seeded(data.draw(SEEDS)))
+    method = cls.random(shape, format, generator=seeded(data.draw(SEEDS)), **options)
     loss = (method.weight() * torch.randn(shape, generator=seeded(data.draw(SEEDS)))).sum() + method.penalty()
     loss.backward()
     grads = [p.grad for p in method.parameters()]
@@ -99,10 +110,10 @@ def test_gradients_are_finite_and_not_all_zero(name: str, data: st.DataObject) -
     assert any(bool((g != 0).any()) for g in grads)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_kind
 @given(data=st.data())
-def test_reading_changes_nothing_and_projection_is_idempotent(name: str, data: st.DataObject) -> None:
-    method = start(name, data)
+def test_reading_changes_nothing_and_projection_is_idempotent(kind: str, data: st.DataObject) -> None:
+    method = start(kind, data)
     shake(method, data)
     before = copy.deepcopy(method.state_dict())
     method.weight()
@@ -118,12 +129,13 @@ def test_reading_changes_nothing_and_projection_is_idempotent(name: str, data: s
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_kind
 @given(data=st.data())
-def test_state_dict_copy_and_pickle_round_trip(name: str, data: st.DataObject) -> None:
-    method = start(name, data)
+def test_state_dict_copy_and_pickle_round_trip(kind: str, data: st.DataObject) -> None:
+    method = start(kind, data)
     shake(method, data)
-    other = METHODS[name].random(method.shape, method.format.name, generator=seeded(0))
+    name, options = KINDS[kind]
+    other = METHODS[name].random(method.shape, method.format.name, generator=seeded(0), **options)
     other.load_state_dict(method.state_dict())
     buffer = io.BytesIO()
     torch.save(method, buffer)

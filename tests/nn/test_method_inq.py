@@ -52,7 +52,7 @@ def test_the_largest_weights_are_fixed_first_at_their_nearest_level():
 
 
 @pytest.mark.parametrize(
-    ("fraction", "share"), [(0, 0.5), (0.29, 0.5), (0.3, 0.75), (0.59, 0.75), (0.6, 0.875), (0.9, 1), (0.999, 1)]
+    ("fraction", "share"), [(0, 0.5), (0.33, 0.5), (1 / 3, 0.75), (0.66, 0.75), (2 / 3, 0.875), (0.95, 1), (0.999, 1)]
 )
 def test_shares_follow_the_fraction_and_never_go_back(fraction, share):
     method = pretrained()
@@ -73,12 +73,12 @@ def test_fixed_weights_have_no_gradient_and_stay_under_momentum_and_weight_decay
         optimizer.zero_grad()
         (method.weight() - torch.randn(8, 25, generator=seeded(step))).square().sum().backward()
         assert bool((method.latent.grad[fixed] == 0).all())
-        assert step >= 36 or bool((method.latent.grad[~fixed] != 0).all())
+        assert step >= 38 or bool((method.latent.grad[~fixed] != 0).all())
         optimizer.step()
         method.after_step()
         assert torch.equal(method.weight()[fixed], before[fixed])
         assert torch.equal(method.latent[fixed], before[fixed])
-        assert step >= 36 or not torch.equal(method.weight(), before)
+        assert step >= 38 or not torch.equal(method.weight(), before)
     assert method.fixed_share == 1
 
 

@@ -220,6 +220,27 @@ def test_every_optimizer_resumes_to_the_bit(tmp_path, monkeypatch, optimizer):
     ).read_bytes()
 
 
+STAGED = [
+    {"method": "inq"},
+    {"method": "nearest", "options": {"learn": "scale", "wide": ("int6", "pot4x2"), "narrow_at": (0.2, 0.7)}},
+    {"method": "nearest", "activations": 8, "options": {"learn": "scale", "wide": "pot4x2", "narrow_at": 0.6}},
+]
+
+
+@pytest.mark.parametrize("changes", STAGED, ids=["inq", "two changes", "integer"])
+def test_a_method_with_stages_resumes_to_the_bit_between_them(tmp_path, monkeypatch, changes):
+    config = tiny_config(lr=0.02, checkpoint_every_steps=3)
+    whole = shift_net(**changes)
+    fit(whole, config, TRAIN, VALID, run_dir=tmp_path / "whole")
+    interrupted(tmp_path / "broken", monkeypatch, at=13, config=config, model=shift_net(**changes))
+    fit(shift_net(**changes), config, TRAIN, VALID, run_dir=tmp_path / "broken")
+    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (
+        tmp_path / "broken" / "model.safetensors"
+    ).read_bytes()
+    methods = [m for m in whole.modules() if isinstance(m, Method)]
+    assert {m.format.name for m in methods} == {"pot3" if changes["method"] == "inq" else "pot3d"}
+
+
 def test_an_integer_network_resumes_to_the_bit(tmp_path, monkeypatch):
     config = tiny_config(lr=0.02, checkpoint_every_steps=3)
     fit(shift_net(activations=8), config, TRAIN, VALID, run_dir=tmp_path / "whole")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bitshift.nn.init import device_of
+from bitshift.nn.kernels import cpu, on_cpu
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of
 
@@ -27,8 +28,12 @@ class _ShiftSign(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, shift: Tensor, sign: Tensor, top_exp: Tensor, low: int) -> Tensor:
-        exponent, trit = rounded(shift, sign, low)
-        weight = scale_of(exponent.add_(top_exp)).mul_(trit)
+        ctx.fused = shift.dtype == sign.dtype and on_cpu(shift, sign)
+        if ctx.fused:
+            weight = cpu.shift_sign_forward(shift, sign, top_exp, low)
+        else:
+            exponent, trit = rounded(shift, sign, low)
+            weight = scale_of(exponent.add_(top_exp)).mul_(trit)
         ctx.save_for_backward(weight, scale_of(top_exp))
         ctx.dtypes = shift.dtype, sign.dtype
         return weight
@@ -37,6 +42,8 @@ class _ShiftSign(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         weight, top = ctx.saved_tensors
+        if ctx.fused:
+            return *cpu.shift_sign_backward(grad, weight, top, ctx.dtypes[0]), None, None
         grad = grad.float()
         return (grad * weight).mul_(_LN2).to(ctx.dtypes[0]), (grad * top).to(ctx.dtypes[1]), None, None
 

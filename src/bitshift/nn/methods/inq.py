@@ -57,8 +57,8 @@ class INQ(Method):
 
     Forward: a weight is its latent while it is free and its fixed level afterwards. Gradient: ``d latent = dL/dW`` of a
     free weight, 0 of a fixed one. :meth:`set_progress` fixes weights at their nearest level, those of the largest
-    magnitude first: with ``portions`` (0.5, 0.75, 0.875, 1) and ``at`` (0, 0.3, 0.6, 0.9), half of them from the first
-    step on, three quarters from 30 % of the run on, all of them for the last tenth. A fixed weight stays where it is,
+    magnitude first: with ``portions`` (0.5, 0.75, 0.875, 1) and ``at`` (0, 1/3, 2/3, 0.95), half of them from the first
+    step on, three quarters from a third of the run on, all of them for the last 5 %. A fixed weight stays where it is,
     also under momentum and weight decay (:meth:`after_step`). One latent a weight.
 
     Before the last portion ``weight()`` is *not* ``levels(codes()) * scale()``: it is what trains, partly float.
@@ -67,15 +67,15 @@ class INQ(Method):
 
     Start: a pretrained weight. From scratch: PyTorch's default weight, which the paper does not do.
 
-    Where we differ: the paper starts the learning rate anew for each portion and stops after the last one; here one
-    schedule runs over all of them and the last tenth trains norms, biases and float layers. ``scale`` (powers of two,
-    one per channel) replaces the rule for n2.
+    Where we differ: the authors run one training per portion and stop one iteration after the last; here they are
+    stages of one run (give it restarts of the rate for the paper's schedule), and the last 5 % trains norms, biases and
+    float layers. ``scale`` (powers of two, one per channel) replaces the rule for n2.
     """
 
     name = "inq"
     bits = (2, 3, 4, 5)
     options: ClassVar[dict[str, Any]] = {
-        "portions": (0.5, 0.75, 0.875, 1.0), "at": (0.0, 0.3, 0.6, 0.9), "scale": None,
+        "portions": (0.5, 0.75, 0.875, 1.0), "at": (0.0, 1 / 3, 2 / 3, 0.95), "scale": None,
     }  # fmt: skip
 
     scale_exp: Tensor
@@ -84,7 +84,7 @@ class INQ(Method):
 
     def __init__(
         self, latent: Tensor, format: str, *, scale: Tensor, portions: Sequence[float] = (0.5, 0.75, 0.875, 1.0),
-        at: Sequence[float] = (0.0, 0.3, 0.6, 0.9),
+        at: Sequence[float] = (0.0, 1 / 3, 2 / 3, 0.95),
     ) -> None:  # fmt: skip
         super().__init__()
         self.format = self.check_format(format)
@@ -113,7 +113,7 @@ class INQ(Method):
     @classmethod
     def from_float(
         cls, weight: Tensor, format: str, *, generator: torch.Generator | None = None,
-        portions: Sequence[float] = (0.5, 0.75, 0.875, 1.0), at: Sequence[float] = (0.0, 0.3, 0.6, 0.9),
+        portions: Sequence[float] = (0.5, 0.75, 0.875, 1.0), at: Sequence[float] = (0.0, 1 / 3, 2 / 3, 0.95),
         scale: Tensor | None = None,
     ) -> INQ:  # fmt: skip
         """The weight itself as the latent, all of it free."""

@@ -31,9 +31,11 @@ def config(**changes) -> TrainConfig:
     [
         *(("epochs", 0), ("batch_size", 0), ("lr", 0.0), ("lr", float("inf")), ("optimizer", "adam")),
         *(("schedule", "cosin"), ("momentum", 1.0), ("weight_decay", -1.0), ("warmup_epochs", 10), ("gamma", 0.0)),
-        *(("clip_norm", 0.0), ("amp", "fp16"), ("distill_weight", 1.5), ("distill_temperature", 0.0), ("seed", -1)),
+        *(("clip_norm", 0.0), ("amp", "tf32"), ("distill_weight", 1.5), ("distill_temperature", 0.0), ("seed", -1)),
         *(("label_smoothing", 1.0), ("keep", "first"), ("log_every", 0), ("checkpoint_every_steps", -1)),
         *(("device", "tpu"), ("progress", "loud"), ("eval_every", 0), ("cycles", 0), ("milestones", (3.0, 2.0))),
+        *(("accumulate", 3), ("accumulate", 0), ("mixup", -1.0), ("cutmix", -0.1), ("ema_decay", 1.0)),
+        *(("reestimate_rows", -1), ("peer_timeout", 0.0)),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named_with_what_is_allowed(field, value):

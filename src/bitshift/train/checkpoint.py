@@ -53,6 +53,11 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace ``path`` by readable JSON, atomically."""
+    write_atomic(path, json.dumps(dict(value), indent=1).encode())
+
+
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """A safetensors file; tensors are copied to the CPU, so shared storage is fine."""
     plain = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
@@ -196,4 +201,5 @@ __all__ = [
     "tensor_bytes",
     "under",
     "write_atomic",
+    "write_json",
 ]

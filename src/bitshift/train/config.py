@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 
@@ -13,6 +13,8 @@ class TrainConfig:
     Args:
         epochs: passes over the training rows.
         batch_size: joint batch of all processes.
+        accumulate: micro-batches that a process cuts its share of the joint batch into, to save memory. Only norms
+            and quantisers notice: they see one micro-batch at a time.
         lr: peak learning rate; the schedule multiplies it.
         optimizer: ``sgd`` (momentum), ``adamw`` or ``radam`` (decoupled decay, as DeepShift-PS needs).
         momentum, nesterov: of SGD.
@@ -27,11 +29,17 @@ class TrainConfig:
         clip_norm: largest joint gradient norm; None leaves gradients alone.
         amp: ``bf16`` runs convolutions and matrix products of training in bfloat16, ``auto`` does so where the device
             has bfloat16 arithmetic and the activations are float (an integer simulation needs exact sums).
-            Evaluation is always float32.
+            Evaluation is always float32. ``fp16`` is for GPUs without bfloat16; its loss is scaled.
+        compile: let torch.compile fuse the network's forward and backward pass; equal up to float rounding.
         distill_weight, distill_temperature: loss ``(1 - w) CE + w T^2 KL(teacher || student)`` when a teacher is given.
         teacher_cache: folder that keeps the teacher's logits for other runs with the same teacher, data, augmentation,
             seed and batch size; read logits equal computed ones to the bit. None computes them every time.
         label_smoothing: of the cross-entropy.
+        mixup, cutmix: parameters of the Beta distributions that mix pairs of images and their labels; 0 is off, and of
+            two that are on each batch draws one.
+        ema_decay: decay a step of an exponential average of the weights, which is what is evaluated and kept; 0 is off.
+        reestimate_rows: training rows from which the norms' statistics are set anew before each evaluation; training
+            goes on with its own. 0 is off.
         seed: of the row order and augmentation, and of torch, numpy and python at the first step.
         keep: which state ``model.safetensors`` holds and ``fit`` leaves in the model: the ``last`` one, or the ``best``
             one on the validation rows (an optimistic choice when these are the test set).
@@ -40,6 +48,8 @@ class TrainConfig:
         log_every: steps between lines of metrics.jsonl.
         checkpoint_every_steps: 0 writes a checkpoint at the end of each epoch only.
         device: ``auto``, ``cpu`` or ``cuda``.
+        sync_norm: batch norms of several processes see the joint batch; otherwise each process its own share.
+        peer_timeout: seconds after which a process that waits for another one gives up.
         channels_last: memory layout of image batches; only speed.
         tensorboard: also write TensorBoard events (needs the extra ``tensorboard``).
         progress: bar on a terminal, plain log lines elsewhere; ``off`` for neither.
@@ -48,6 +58,7 @@ class TrainConfig:
     epochs: int
     batch_size: int
     lr: float
+    accumulate: int = 1
     optimizer: Literal["sgd", "adamw", "radam"] = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
@@ -60,11 +71,16 @@ class TrainConfig:
     milestones: tuple[float, ...] | None = None
     cycles: int = 1
     clip_norm: float | None = None
-    amp: Literal["off", "auto", "bf16"] = "off"
+    amp: Literal["off", "auto", "bf16", "fp16"] = "off"
+    compile: bool = False
     distill_weight: float = 0.9
     distill_temperature: float = 4.0
     teacher_cache: str | None = None
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema_decay: float = 0.0
+    reestimate_rows: int = 0
     seed: int = 0
     keep: Literal["last", "best"] = "last"
     eval_every: int = 1
@@ -74,6 +90,8 @@ class TrainConfig:
     checkpoint_every_steps: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     channels_last: bool = True
+    sync_norm: bool = True
+    peer_timeout: float = 600.0
     tensorboard: bool = False
     progress: Literal["auto", "off"] = "auto"
 
@@ -95,13 +113,25 @@ class TrainConfig:
             "calibration_rows",
         ):
             need(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "a whole number from 1")
+        parts = self.accumulate
+        divides = isinstance(parts, int) and parts >= 1 and self.batch_size % parts == 0
+        need("accumulate", divides, f"a whole number from 1 that divides batch_size = {self.batch_size}")
+        need(
+            "reestimate_rows",
+            isinstance(self.reestimate_rows, int) and self.reestimate_rows >= 0,
+            "a whole number from 0",
+        )
+        need("ema_decay", 0 <= self.ema_decay < 1, "0 up to, not including, 1")
+        need("mixup", 0 <= self.mixup < float("inf"), "a number from 0")
+        need("cutmix", 0 <= self.cutmix < float("inf"), "a number from 0")
+        need("peer_timeout", self.peer_timeout > 0, "a positive number")
         need("checkpoint_every_steps", self.checkpoint_every_steps >= 0, "a whole number from 0")
         need("lr", 0 < self.lr < float("inf"), "a positive number")
         need("optimizer", self.optimizer in ("sgd", "adamw", "radam"), "sgd, adamw, radam")
         need(
             "schedule", self.schedule in ("cosine", "step", "onecycle", "constant"), "cosine, step, onecycle, constant"
         )
-        need("amp", self.amp in ("off", "auto", "bf16"), "off, auto, bf16")
+        need("amp", self.amp in ("off", "auto", "bf16", "fp16"), "off, auto, bf16, fp16")
         need("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu, cuda")
         need("keep", self.keep in ("last", "best"), "last, best")
         need("progress", self.progress in ("auto", "off"), "auto, off")
@@ -130,16 +160,20 @@ class TrainConfig:
 
     def numeric_differences(self, other: dict[str, Any]) -> list[str]:
         """Fields, but for those that only change what is shown or written, in which ``other`` is different."""
-        mine = self.as_dict()
+        # a field that is newer than the other run did nothing there, which is what every default means
+        then = {f.name: f.default for f in fields(self)} | other
         return [
-            f"{name}: {other.get(name)!r} then, {value!r} now"
-            for name, value in mine.items()
-            if name not in SHOWN_ONLY and other.get(name, value) != value
+            f"{name}: {then[name]!r} then, {value!r} now"
+            for name, value in self.as_dict().items()
+            if name not in SHOWN_ONLY and then[name] != value
         ]
 
 
 SHOWN_ONLY = frozenset(
-    {"log_every", "checkpoint_every_steps", "progress", "tensorboard", "eval_batch_size", "device", "teacher_cache"}
+    {
+        *("log_every", "checkpoint_every_steps", "progress", "tensorboard", "eval_batch_size", "device"),
+        *("teacher_cache", "peer_timeout"),
+    }
 )
 """Fields of a run that may differ when it is resumed: none of them decides a trained number on one kind of device."""
 

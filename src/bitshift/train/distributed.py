@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -49,6 +50,20 @@ class World:
                 for tensor in model.state_dict().values():
                     dist.broadcast(tensor, src=0)
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Copy the buffers of rank 0 to every process, in one message for each type."""
+        if self.size == 1:
+            return
+        kinds: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in model.buffers():
+            kinds.setdefault(buffer.dtype, []).append(buffer)
+        with torch.no_grad():
+            for buffers in kinds.values():
+                flat = torch.cat([b.reshape(-1) for b in buffers])
+                dist.broadcast(flat, src=0)
+                for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+                    buffer.copy_(part.view(buffer.shape))
+
     def barrier(self) -> None:
         """Wait for every process."""
         if self.size > 1:
@@ -65,10 +80,11 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def join_world(device: str = "auto") -> Iterator[World]:
+def join_world(device: str = "auto", *, timeout: float = 600.0) -> Iterator[World]:
     """The world that torchrun's environment describes (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR), else one process.
 
-    Starts the process group when there is none (nccl for cuda, gloo for cpu) and ends what it started.
+    Starts the process group when there is none (nccl for cuda, gloo for cpu) and ends what it started. A process that
+    waits longer than ``timeout`` seconds for its peers ends with an error; one whose peer has died does so at once.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if dist.is_available() and dist.is_initialized():
@@ -81,7 +97,7 @@ def join_world(device: str = "auto") -> Iterator[World]:
     target = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if target.type == "cuda":
         torch.cuda.set_device(target)
-    dist.init_process_group("nccl" if target.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if target.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
     try:
         yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=target)
     finally:

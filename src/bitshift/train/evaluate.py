@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from torch.backends import cudnn
 
 from bitshift.nn.modes import kept_modes
-from bitshift.train.data.arrays import ArrayData
+from bitshift.train.data.base import Request, TrainData
 from bitshift.train.distributed import World
 
 
@@ -31,7 +32,7 @@ class EvalResult:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: ArrayData, *, batch_size: int = 250, world: World | None = None, channels_last: bool = False
+    model: nn.Module, data: TrainData, *, batch_size: int = 250, world: World | None = None, channels_last: bool = False
 ) -> EvalResult:
     """Accuracy, loss and confusion of ``model`` in eval mode on all of ``data``.
 
@@ -54,24 +55,27 @@ def evaluate(
     mine = np.arange(world.rank, len(data), world.size)
     with kept_modes(model):
         model.eval()
-        for start in range(0, len(mine), batch_size):
-            index = mine[start : start + batch_size]
-            images, labels = data.batch(index, device)
-            images = data.normalise(images)
-            if channels_last and images.dim() == 4:
-                images = images.contiguous(memory_format=torch.channels_last)
-            # TF32 rounds the inputs of products to 10 bits: neither float32 nor exact for integer networks
-            with cudnn.flags(
-                enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
-            ):
-                logits = model(images).float()
-            if logits.shape != (len(index), classes):
-                raise ValueError(
-                    f"the model gives shape {tuple(logits.shape)} for {len(index)} images of {classes} classes; "
-                    f"({len(index)}, {classes}) is needed"
-                )
-            loss += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
-            predictions[torch.from_numpy(index)] = logits.argmax(1).cpu()
+        parts = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+        with closing(data.batches([Request(rows=rows) for rows in parts], device)) as batches:
+            for index, (images, labels) in zip(parts, batches, strict=True):
+                images = data.normalise(images)
+                if channels_last and images.dim() == 4:
+                    images = images.contiguous(memory_format=torch.channels_last)
+                # TF32 rounds the inputs of products to 10 bits: neither float32 nor exact for integer networks
+                with cudnn.flags(
+                    enabled=cudnn.enabled,
+                    benchmark=cudnn.benchmark,
+                    deterministic=cudnn.deterministic,
+                    allow_tf32=False,
+                ):
+                    logits = model(images).float()
+                if logits.shape != (len(index), classes):
+                    raise ValueError(
+                        f"the model gives shape {tuple(logits.shape)} for {len(index)} images of {classes} classes; "
+                        f"({len(index)}, {classes}) is needed"
+                    )
+                loss += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
+                predictions[torch.from_numpy(index)] = logits.argmax(1).cpu()
     world.sum(loss)
     predicted = world.sum(predictions).numpy()
     confusion = np.bincount(data.labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from bitshift.nn.modes import kept_modes
-from bitshift.train.data.arrays import ArrayData
 from bitshift.train.data.augment import Augment
+from bitshift.train.data.base import TrainData
 from bitshift.train.data.sampler import step_generator
 
 
 @torch.no_grad()
 def reestimate_norms(
     model: nn.Module,
-    data: ArrayData,
+    data: TrainData,
     *,
     rows: int = 2000,
     batch_size: int = 250,

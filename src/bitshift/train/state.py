@@ -1,0 +1,148 @@
+"""What a run's checkpoint holds, and which runs may continue from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitshift.nn.metrics import FlipTracker
+from bitshift.train import checkpoint as ckpt
+from bitshift.train.config import TrainConfig
+from bitshift.train.data.augment import Augment
+from bitshift.train.data.base import TrainData
+from bitshift.train.data.sampler import step_generator
+from bitshift.train.distributed import World
+from bitshift.train.progress import logger
+from bitshift.train.step import Stepper
+
+
+@dataclass(kw_only=True)
+class Position:
+    """How far a run is: ``step`` steps are done; ``sums`` of this epoch and process are loss, correct rows, steps."""
+
+    step: int = 0
+    sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    best_accuracy: float = -1.0
+    best_epoch: int = -1
+    seconds: float = 0.0
+
+
+def identity(
+    config: TrainConfig, train_data: TrainData, valid_data: TrainData, *, augment: Augment | None,
+    teacher: nn.Module | None, world: World, about: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """What config.json says, and what a resumed run is compared with."""
+    return {
+        "train": config.as_dict(),
+        "data": {
+            "train": train_data.fingerprint(), "valid": valid_data.fingerprint(),
+            "class_names": list(train_data.class_names),
+            "normalise": {"mean": list(train_data.normalise.mean), "scale": list(train_data.normalise.scale)},
+            "augment": repr(augment), "teacher": type(teacher).__name__ if teacher is not None else None,
+        },
+        "world": world.size, "about": json.loads(json.dumps(dict(about))),
+    }  # fmt: skip
+
+
+def refuse_differences(folder: Path, mine: Mapping[str, Any], config: TrainConfig, state: Mapping[str, Any]) -> None:
+    """ValueError that names every difference between this run and the one that wrote ``state``.
+
+    Another number of processes is none: row order and augmentation do not depend on it. It is logged, because sums are
+    then added in another order.
+    """
+    differences = config.numeric_differences(state["train"])
+    for part in ("data", "about"):
+        if state[part] != mine[part]:
+            differences.append(f"{part}: {state[part]!r} then, {mine[part]!r} now")
+    if differences:
+        raise ValueError(
+            f"{folder} was started with another configuration ({'; '.join(differences)}); "
+            "use the old values to resume, or choose another run directory"
+        )
+    if state["world"] != mine["world"]:
+        logger.warning(
+            "%s goes on with %d processes instead of %d: the same rows in the same order, equal to an undisturbed run "
+            "up to the order of float sums and the random numbers of layers such as dropout, no longer to the bit",
+            folder, mine["world"], state["world"],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """The parts of a run that change, and their way to and from a checkpoint."""
+
+    position: Position
+    stepper: Stepper
+    flips: FlipTracker
+    world: World
+
+    def save(self, folder: Path, mine: Mapping[str, Any], *, metrics_bytes: int) -> None:
+        """Write the checkpoint of ``folder``; all processes call this, the main one writes."""
+        position, stepper, world = self.position, self.stepper, self.world
+        random = {name: world.gather(t) for name, t in ckpt.random_state(world.device).items()}
+        sums = torch.stack(world.gather(position.sums))
+        if not world.is_main:
+            return
+        tensors: dict[str, Tensor] = {"sums": sums}
+        tensors |= {f"model.{k}": v for k, v in stepper.model.state_dict().items()}
+        tensors |= {f"optim.{k}": v for k, v in ckpt.optimizer_tensors(stepper.optimizer).items()}
+        tensors |= {f"flips.{k}": v for k, v in self.flips.state_dict().items()}
+        if stepper.average is not None:
+            tensors |= {f"ema.{k}": v for k, v in stepper.average.state_dict().items()}
+        for name, parts in random.items():
+            tensors |= {f"random.{rank}.{name}": part for rank, part in enumerate(parts)}
+        state = {
+            **mine, "step": position.step, "epoch": position.step // stepper.per_epoch, "total_steps": stepper.total,
+            "best_accuracy": position.best_accuracy, "best_epoch": position.best_epoch, "seconds": position.seconds,
+            "metrics_bytes": metrics_bytes, "scaler": stepper.scaler_state(),
+        }  # fmt: skip
+        ckpt.save_checkpoint(folder, ckpt.Checkpoint(tensors=tensors, state=state))
+
+    def restore(self, found: ckpt.Checkpoint, where: str) -> int:
+        """Take the state of ``found``; returns the size that metrics.jsonl had."""
+        position, stepper, tensors = self.position, self.stepper, found.tensors
+        ckpt.load_state(stepper.model, ckpt.under("model", tensors), where)
+        ckpt.load_optimizer(stepper.optimizer, ckpt.under("optim", tensors))
+        self.flips.load_state_dict(ckpt.under("flips", tensors))
+        if stepper.average is not None:
+            stepper.average.load_state_dict(ckpt.under("ema", tensors))
+        stepper.load_scaler(found.state.get("scaler", {}))
+        position.step, position.seconds = int(found.state["step"]), float(found.state["seconds"])
+        position.best_accuracy = float(found.state["best_accuracy"])
+        position.best_epoch = int(found.state["best_epoch"])
+        self._restore_per_process(tensors, int(found.state["world"]))
+        stepper.resume(position.step)
+        return int(found.state["metrics_bytes"])
+
+    def _restore_per_process(self, tensors: Mapping[str, Tensor], world_then: int) -> None:
+        """Random states and sums of this process; with another number of processes, new ones and the joint sums."""
+        world, position = self.world, self.position
+        sums = tensors["sums"].reshape(-1, 3)  # version 0.1 wrote those of the main process only
+        if world_then == world.size:
+            ckpt.restore_random_state(ckpt.under(f"random.{world.rank}", tensors), world.device)
+            own = sums[world.rank if len(sums) > 1 else 0]
+        else:
+            seed_everything(step_generator(self.stepper.config.seed, 2, world.rank, position.step))
+            own = sums.sum(0) if world.is_main else torch.zeros_like(sums[0])
+        position.sums.copy_(own)
+
+
+def seed_everything(generator: torch.Generator) -> None:
+    """Seed torch's, numpy's and python's global generators by the seed of ``generator``."""
+    import random
+
+    import numpy as np
+
+    seed = generator.initial_seed()
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the user's code may use it
+    random.seed(seed)
+
+
+__all__ = ["Position", "RunState", "identity", "refuse_differences", "seed_everything"]

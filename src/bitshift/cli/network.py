@@ -142,22 +142,30 @@ def load_state_dict(model: nn.Module, path: Path) -> None:
     """
     from bitshift.train.checkpoint import load_state
 
+    tensors = read_state(path)
+    tensors = published_state(model, tensors)
+    # State dicts from before torch 0.4.1 lack this counter; nothing that is evaluated depends on it.
+    counters = {n: t for n, t in model.state_dict().items() if n.endswith("num_batches_tracked")}
+    load_state(model, counters | tensors, str(path))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a run directory's weights, a .safetensors file, or a .pt/.pth/.th file (tensors only).
+
+    Raises:
+        CliError: no such file, or not a state dict.
+    """
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.exists():
         raise CliError(f"no such file: {path}")
     if path.suffix == ".safetensors":
-        tensors = load_tensors(path)[0]
-    elif path.suffix in (".pt", ".pth", ".th", ".bin"):
-        tensors = _load_torch_file(path)
-    else:
-        raise CliError(
-            f"{path}: unknown kind of weights {path.suffix!r}; allowed: .safetensors, .pt, .pth, .th, a run directory"
-        )
-    tensors = published_state(model, tensors)
-    # State dicts from before torch 0.4.1 lack this counter; nothing that is evaluated depends on it.
-    counters = {n: t for n, t in model.state_dict().items() if n.endswith("num_batches_tracked")}
-    load_state(model, counters | tensors, str(path))
+        return load_tensors(path)[0]
+    if path.suffix in (".pt", ".pth", ".th", ".bin"):
+        return _load_torch_file(path)
+    raise CliError(
+        f"{path}: unknown kind of weights {path.suffix!r}; allowed: .safetensors, .pt, .pth, .th, a run directory"
+    )
 
 
 def _load_torch_file(path: Path) -> dict[str, Tensor]:

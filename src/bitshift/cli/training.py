@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bitshift.cli.backbone import Backbone, build_on
+from bitshift.cli.backbone import Backbone, build_on
 from bitshift.cli.errors import CliError, near_miss
 from bitshift.cli.network import NetworkSpec
-from bitshift.cli.runs import WEIGHTS
+from bitshift.cli.runs import WEIGHTS, with_recorded_normalise
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.nn.report import ConversionReport
@@ -30,7 +32,7 @@ class Plan:
 
     ``shift`` None trains the float network alone. ``float_train`` trains the float twin first, ``pretrained`` takes its
     weights from a file or run instead; either twin is the teacher (``train.distill_weight``) and, with
-    ``shift.init="pretrained"``, the start.
+    ``shift.init="pretrained"``, the start. ``backbone`` gives the network all its layers but the new ones instead.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Plan:
     train: TrainConfig
     float_train: TrainConfig | None = None
     pretrained: Path | None = None
+    backbone: Backbone | None = None
     augment: str | None = None
 
 
@@ -55,6 +58,18 @@ class Trained:
 def open_splits(name: str) -> tuple[ArrayData, ArrayData]:
     """Training and test rows of a data set, with one list of classes."""
     return same_classes(open_data(name, "train"), open_data(name, "test"))
+
+
+def like_backbone(backbone: Backbone, data: tuple[ArrayData, ArrayData]) -> tuple[ArrayData, ArrayData]:
+    """``data`` under the normalisation that the backbone was trained with, where it says."""
+    train, test = (with_recorded_normalise(split, backbone.config) for split in data)
+    return train, test
+
+
+def like_backbone(backbone: Backbone, data: tuple[ArrayData, ArrayData]) -> tuple[ArrayData, ArrayData]:
+    """``data`` under the normalisation that the backbone was trained with, where it says."""
+    train, test = (with_recorded_normalise(split, backbone.config) for split in data)
+    return train, test
 
 
 def make_augment(name: str | None) -> Augment | None:
@@ -85,11 +100,14 @@ def train(plan: Plan, data: tuple[ArrayData, ArrayData], run_dir: Path, *, resum
     twin, twin_result = _twin(plan, float_spec, data, run_dir, resume, augment)
     spec = spec_for(plan.model, data[0], plan.shift)
     torch.manual_seed(plan.train.seed)
-    model = twin if twin is not None else float_spec.build_float()
+    generator = torch.Generator().manual_seed(plan.train.seed)
     report = None
-    if plan.shift is not None:
-        generator = torch.Generator().manual_seed(plan.train.seed)
-        model, report = convert(model, plan.shift, sample=spec.sample(), generator=generator)
+    if plan.backbone is not None:
+        model, spec, report = build_on(plan.backbone, spec, generator=generator)
+    else:
+        model = twin if twin is not None else float_spec.build_float()
+        if plan.shift is not None:
+            model, report = convert(model, plan.shift, sample=spec.sample(), generator=generator)
     distill = twin is not None and plan.shift is not None and plan.train.distill_weight > 0
     about = {
         "network": spec.as_dict(),
@@ -97,6 +115,8 @@ def train(plan: Plan, data: tuple[ArrayData, ArrayData], run_dir: Path, *, resum
         "recipe": plan.name,
         "augment": plan.augment,
         "pretrained": str(plan.pretrained or ""),
+        **({"backbone": str(plan.backbone.path)} if plan.backbone else {}),
+        **({"backbone": str(plan.backbone.path)} if plan.backbone else {}),
     }
     _log.info("%s: %s, %d epochs", run_dir, spec.describe(), plan.train.epochs)
     result = fit(

@@ -15,6 +15,8 @@ from bitshift.cli.rules import ShiftFlags, parse_option
 from bitshift.cli.verbs import Verb
 
 if TYPE_CHECKING:
+    from bitshift.cli.backbone import Backbone
+    from bitshift.cli.backbone import Backbone
     from bitshift.cli.training import Plan, Trained
     from bitshift.train.config import TrainConfig
     from bitshift.train.data import ArrayData
@@ -84,6 +86,8 @@ class Train(TrainFlags, ShiftFlags, Verb):
 The same command started again continues where it was stopped, to the same bits. Flags change single values of a
 recipe. Without a recipe --data and --model are needed; the model is a name or your own module:function that returns
 an nn.Module (keywords num_classes and in_channels are given if it takes them).
+With --backbone the network starts from another training, but for its new head (docs/transfer.md).
+With --backbone the network starts from another training, but for its new head (docs/transfer.md).
 With --float-epochs, a recipe that says so, or --pretrained there is a float twin: teacher of the shift network and,
 with --init pretrained, its start.
 
@@ -96,6 +100,8 @@ examples:
   bitshift train --data ~/data/cifar10 --model resnet20 --method denseshift --bits 3 --epochs 30 --augment pad_crop_flip
   bitshift train --data mnist_5k --model lenet_bn --activations 8 --init pretrained --float-epochs 5 --epochs 10
   bitshift train --data my.npz --model my_nets:small --method float
+  bitshift train --data my.npz --backbone runs/cifar10 --epochs 5 --lr 0.02
+  bitshift train --data my.npz --backbone runs/cifar10 --epochs 5 --lr 0.02
   torchrun --nproc-per-node 2 -m bitshift.cli train demo_mnist
 """
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="[RECIPE]", help_behavior_hint="")]] = ""
@@ -110,6 +116,16 @@ examples:
     """Run directory; default runs/RECIPE, or runs/MODEL-METHOD."""
     pretrained: Path | None = None
     """Weights of the float twin: a state dict (.safetensors, .pt, .pth) or a run directory."""
+    backbone: Path | None = None
+    """Everything but the head comes from this run directory (latents too) or file of weights; --model and how to
+    convert default to the run's."""
+    new_head: tuple[str, ...] = ()
+    """With --backbone: patterns of the modules that are new; default: the last layer."""
+    backbone: Path | None = None
+    """Everything but the head comes from this run directory (latents too) or file of weights; --model and how to
+    convert default to the run's."""
+    new_head: tuple[str, ...] = ()
+    """With --backbone: patterns of the modules that are new; default: the last layer."""
     float_epochs: int | None = None
     """Train the float twin first, so many epochs with the same other settings; 0: none."""
     augment: str | None = None
@@ -131,6 +147,8 @@ examples:
 
         plan = self.plan()
         data = training.open_splits(plan.data)
+        if plan.backbone is not None:
+            data = training.like_backbone(plan.backbone, data)
         name = plan.name or f"{plan.model.replace(':', '-')}-{plan.shift.method if plan.shift else 'float'}"
         run_dir = self.run_dir or Path("runs") / name
         if run_dir.exists() and not run_dir.is_dir():
@@ -150,8 +168,11 @@ examples:
             from bitshift.cli.recipes import recipe_plan
 
             base = recipe_plan(self.recipe)
-        if base is None and (self.data is None or self.model is None):
-            missing = " and ".join(f"--{n}" for n in ("data", "model") if getattr(self, n) is None)
+        backbone = self._backbone()
+        trained = backbone.spec if backbone is not None else None
+        model = self.model or (trained.model if trained else None)
+        if base is None and (self.data is None or model is None):
+            missing = " and ".join(f"--{n}" for n, v in (("data", self.data), ("model", model)) if v is None)
             raise CliError(f"without a recipe {missing} must be given; `bitshift train --list` shows the recipes")
         config = self.train_config(base.train if base else None)
         float_train = base.float_train if base else None
@@ -161,23 +182,59 @@ examples:
             if self.float_epochs < 0:
                 raise CliError(f"--float-epochs {self.float_epochs}: must be at least 0")
             float_train = replace(float_train or config, epochs=self.float_epochs) if self.float_epochs else None
+        if backbone is not None:
+            float_train = None
+        if backbone is not None:
+            float_train = None
         if self.pretrained is not None and not self.pretrained.exists():
             raise CliError(f"no such file: {self.pretrained}")
-        shift = self.shift_config(base.shift if base else None)
+        shift = self.shift_config(base.shift if base else trained.shift if trained else None)
+        if trained is not None and base is None and trained.shift is None and not self.given():
+            shift = None  # a float backbone stays float unless a flag says otherwise
         if self.compare and (shift is None or not self.export):
             raise CliError(
                 "--compare is for shift networks that are exported; leave out --method float and --no-export"
             )
         return Plan(
             name=self.recipe,
-            model=self.model or (base.model if base else ""),
+            model=model or (base.model if base else ""),
             data=self.data or (base.data if base else ""),
             shift=shift,
             train=config,
             float_train=float_train,
             pretrained=self.pretrained,
+            backbone=backbone,
+            backbone=backbone,
             augment=self.augment if self.augment is not None else (base.augment if base else None),
         )
+
+    def _backbone(self) -> Backbone | None:
+        """The backbone that the flags name."""
+        from bitshift.cli.backbone import Backbone
+
+        if self.backbone is None:
+            if self.new_head:
+                raise CliError("--new-head needs --backbone: what should the other layers start from?")
+            return None
+        if not self.backbone.exists():
+            raise CliError(f"no such file or directory: {self.backbone}")
+        if self.pretrained is not None or self.float_epochs:
+            raise CliError("--backbone replaces --pretrained and --float-epochs; leave them out")
+        return Backbone(path=self.backbone, new=self.new_head)
+
+    def _backbone(self) -> Backbone | None:
+        """The backbone that the flags name."""
+        from bitshift.cli.backbone import Backbone
+
+        if self.backbone is None:
+            if self.new_head:
+                raise CliError("--new-head needs --backbone: what should the other layers start from?")
+            return None
+        if not self.backbone.exists():
+            raise CliError(f"no such file or directory: {self.backbone}")
+        if self.pretrained is not None or self.float_epochs:
+            raise CliError("--backbone replaces --pretrained and --float-epochs; leave them out")
+        return Backbone(path=self.backbone, new=self.new_head)
 
     def _finish(
         self, out: Output, plan: Plan, data: tuple[ArrayData, ArrayData], run_dir: Path, trained: Trained

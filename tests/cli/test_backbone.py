@@ -1,0 +1,96 @@
+"""`bitshift train --backbone`: everything but the head comes from another training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from bitshift.cli import main
+from bitshift.cli.runs import open_run
+from bitshift.nn.transfer import discrete_weights
+
+FLAGS = ["--epochs", "1", "--batch-size", "16", "--lr", "0.01", "--no-export"]
+
+
+def digits(path: Path, classes: int, seed: int) -> Path:
+    """A small set of noisy blobs in a .npz file."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(48) % classes
+    x = rng.integers(0, 60, (48, 1, 28, 28)) + (60 + 150 * y[:, None, None, None] // classes)
+    np.savez(path, x_train=x.astype(np.uint8), y_train=y, x_test=x[:16].astype(np.uint8), y_test=y[:16])
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a DenseShift network on four classes."""
+    folder = tmp_path_factory.mktemp("backbone")
+    run = folder / "run"
+    data = digits(folder / "four.npz", 4, 0)
+    args = ["train", "--data", str(data), "--model", "lenet_bn", "--run-dir", str(run), *FLAGS]
+    assert main([*args, "--init", "pretrained", "--seed", "3"]) == 0
+    return run
+
+
+def train(out: Path, data: Path, *args: str) -> dict[str, Any]:
+    """Run the verb; the new run's config.json."""
+    assert main(["train", "--data", str(data), "--run-dir", str(out), *FLAGS, *args]) == 0
+    return json.loads((out / "config.json").read_text())
+
+
+def test_latents_and_layout_come_from_the_run_and_only_the_head_is_new(source: Path, tmp_path: Path) -> None:
+    data = digits(tmp_path / "three.npz", 3, 1)
+    config = train(tmp_path / "new", data, "--backbone", str(source), "--lr", "1e-12")
+    network = config["about"]["network"]
+    assert (network["model"], network["num_classes"]) == ("lenet_bn", 3)
+    assert network["shift"]["rules"][0]["pattern"] == "fc2"
+    assert network["shift"]["rules"][0]["init"] == "random"
+    old, new = (load_file(run / "model.safetensors") for run in (source, tmp_path / "new"))
+    for name in ("conv1.method.stack", "fc1.method.stack"):
+        assert np.allclose(old[name], new[name], atol=1e-8)
+    assert new["fc2.method.stack"].shape == (4, 3, 500)
+    assert float(new["fc2.method.stack"].std()) == pytest.approx(1e-3, rel=0.1)
+    assert open_run(tmp_path / "new").network().fc2.method.shape == (3, 500)
+
+
+def test_discrete_weights_alone_start_the_backbone_on_the_same_levels(source: Path, tmp_path: Path) -> None:
+    trained = open_run(source).network()
+    save_file(discrete_weights(trained), tmp_path / "weights.safetensors")
+    data = digits(tmp_path / "three.npz", 3, 1)
+    config = train(
+        tmp_path / "new", data, "--backbone", str(tmp_path / "weights.safetensors"), "--model", "lenet_bn",
+        "--option", "start=sign_consistent", "--lr", "1e-12",
+    )  # fmt: skip
+    assert config["about"]["network"]["shift"]["init"] == "pretrained"
+    network = open_run(tmp_path / "new").network()
+    assert np.array_equal(network.conv2.weight.detach(), trained.conv2.weight.detach())
+    assert float(network.conv2.method.stack.detach().std()) == pytest.approx(1e-3, rel=0.1)
+
+
+def test_a_float_backbone_stays_float_or_starts_a_shift_network(source: Path, tmp_path: Path) -> None:
+    first = digits(tmp_path / "four.npz", 4, 0)
+    train(tmp_path / "float", first, "--model", "lenet_bn", "--method", "float")
+    data = digits(tmp_path / "three.npz", 3, 1)
+    backbone = ["--backbone", str(tmp_path / "float")]
+    assert train(tmp_path / "a", data, *backbone)["about"]["network"]["shift"] is None
+    config = train(tmp_path / "b", data, *backbone, "--method", "denseshift", "--new-head", "fc*")
+    assert [r["pattern"] for r in config["about"]["network"]["shift"]["rules"]] == ["fc1", "fc2"]
+
+
+def test_what_cannot_be_a_backbone_is_refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = str(digits(tmp_path / "three.npz", 3, 1))
+
+    def refused(*args: str) -> str:
+        assert main(["train", "--data", data, "--run-dir", str(tmp_path / "x"), *FLAGS, *args]) != 0
+        return capsys.readouterr().err
+
+    assert "--new-head needs --backbone" in refused("--model", "lenet", "--new-head", "fc2")
+    assert "no such file or directory" in refused("--backbone", str(tmp_path / "nowhere"))
+    assert "replaces --pretrained" in refused("--backbone", str(source), "--pretrained", str(source))
+    assert "'head' matches no module" in refused("--backbone", str(source), "--new-head", "head")
+    assert "(4, 20, 1, 5, 5) there and (2, 20, 1, 5, 5) here" in refused("--backbone", str(source), "--bits", "2")

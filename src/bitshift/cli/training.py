@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from bitshift.cli.backbone import Backbone, build_on
-from bitshift.cli.backbone import Backbone, build_on
 from bitshift.cli.errors import CliError, near_miss
 from bitshift.cli.network import NetworkSpec
 from bitshift.cli.runs import WEIGHTS, with_recorded_normalise
@@ -20,6 +19,7 @@ from bitshift.nn.report import ConversionReport
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import AUGMENTS, ArrayData, Augment, open_data, same_classes
 from bitshift.train.loop import FitResult, fit
+from bitshift.train.recipes import NORMALISE
 
 FLOAT = "float"
 """The float twin's run directory inside the run's."""
@@ -44,6 +44,8 @@ class Plan:
     pretrained: Path | None = None
     backbone: Backbone | None = None
     augment: str | None = None
+    normalise: str | None = None
+    image_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +68,13 @@ def like_backbone(backbone: Backbone, data: tuple[ArrayData, ArrayData]) -> tupl
     return train, test
 
 
-def like_backbone(backbone: Backbone, data: tuple[ArrayData, ArrayData]) -> tuple[ArrayData, ArrayData]:
-    """``data`` under the normalisation that the backbone was trained with, where it says."""
-    train, test = (with_recorded_normalise(split, backbone.config) for split in data)
+def normalised(data: tuple[ArrayData, ArrayData], name: str | None) -> tuple[ArrayData, ArrayData]:
+    """Both splits under the normalisation called ``name``; None and "data" leave what the data set has."""
+    if name in (None, "data"):
+        return data
+    if name not in NORMALISE:
+        raise CliError(near_miss(name, (*NORMALISE, "data"), "normalisation"))
+    train, test = (split.with_normalise(NORMALISE[name]) for split in data)
     return train, test
 
 
@@ -115,7 +121,6 @@ def train(plan: Plan, data: tuple[ArrayData, ArrayData], run_dir: Path, *, resum
         "recipe": plan.name,
         "augment": plan.augment,
         "pretrained": str(plan.pretrained or ""),
-        **({"backbone": str(plan.backbone.path)} if plan.backbone else {}),
         **({"backbone": str(plan.backbone.path)} if plan.backbone else {}),
     }
     _log.info("%s: %s, %d epochs", run_dir, spec.describe(), plan.train.epochs)

@@ -16,7 +16,6 @@ from bitshift.cli.verbs import Verb
 
 if TYPE_CHECKING:
     from bitshift.cli.backbone import Backbone
-    from bitshift.cli.backbone import Backbone
     from bitshift.cli.training import Plan, Trained
     from bitshift.train.config import TrainConfig
     from bitshift.train.data import ArrayData
@@ -57,10 +56,14 @@ class TrainFlags:
         return {k: v for k, v in named.items() if v is not None} | dict(map(parse_option, self.set))
 
     def train_config(self, base: TrainConfig | None) -> TrainConfig:
-        """``base`` with the flags' changes; without a base, 10 epochs of batch 128 at a rate of 0.05."""
+        """``base`` with the flags' changes; without a base, 10 epochs of batch 128 at a rate of 0.05.
+
+        With other epochs the base's drops and warm-up keep their share of the run.
+        """
         from dataclasses import replace
 
         from bitshift.train.config import TrainConfig
+        from bitshift.train.schedule import scaled
 
         changes = self.changes()
         known = [f.name for f in fields(TrainConfig)]
@@ -69,7 +72,7 @@ class TrainFlags:
                 raise CliError(f"--set: {near_miss(name, known, 'field')}")
         try:
             if base is not None:
-                return replace(base, **changes)
+                return replace(scaled(base, changes.get("epochs", base.epochs)), **changes)
             return TrainConfig(**{"epochs": 10, "batch_size": 128, "lr": 0.05, **changes})
         except TypeError as error:  # a word where a number is compared
             raise CliError(f"--set: {error}") from None
@@ -87,27 +90,28 @@ The same command started again continues where it was stopped, to the same bits.
 recipe. Without a recipe --data and --model are needed; the model is a name or your own module:function that returns
 an nn.Module (keywords num_classes and in_channels are given if it takes them).
 With --backbone the network starts from another training, but for its new head (docs/transfer.md).
-With --backbone the network starts from another training, but for its new head (docs/transfer.md).
 With --float-epochs, a recipe that says so, or --pretrained there is a float twin: teacher of the shift network and,
 with --init pretrained, its start.
 
 Data sets: mnist_5k (ships in a package), a .npz file (x_train, y_train, x_test, y_test), or a folder with IDX files,
 CIFAR files, {train,test}.npz, or {train,test}/CLASS/*.png.
 
+Fewer --epochs than the recipe's keep the shape of its schedule: drops and warm-up come at the same share of the run.
+
 examples:
   bitshift train --list
+  bitshift train --list deepshift_ps_imagenet
   bitshift train demo_mnist --run-dir runs/mine --epochs 20
   bitshift train --data ~/data/cifar10 --model resnet20 --method denseshift --bits 3 --epochs 30 --augment pad_crop_flip
   bitshift train --data mnist_5k --model lenet_bn --activations 8 --init pretrained --float-epochs 5 --epochs 10
   bitshift train --data my.npz --model my_nets:small --method float
-  bitshift train --data my.npz --backbone runs/cifar10 --epochs 5 --lr 0.02
   bitshift train --data my.npz --backbone runs/cifar10 --epochs 5 --lr 0.02
   torchrun --nproc-per-node 2 -m bitshift.cli train demo_mnist
 """
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="[RECIPE]", help_behavior_hint="")]] = ""
     """A recipe's name; none: say everything by flags."""
     list: bool = False
-    """List the recipes and stop."""
+    """List the recipes and stop; with RECIPE: its rows, each with the published figure and its command."""
     data: str | None = None
     """Data set, by name or path."""
     model: str | None = None
@@ -121,15 +125,12 @@ examples:
     convert default to the run's."""
     new_head: tuple[str, ...] = ()
     """With --backbone: patterns of the modules that are new; default: the last layer."""
-    backbone: Path | None = None
-    """Everything but the head comes from this run directory (latents too) or file of weights; --model and how to
-    convert default to the run's."""
-    new_head: tuple[str, ...] = ()
-    """With --backbone: patterns of the modules that are new; default: the last layer."""
     float_epochs: int | None = None
     """Train the float twin first, so many epochs with the same other settings; 0: none."""
     augment: str | None = None
     """Augmentation, or none (a wrong name lists them)."""
+    normalise: str | None = None
+    """Pixels: imagenet (what published checkpoints expect), pixel ((p - 128) / 64), or data (as the data set comes)."""
     resume: bool = True
     """Refuse a run directory that is in use, instead of continuing its run."""
     export: bool = True
@@ -139,14 +140,17 @@ examples:
 
     def run(self, out: Output) -> None:  # noqa: D102 - Verb.run
         if self.list:
-            from bitshift.cli import registries
+            from bitshift.cli import recipes, registries
 
-            registries.show("recipes", out)
+            if self.recipe:
+                recipes.show_recipe(self.recipe, out)
+            else:
+                registries.show("recipes", out)
             return
         from bitshift.cli import training
 
         plan = self.plan()
-        data = training.open_splits(plan.data)
+        data = training.normalised(training.open_splits(plan.data), plan.normalise)
         if plan.backbone is not None:
             data = training.like_backbone(plan.backbone, data)
         name = plan.name or f"{plan.model.replace(':', '-')}-{plan.shift.method if plan.shift else 'float'}"
@@ -162,6 +166,8 @@ examples:
         from dataclasses import replace
 
         from bitshift.cli.training import Plan
+        from bitshift.train.recipes import USER_DATA
+        from bitshift.train.schedule import scaled
 
         base = None
         if self.recipe:
@@ -174,6 +180,8 @@ examples:
         if base is None and (self.data is None or model is None):
             missing = " and ".join(f"--{n}" for n, v in (("data", self.data), ("model", model)) if v is None)
             raise CliError(f"without a recipe {missing} must be given; `bitshift train --list` shows the recipes")
+        if base is not None and self.data is None and base.data in USER_DATA:
+            raise CliError(f"recipe {base.name!r} needs --data with {USER_DATA[base.data]}")
         config = self.train_config(base.train if base else None)
         float_train = base.float_train if base else None
         if float_train is not None and self.seed is not None:
@@ -181,9 +189,7 @@ examples:
         if self.float_epochs is not None:
             if self.float_epochs < 0:
                 raise CliError(f"--float-epochs {self.float_epochs}: must be at least 0")
-            float_train = replace(float_train or config, epochs=self.float_epochs) if self.float_epochs else None
-        if backbone is not None:
-            float_train = None
+            float_train = scaled(float_train or config, self.float_epochs) if self.float_epochs else None
         if backbone is not None:
             float_train = None
         if self.pretrained is not None and not self.pretrained.exists():
@@ -204,23 +210,10 @@ examples:
             float_train=float_train,
             pretrained=self.pretrained,
             backbone=backbone,
-            backbone=backbone,
             augment=self.augment if self.augment is not None else (base.augment if base else None),
+            normalise=self.normalise if self.normalise is not None else (base.normalise if base else None),
+            image_size=base.image_size if base else None,
         )
-
-    def _backbone(self) -> Backbone | None:
-        """The backbone that the flags name."""
-        from bitshift.cli.backbone import Backbone
-
-        if self.backbone is None:
-            if self.new_head:
-                raise CliError("--new-head needs --backbone: what should the other layers start from?")
-            return None
-        if not self.backbone.exists():
-            raise CliError(f"no such file or directory: {self.backbone}")
-        if self.pretrained is not None or self.float_epochs:
-            raise CliError("--backbone replaces --pretrained and --float-epochs; leave them out")
-        return Backbone(path=self.backbone, new=self.new_head)
 
     def _backbone(self) -> Backbone | None:
         """The backbone that the flags name."""

@@ -44,7 +44,7 @@ def test_shift_moves_and_fills_with_black():
 
 @pytest.mark.parametrize("name", AUGMENTS)
 def test_a_part_of_the_joint_batch_gets_what_the_whole_batch_gets(name):
-    x, augment = images(count=8), AUGMENTS[name]
+    x, augment = images(count=8, channels=3), AUGMENTS[name]
     parameters = augment.draw(8, step_generator(3, 1))
     whole = augment.apply(x, parameters)
     assert torch.equal(augment.apply(x[4:], parameters[4:]), whole[4:])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,16 @@ from torch import Tensor
 class Augment(ABC):
     """Random change of images, in two halves: draw numbers, then apply them."""
 
+    width: ClassVar[int]
+    """Random numbers an image."""
+
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Random parameters of ``count`` images, int64 (count, k), from a CPU generator."""
+        """Random parameters of ``count`` images, int64 or float64 (count, width), from a CPU generator."""
 
     @abstractmethod
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """Images (N, C, H, W) changed by ``parameters`` (N, k); same shape, dtype and device."""
+        """Images (N, C, H, W) changed by ``parameters`` (N, width); same shape, dtype and device."""
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         return self.apply(images, self.draw(len(images), generator).to(images.device))
@@ -33,11 +37,11 @@ def _crop(images: Tensor, pad: int, top: Tensor, left: Tensor, mirrored: Tensor 
     """Window of the input's size out of each zero-padded image, at (top, left), mirrored where asked."""
     n, channels, height, width = images.shape
     padded = F.pad(images, (pad, pad, pad, pad))
-    rows = top[:, None] + torch.arange(height, device=images.device)
+    rows = top.long()[:, None] + torch.arange(height, device=images.device)
     cols = torch.arange(width, device=images.device).expand(n, -1)
     if mirrored is not None:
         cols = torch.where(mirrored[:, None], width - 1 - cols, cols)
-    cols = left[:, None] + cols
+    cols = left.long()[:, None] + cols
     image = torch.arange(n, device=images.device)[:, None, None, None]
     channel = torch.arange(channels, device=images.device)[None, :, None, None]
     return padded[image, channel, rows[:, None, :, None], cols[:, None, None, :]]
@@ -49,6 +53,8 @@ class PadCropFlip(Augment):
 
     pad: int = 4
     flip: bool = True
+
+    width = 3
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         place = torch.randint(0, 2 * self.pad + 1, (count, 2), generator=generator)
@@ -66,6 +72,8 @@ class Shift(Augment):
 
     pixels: int = 2
 
+    width = 2
+
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         return torch.randint(0, 2 * self.pixels + 1, (count, 2), generator=generator)
 
@@ -73,7 +81,44 @@ class Shift(Augment):
         return _crop(images, self.pixels, parameters[:, 0], parameters[:, 1], None)
 
 
-AUGMENTS: dict[str, Augment] = {"pad_crop_flip": PadCropFlip(), "shift": Shift()}
-"""The augmentations that a recipe or the command line can name."""
+@dataclass(frozen=True, kw_only=True)
+class Flip(Augment):
+    """Mirror a share of the images."""
 
-__all__ = ["AUGMENTS", "Augment", "PadCropFlip", "Shift"]
+    probability: float = 0.5
+
+    width = 1
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.rand((count, 1), generator=generator, dtype=torch.float64)
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        mirrored = parameters[:, 0] < self.probability
+        return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+
+
+@dataclass(frozen=True)
+class Chain(Augment):
+    """One change after another."""
+
+    parts: tuple[Augment, ...]
+
+    @property
+    def width(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Random numbers an image."""
+        return sum(part.width for part in self.parts)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        # float64 holds the whole numbers of the parts exactly
+        drawn = [part.draw(count, generator).to(torch.float64) for part in self.parts]
+        return torch.cat(drawn, dim=1) if drawn else torch.empty((count, 0), dtype=torch.float64)
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        start = 0
+        for part in self.parts:
+            images = part.apply(images, parameters[:, start : start + part.width])
+            start += part.width
+        return images
+
+
+__all__ = ["Augment", "Chain", "Flip", "PadCropFlip", "Shift"]

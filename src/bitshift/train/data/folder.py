@@ -1,104 +1,126 @@
-"""Folders of images, one folder a class: ``ROOT/CLASS/*.png`` or ``ROOT/SPLIT/CLASS/*.png``."""
+"""Image folders that fit in memory: decoded once, kept, and read as arrays."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from bitshift.train.data.arrays import ArrayData
 from bitshift.train.data.base import DataError
+from bitshift.train.data.decode import decode, measure
+from bitshift.train.data.index import FolderIndex, cache_dir, index_folder
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-
-
-def cache_dir() -> Path:
-    """Where decoded image folders are kept: ``$BITSHIFT_CACHE``, else ``bitshift`` in the user's cache directory."""
-    if own := os.environ.get("BITSHIFT_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitshift"
+_LOOKED_AT = 64
 
 
-def class_folders(root: Path) -> list[Path]:
-    """The folders in ``root`` that hold images, sorted by name: their order is the class index."""
-    found = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    return [p for p in found if any(f.suffix.lower() in SUFFIXES for f in p.iterdir())]
+class Pictures(Protocol):
+    """Encoded pictures by row: :class:`~bitshift.train.data.index.FolderIndex` or a set of shards."""
+
+    @property
+    def labels(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def where(self, row: int) -> str:
+        """The row's file, for messages."""
+        ...
+
+    def read(self, row: int) -> bytes:
+        """The row's encoded picture."""
+        ...
+
+    def key(self, row: int) -> str:
+        """The row's name, without a suffix."""
+        ...
+
+    def checksum(self) -> int:
+        """Of the names in their order."""
+        ...
 
 
-def read_folder(root: Path, *, size: int | None = None, cache: bool = True) -> ArrayData:
-    """All images of ``root/CLASS/``, sorted by class and file name.
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a sample of a folder's pictures is like."""
 
-    Grey images give one channel, all others three. Without ``size`` all images must have one size; with it the
-    short side is scaled to ``size`` (bicubic) and the centre cut out. Decoded pixels are cached.
+    channels: int
+    """1 when all are grey, else 3."""
+    height: int
+    width: int
+    """Of the first."""
+    uniform: bool
+    """Whether all have one size."""
+
+
+def look(pictures: Pictures) -> Look:
+    """Measure up to 64 pictures, evenly spread: their heads only."""
+    rows = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), _LOOKED_AT)).astype(np.int64)).tolist()
+    seen = [measure(pictures.read(row), pictures.where(row)) for row in rows]
+    channels = max(c for c, _, _ in seen)
+    return Look(channels=channels, height=seen[0][1], width=seen[0][2], uniform=len({(h, w) for _, h, w in seen}) == 1)
+
+
+def read_folder(root: Path, *, size: int | None = None, short: int | None = None, cache: bool = True) -> ArrayData:
+    """All images of ``root/CLASS/``, sorted by class and file name, as arrays; other layouts: ``index_folder``.
+
+    Only grey images give one channel, others three. Without ``size`` all images must have one size; with it the
+    short side is scaled to ``short`` (``size`` when not given) and the centre cut out. Decoded pixels are cached.
 
     Raises:
         DataError: no classes, an unreadable image, differing sizes; names the file.
     """
-    classes = class_folders(root)
-    if not classes:
-        raise DataError(f"{root}: no folder CLASS/ with {', '.join(SUFFIXES)} files in it")
-    files = [(f, c) for c, p in enumerate(classes) for f in sorted(p.iterdir()) if f.suffix.lower() in SUFFIXES]
-    names = tuple(p.name for p in classes)
-    labels = np.array([c for _, c in files], dtype=np.int64)
-    stored = cache_dir() / f"{_key(root, [f for f, _ in files], size)}.npy"
+    index = index_folder(root, cache=False)
+    files = [root / index.names[row] for row in range(len(index))]
+    stored = cache_dir() / f"{_key(root, files, size, short)}.npy"
     if cache and stored.exists():
         images = np.load(stored, allow_pickle=False)
-        if images.ndim == 4 and len(images) == len(labels):
-            return ArrayData(images=images, labels=labels, class_names=names)
-    images = _decode([f for f, _ in files], size)
+        if images.ndim == 4 and len(images) == len(files):
+            return ArrayData(images=images, labels=index.labels, class_names=index.class_names)
+    images = _decode(index, size, short)
     if cache:
         stored.parent.mkdir(parents=True, exist_ok=True)
         partial = stored.with_name(f".{stored.name}.{os.getpid()}.npy")
         np.save(partial, images)
         partial.replace(stored)
-    return ArrayData(images=images, labels=labels, class_names=names)
+    return ArrayData(images=images, labels=index.labels, class_names=index.class_names)
 
 
-def _key(root: Path, files: list[Path], size: int | None) -> str:
+def _key(root: Path, files: Sequence[Path], size: int | None, short: int | None) -> str:
     """Changes with the path, the size asked for, and the name, length and time of any file."""
-    digest = hashlib.sha256(f"{root.resolve()}|{size}".encode())
+    asked = None if size is None else f"{size} of {short or size}, bilinear"
+    digest = hashlib.sha256(f"{root.resolve()}|{asked}".encode())
     for file in files:
         stat = file.stat()
         digest.update(f"{file.relative_to(root)}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]
 
 
-def _decode(files: list[Path], size: int | None) -> np.ndarray:
-    first = decode_image(files[0], size, grey=None)
-    grey = first.shape[0] == 1
-    out = np.empty((len(files), *first.shape), dtype=np.uint8)
-    for row, file in enumerate(files):
-        image = decode_image(file, size, grey=grey)
-        if image.shape != first.shape:
-            raise DataError(
-                f"{file}: {image.shape[2]}x{image.shape[1]} pixels, {files[0]} has {first.shape[2]}x{first.shape[1]}"
-                "; give size=N to scale and crop all images to one size"
-            )
+def _decode(index: FolderIndex, size: int | None, short: int | None) -> np.ndarray:
+    seen = look(index)
+    shape = (seen.channels, seen.height, seen.width) if size is None else (seen.channels, size, size)
+    out = np.empty((len(index), *shape), dtype=np.uint8)
+    for row in range(len(index)):
+        image = decode(index.read(row), index.where(row), channels=seen.channels, size=size, short=short)
+        check_size(image, shape, index.where(row), index.where(0))
         out[row] = image
     return out
 
 
-def decode_image(file: Path, size: int | None, *, grey: bool | None) -> np.ndarray:
-    """One image as uint8 (C, H, W); ``grey`` None keeps what the file has."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as opened:
-            one_channel = opened.mode in ("1", "L") if grey is None else grey
-            image = opened.convert("L" if one_channel else "RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise DataError(f"{file}: cannot be decoded as an image ({error}); remove or replace it") from error
-    if size is not None:
-        factor = size / min(image.size)
-        image = image.resize(
-            (max(size, round(image.width * factor)), max(size, round(image.height * factor))), Image.Resampling.BICUBIC
+def check_size(image: np.ndarray, shape: tuple[int, ...], where: str, first: str) -> None:
+    """Refuse a picture of another size than the first."""
+    if image.shape != shape:
+        raise DataError(
+            f"{where}: {image.shape[2]}x{image.shape[1]} pixels, {first} has {shape[2]}x{shape[1]}; "
+            "give size=N (--image-size N) to scale and crop all images to one size"
         )
-        left, top = (image.width - size) // 2, (image.height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
-    pixels = np.asarray(image, dtype=np.uint8)
-    return pixels[None] if one_channel else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-__all__ = ["cache_dir", "class_folders", "decode_image", "read_folder"]
+__all__ = ["Look", "Pictures", "check_size", "look", "read_folder"]

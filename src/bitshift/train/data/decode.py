@@ -1,0 +1,117 @@
+"""One encoded picture to pixels: whole, its centre, or a window of it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+from bitshift.train.data.base import DataError
+
+GAP = 2.0
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size when that leaves at least this many times the pixels wanted.
+
+At 2 the result differs from a full decode by 0.15 of 255 levels in the mean (photos to 64x64); at 1 by 1.5.
+"""
+Window = Callable[[int, int], tuple[int, int, int, int]]
+"""(height, width) of a picture to (top, left, height, width) of what is wanted."""
+
+
+def decode(
+    data: bytes,
+    where: str,
+    *,
+    channels: int | None,
+    size: int | None = None,
+    short: int | None = None,
+    window: Window | None = None,
+) -> np.ndarray:
+    """A picture as uint8 (C, H, W).
+
+    Args:
+        data: the file's bytes.
+        where: the file's name, for messages.
+        channels: 1 or 3; None keeps what the file has.
+        size: None gives the whole picture as it is; a number the square of that size out of ``window``, or
+            out of the centre after scaling the short side to ``short``.
+        short: ``size`` when not given.
+        window: what part to take. Cut out, then scaled with a bilinear filter as wide as the pixels it joins, like
+            torchvision on a PIL image.
+
+    Raises:
+        DataError: cannot be decoded, or pixels of more than 8 bits; names ``where``.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(data)) as opened:
+            if opened.mode[0] in "IF":
+                raise DataError(
+                    f"{where}: its pixels have mode {opened.mode}, more than 8 bits; save it with 8 bits a channel"
+                )
+            if channels is None:
+                channels = 1 if opened.mode in ("1", "L") else 3
+            mode = "L" if channels == 1 else "RGB"
+            picture = _cut(opened, mode, size, short, window) if size is not None else opened.convert(mode)
+    except DataError:
+        raise
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        IndexError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise DataError(f"{where}: cannot be decoded as an image ({error}); remove or replace it") from error
+    pixels = np.asarray(picture, dtype=np.uint8)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _cut(opened: Any, mode: str, size: int, short: int | None, window: Window | None) -> Any:
+    from PIL import Image
+
+    bilinear = Image.Resampling.BILINEAR
+    width, height = opened.size
+    if window is None:
+        scaled = short or size
+        factor = scaled / min(width, height)
+        target = max(scaled, round(width * factor)), max(scaled, round(height * factor))
+        _draft(opened, mode, factor)
+        picture = opened.convert(mode).resize(target, bilinear)
+        left, top = (target[0] - size) // 2, (target[1] - size) // 2
+        return picture.crop((left, top, left + size, top + size))
+    top, left, high, wide = window(height, width)
+    _draft(opened, mode, max(size / high, size / wide))
+    picture = opened.convert(mode)
+    if picture.size != (width, height):  # decoded at a fraction: the window has moved with it
+        x, y = picture.width / width, picture.height / height
+        return picture.resize((size, size), bilinear, box=(left * x, top * y, (left + wide) * x, (top + high) * y))
+    return picture.crop((left, top, left + wide, top + high)).resize((size, size), bilinear)
+
+
+def _draft(opened: Any, mode: str, factor: float) -> None:
+    """Let the JPEG decoder leave out what scaling by ``factor`` throws away; nothing for other formats."""
+    if factor * GAP < 1:
+        width, height = opened.size
+        opened.draft(mode, (-int(-width * factor * GAP // 1), -int(-height * factor * GAP // 1)))
+
+
+def measure(data: bytes, where: str) -> tuple[int, int, int]:
+    """(channels, height, width) from the head of a file, without decoding it."""
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(data)) as opened:
+            return (1 if opened.mode in ("1", "L") else 3), opened.height, opened.width
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise DataError(f"{where}: cannot be decoded as an image ({error}); remove or replace it") from error
+
+
+__all__ = ["GAP", "Window", "decode", "measure"]

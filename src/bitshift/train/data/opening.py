@@ -1,0 +1,191 @@
+"""``open_data``: what lies at a path, recognised."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import re
+from pathlib import Path
+from typing import TypeVar
+
+from bitshift.train.data.arrays import ArrayData
+from bitshift.train.data.base import CIFAR10_NORMALISE, IMAGENET_NORMALISE, DataError, Normalise, TrainData
+from bitshift.train.data.cifar import CIFAR10_CLASSES, read_cifar
+from bitshift.train.data.folder import Pictures, look, read_folder
+from bitshift.train.data.idx import find_idx, read_idx_folder
+from bitshift.train.data.index import class_folders, find_annotation, index_folder
+from bitshift.train.data.mnist5k import read_mnist5k
+from bitshift.train.data.npz import read_npz
+from bitshift.train.data.shards import find_shards, index_shards, split_names
+from bitshift.train.data.streamed import StreamedData
+
+NAMED = {"mnist_5k": read_mnist5k}
+"""Data sets that a package ships, by name."""
+
+SPLITS = ("train", "test")
+LAYOUTS = (
+    "a .npz file (x_train, y_train, x_test, y_test), or a folder with IDX files (train-images-idx3-ubyte[.gz]), "
+    "CIFAR binary (data_batch_1.bin) or python files (data_batch_1), {train,test}.npz, {train,test|val}/CLASS/*.png, "
+    "or tar shards {train,test|val}-*.tar"
+)
+MEMORY_LIMIT = 2 * 2**30
+"""Decoded bytes above which an image folder is streamed."""
+PHOTO_SIZE = 224
+"""Size of streamed photos whose sizes differ, when none is given."""
+_WORDNET = re.compile(r"n\d{8}")
+_log = logging.getLogger("bitshift")
+
+
+def open_data(
+    name_or_path: str | Path,
+    split: str = "train",
+    *,
+    size: int | None = None,
+    short: int | None = None,
+    stream: bool | None = None,
+    workers: int | None = None,
+    skip_corrupt: bool = False,
+) -> ArrayData | StreamedData:
+    """The rows of ``split`` (train or test) of a named data set or of what lies at a path; the layout is recognised.
+
+    CIFAR-10 comes with the normalisation of the published nets, folders and shards whose classes are WordNet
+    numbers (n01440764) with ImageNet's, everything else with ``(pixel - 128) / 64``; change it with
+    ``with_normalise``.
+
+    Args:
+        name_or_path: a name of :data:`NAMED`, a file, a folder, or a pattern of shards (``x-{0000..0146}.tar``).
+        split: ``test`` also finds folders and shards called val, valid or validation.
+        size: image folders and shards: the square to which images are scaled and cropped.
+        short: the short side before the centre is cut out of it; default ``size``. ImageNet's is 256 for 224.
+        stream: decode while training (True) or once into memory (False); None: a folder whose decoded images
+            exceed :data:`MEMORY_LIMIT`. Shards are always streamed.
+        workers: processes that decode streamed images; None: the cores, at most 8; 0: none.
+        skip_corrupt: replace streamed training images that cannot be decoded, and count them. See
+            :class:`StreamedData`; not for the split test.
+
+    Raises:
+        DataError: nothing there, no known layout, or a damaged file; says what was found and what is allowed.
+    """
+    if split not in SPLITS:
+        raise DataError(f"split {split!r}: allowed is {' or '.join(SPLITS)}")
+    for name, value in (("size", size), ("short", short)):
+        if value is not None and value < 1:
+            raise DataError(f"{name} {value}: must be at least 1")
+    if short is not None and (size is None or short < size):
+        raise DataError(f"short {short}: must be at least size ({size}), which is cut out of it")
+    if skip_corrupt and split == "test":
+        raise DataError("skip_corrupt is for training rows: an evaluation must not count another image")
+    if str(name_or_path) in NAMED:
+        return NAMED[str(name_or_path)](split)
+    path = Path(name_or_path).expanduser()
+    if shards := find_shards(path, split):
+        return streamed(
+            index_shards(shards), size=size, short=short, workers=workers, skip_corrupt=skip_corrupt, where=shards[0]
+        )
+    if path.is_file():
+        if path.suffix != ".npz":
+            raise DataError(f"{path}: a file of type {path.suffix or 'unknown'}; allowed is {LAYOUTS}")
+        return read_npz(path, split)
+    if not path.is_dir():
+        near = difflib.get_close_matches(str(name_or_path), NAMED, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"{name_or_path}: no such file or folder, nor a data set by name ({', '.join(NAMED)}){hint}")
+    if (idx := find_idx(path, split)) is not None:
+        return read_idx_folder(*idx)
+    if (cifar := read_cifar(path, split)) is not None:
+        return cifar
+    if (path / f"{split}.npz").is_file():
+        return read_npz(path / f"{split}.npz", split)
+    if (root := _find_folder(path, split)) is not None:
+        return open_folder(root, size=size, short=short, stream=stream, workers=workers, skip_corrupt=skip_corrupt)
+    found = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
+    single = "; CLASS/ folders without a SPLIT/ above them are for open_folder()" if class_folders(path) else ""
+    raise DataError(f"{path}: no {split} data in a known layout (found {found}); allowed is {LAYOUTS}{single}")
+
+
+def _find_folder(path: Path, split: str) -> Path | None:
+    """The folder of ``split``: of several names the first that says its classes (ImageNet's own test/ does not)."""
+    there = [path / name for name in split_names(split) if (path / name).is_dir()]
+    return next((p for p in there if class_folders(p) or find_annotation(p)), there[0] if there else None)
+
+
+def open_folder(
+    root: Path,
+    *,
+    size: int | None = None,
+    short: int | None = None,
+    stream: bool | None = None,
+    workers: int | None = None,
+    skip_corrupt: bool = False,
+) -> ArrayData | StreamedData:
+    """The images of ``root/CLASS/``; arguments as for :func:`open_data`."""
+    index = index_folder(root)
+    if stream is None:
+        seen = look(index)
+        pixels = size**2 if size is not None else seen.height * seen.width
+        stream = len(index) * seen.channels * pixels > MEMORY_LIMIT
+    if stream:
+        return streamed(index, size=size, short=short, workers=workers, skip_corrupt=skip_corrupt, where=root)
+    if skip_corrupt:
+        raise DataError(f"{root} is decoded into memory, where skip_corrupt has no meaning; stream it (stream=True)")
+    data = read_folder(root, size=size, short=short)
+    return data.with_normalise(_normalise(data.class_names, data.sample_shape))
+
+
+def streamed(
+    pictures: Pictures, *, where: Path, size: int | None = None, short: int | None = None, workers: int | None = None,
+    skip_corrupt: bool = False,
+) -> StreamedData:  # fmt: skip
+    """Training data that are decoded on the way; photos of different sizes become squares of 224 when none is given."""
+    seen = look(pictures)
+    if size is None and not seen.uniform:
+        size = PHOTO_SIZE
+        _log.info("%s: photos of different sizes, brought to %dx%d (size=N, --image-size N)", where, size, size)
+    shape = (seen.channels, size or seen.height, size or seen.width)
+    return StreamedData(
+        pictures=pictures, labels=pictures.labels, class_names=pictures.class_names, sample_shape=shape, size=size,
+        short=short, workers=workers, skip_corrupt=skip_corrupt, normalise=_normalise(pictures.class_names, shape),
+    )  # fmt: skip
+
+
+def _normalise(class_names: tuple[str, ...], shape: tuple[int, ...]) -> Normalise:
+    if class_names == CIFAR10_CLASSES and shape == (3, 32, 32):
+        return CIFAR10_NORMALISE
+    if shape[0] == 3 and class_names and all(_WORDNET.fullmatch(name) for name in class_names):
+        return IMAGENET_NORMALISE
+    return Normalise()
+
+
+_D = TypeVar("_D", bound=TrainData)
+_E = TypeVar("_E", bound=TrainData)
+
+
+def same_classes(train: _D, test: _E) -> tuple[_D, _E]:
+    """Give two splits whose names are bare numbers the longer list of the two; DataError when named classes differ."""
+    if train.class_names == test.class_names:
+        return train, test
+    longer = max(train.class_names, test.class_names, key=len)
+    if all(names == longer[: len(names)] for names in (train.class_names, test.class_names)):
+        return train.with_class_names(longer), test.with_class_names(longer)
+    raise DataError(
+        f"train has the classes {train.class_names[:5]}..., test {test.class_names[:5]}...; they must be the same"
+    )
+
+
+def eval_short(size: int) -> int:
+    """The short side that goes with a centre of ``size`` after training on random crops: 256 for 224."""
+    return math.ceil(size * 8 / 7)
+
+
+__all__ = [
+    "LAYOUTS",
+    "MEMORY_LIMIT",
+    "NAMED",
+    "SPLITS",
+    "eval_short",
+    "open_data",
+    "open_folder",
+    "same_classes",
+    "streamed",
+]

@@ -45,6 +45,8 @@ class TrainConfig:
             one on the validation rows (an optimistic choice when these are the test set).
         eval_every, eval_batch_size: epochs between evaluations (the last is always evaluated), rows at a time.
         calibration_rows: training rows that set the activation quantisers before the first step.
+        flips_every: steps between records of how many weights flipped (lines ``flip_steps`` of metrics.jsonl, see
+            nn/metrics.py); 0 records at the end of each epoch only.
         log_every: steps between lines of metrics.jsonl.
         checkpoint_every_steps: 0 writes a checkpoint at the end of each epoch only.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -86,6 +88,7 @@ class TrainConfig:
     eval_every: int = 1
     eval_batch_size: int = 250
     calibration_rows: int = 512
+    flips_every: int = 0
     log_every: int = 50
     checkpoint_every_steps: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -125,6 +128,7 @@ class TrainConfig:
         need("mixup", 0 <= self.mixup < float("inf"), "a number from 0")
         need("cutmix", 0 <= self.cutmix < float("inf"), "a number from 0")
         need("peer_timeout", self.peer_timeout > 0, "a positive number")
+        need("flips_every", self.flips_every >= 0, "a whole number from 0")
         need("checkpoint_every_steps", self.checkpoint_every_steps >= 0, "a whole number from 0")
         need("lr", 0 < self.lr < float("inf"), "a positive number")
         need("optimizer", self.optimizer in ("sgd", "adamw", "radam"), "sgd, adamw, radam")

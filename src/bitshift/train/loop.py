@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bitshift.nn.activations import ActQuant, calibrate
-from bitshift.nn.metrics import FlipTracker
 from bitshift.train import checkpoint as ckpt
 from bitshift.train.compiled import compiled_forward
 from bitshift.train.config import TrainConfig
@@ -27,6 +25,7 @@ from bitshift.train.data.sampler import EpochSampler, step_generator
 from bitshift.train.distributed import World, join_world
 from bitshift.train.evaluate import EvalResult, evaluate
 from bitshift.train.feed import Feed
+from bitshift.train.flips import FlipLog
 from bitshift.train.norms import reestimate_norms
 from bitshift.train.progress import Reporter, logger
 from bitshift.train.state import Position, RunState, identity, refuse_differences, seed_everything
@@ -161,7 +160,7 @@ class _Run:
                 world.share_from_main(self.teacher.model)
                 self._use_cache(self.teacher)
                 stack.enter_context(closing(self.teacher))
-            self.flips = FlipTracker(self.model, floats=True)
+            self.flips = FlipLog(self.model, every=config.flips_every, per_epoch=self.per_epoch)
             self.stepper = Stepper(
                 self.model, config, world, teacher=self.teacher, total=self.total, per_epoch=self.per_epoch,
                 half=self.half,
@@ -173,7 +172,7 @@ class _Run:
                 refuse_differences(self.folder, self.identity, config, found.state)
                 metrics_size = self.state.restore(found, str(self.folder / ckpt.TENSORS))
             else:
-                self.flips.record(0)
+                self.flips.start()
                 if world.is_main:
                     ckpt.write_json(self.folder / "config.json", self.identity)
             self.report = stack.enter_context(
@@ -218,10 +217,8 @@ class _Run:
 
     def _calibrate(self) -> None:
         if any(isinstance(module, ActQuant) for module in self.model.modules()):
-            rows = self.feed.sampler.permutation(0)[: self.config.calibration_rows]
             # even parts: calibrate averages over batches, so a short last one would weigh as much as a full one
-            parts = np.array_split(rows, -(-len(rows) // self.config.eval_batch_size))
-            calibrate(self.model, [self.feed.plain(part) for part in parts])
+            calibrate(self.model, self.feed.calibration(self.config.calibration_rows, self.config.eval_batch_size))
 
     def _train(self, stop: threading.Event) -> None:
         config, position = self.config, self.position
@@ -233,8 +230,11 @@ class _Run:
                     self._compile(images)
                 epoch = self.step // self.per_epoch
                 rate = self.stepper.prepare(self.step)
+                self.flips.before_step(self.step)
                 self._step(images, labels)
                 position.step += 1
+                if (flips := self.flips.after_step(self.step)) is not None:
+                    self.report.write("flip_steps", self.step, epoch=epoch, **flips)
                 self.report.step(self.step)
                 position.seconds = before + time.perf_counter() - begin
                 if self.step % config.log_every == 0:
@@ -299,7 +299,7 @@ class _Run:
                     if self.config.keep == "best" and self.world.is_main:
                         ckpt.save_model(self.folder / "model.safetensors", self.model)
         self.report.write("epoch", self.step, **values, seconds=round(position.seconds, 3))
-        self.report.write("flips", self.step, epoch=epoch, **self.flips.record(epoch + 1).as_dict())
+        self.report.write("flips", self.step, epoch=epoch, **self.flips.epoch(epoch + 1))
         position.sums.zero_()
 
     @contextmanager

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitshift.nn.metrics import FlipTracker
 from bitshift.train import checkpoint as ckpt
 from bitshift.train.config import TrainConfig
 from bitshift.train.data.augment import Augment
 from bitshift.train.data.base import TrainData
 from bitshift.train.data.sampler import step_generator
 from bitshift.train.distributed import World
+from bitshift.train.flips import FlipLog
 from bitshift.train.progress import logger
 from bitshift.train.step import Stepper
 
@@ -79,7 +79,7 @@ class RunState:
 
     position: Position
     stepper: Stepper
-    flips: FlipTracker
+    flips: FlipLog
     world: World
 
     def save(self, folder: Path, mine: Mapping[str, Any], *, metrics_bytes: int) -> None:
@@ -92,7 +92,7 @@ class RunState:
         tensors: dict[str, Tensor] = {"sums": sums}
         tensors |= {f"model.{k}": v for k, v in stepper.model.state_dict().items()}
         tensors |= {f"optim.{k}": v for k, v in ckpt.optimizer_tensors(stepper.optimizer).items()}
-        tensors |= {f"flips.{k}": v for k, v in self.flips.state_dict().items()}
+        tensors |= self.flips.state_dict()
         if stepper.average is not None:
             tensors |= {f"ema.{k}": v for k, v in stepper.average.state_dict().items()}
         for name, parts in random.items():
@@ -109,7 +109,7 @@ class RunState:
         position, stepper, tensors = self.position, self.stepper, found.tensors
         ckpt.load_state(stepper.model, ckpt.under("model", tensors), where)
         ckpt.load_optimizer(stepper.optimizer, ckpt.under("optim", tensors))
-        self.flips.load_state_dict(ckpt.under("flips", tensors))
+        self.flips.load_state_dict(tensors)
         if stepper.average is not None:
             stepper.average.load_state_dict(ckpt.under("ema", tensors))
         stepper.load_scaler(found.state.get("scaler", {}))

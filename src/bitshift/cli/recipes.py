@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+from bitshift.cli.output import Output
 from bitshift.cli.training import Plan
-from bitshift.train.recipes import RECIPES, get_recipe
+from bitshift.train.recipes import RECIPES, Published, Reached, Recipe, get_recipe
 
 
 def recipe_plan(name: str) -> Plan:
@@ -17,9 +21,145 @@ def recipe_plan(name: str) -> Plan:
         train=recipe.train,
         float_train=recipe.float_train,
         augment=recipe.augment,
+        normalise=recipe.normalise,
+        image_size=recipe.image_size,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A row of a paper's table, of ours, or of both, and the command that trains it."""
+
+    recipe: Recipe
+    published: Published | None
+    reached: Reached | None
+
+    @property
+    def row(self) -> Published | Reached:
+        """The paper's row, or ours where the paper has none."""
+        row = self.published or self.reached
+        assert row is not None
+        return row
+
+    @property
+    def command(self) -> str:
+        """One command; DIR and FILE stand for the user's data and pretrained weights."""
+        return self.recipe.command(self.row)
+
+    def cells(self) -> tuple[str, ...]:
+        """Model, bits, epochs, float, published, reached, command: text for people."""
+        row, paper = self.row, self.published
+        twin = paper.float_value if paper is not None else row.float_value
+        return (
+            row.model,
+            "float" if row.bits is None else str(row.bits),
+            str(row.epochs or self.recipe.train.epochs),
+            _number(twin) if twin is not None else "",
+            published_text(paper) if paper is not None else "",
+            reached_text(self.reached) if self.reached is not None else "",
+            self.command,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        row, paper, ours = self.row, self.published, self.reached
+        return {
+            "model": row.model, "bits": row.bits, "epochs": row.epochs or self.recipe.train.epochs, "flags": row.flags,
+            "published": None if paper is None else {
+                "metric": paper.metric, "value": paper.value, "top5": paper.top5, "float": paper.float_value,
+                "source": paper.source,
+            },
+            "reached": None if ours is None or ours.value is None else {
+                "metric": ours.metric, "value": ours.value, "float": ours.float_value,
+                "epochs": ours.epochs or self.recipe.train.epochs, "runs": ours.runs, "spread": ours.spread,
+                "source": ours.source, "command": ours.command or self.recipe.command(ours),
+            },
+            "command": self.command,
+        }  # fmt: skip
+
+
+COLUMNS = ("model", "bits", "epochs", "float", "published", "reached here", "command")
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def published_text(row: Published) -> str:
+    """``69.83 / 89.23``, or ``unknown``."""
+    if row.value is None:
+        return "unknown"
+    return _number(row.value) + (f" / {row.top5:.2f}" if row.top5 is not None else "")
+
+
+def reached_text(row: Reached) -> str:
+    """``91.20 ± 0.10 (float 91.73, 3 epochs)``, or nothing where none is measured yet."""
+    if row.value is None:
+        return ""
+    spread = f" ± {_number(row.spread)}" if row.runs > 1 else ""
+    budget = [f"float {_number(row.float_value)}"] if row.float_value is not None else []
+    budget += [f"{row.epochs} epochs"] if row.epochs is not None else []
+    return f"{_number(row.value)}{spread}" + (f" ({', '.join(budget)})" if budget else "")
+
+
+def recipe_lines(recipe: Recipe) -> list[Line]:
+    """The recipe's rows: the papers' with ours beside them, then those that only we have."""
+    ours = {id(r): r for r in recipe.reached}
+
+    def take(paper: Published) -> Reached | None:
+        same = [r for r in ours.values() if (r.model, r.bits, r.flags) == (paper.model, paper.bits, paper.flags)]
+        exact = [r for r in same if r.epochs == (paper.epochs or recipe.train.epochs)]
+        found = next(iter(exact or same), None)
+        if found is not None:
+            del ours[id(found)]
+        return found
+
+    lines = [Line(recipe=recipe, published=p, reached=take(p)) for p in recipe.published]
+    return lines + [Line(recipe=recipe, published=None, reached=r) for r in ours.values()]
+
+
 def recipe_rows() -> list[tuple[str, ...]]:
-    """(name, data, model, what it is) of every recipe."""
-    return [(r.name, r.data, r.model, r.about) for r in RECIPES.values()]
+    """(name, data, model, published, reached, what it is) of every recipe; figures are its first row's."""
+    rows = []
+    for recipe in RECIPES.values():
+        lines = recipe_lines(recipe)
+        paper = next((p for p in recipe.published if p.value is not None), None)
+        ours = next((r for line in lines if (r := line.reached) is not None and r.value is not None), None)
+        rows.append(
+            (
+                recipe.name,
+                recipe.data,
+                recipe.model,
+                f"{_short(paper, recipe)} {published_text(paper)}".strip() if paper else "-",
+                f"{_short(ours, recipe)} {reached_text(ours)}".strip() if ours else "-",
+                recipe.about,
+            )
+        )
+    return rows
+
+
+def _short(row: Published | Reached, recipe: Recipe) -> str:
+    """``resnet18 3 bits:`` with only what the recipe does not say."""
+    words = [row.model] if row.model != recipe.model else []
+    words += [] if row.bits == recipe.bits else ["float" if row.bits is None else f"{row.bits} bits"]
+    return " ".join(words) + ":" if words else ""
+
+
+def show_recipe(name: str, out: Output) -> None:
+    """Print one recipe: what it fixes, its rows with their commands, and its notes."""
+    recipe = get_recipe(name)
+    lines = recipe_lines(recipe)
+    out.line(f"{recipe.name}: {recipe.about}")
+    if recipe.source:
+        out.line(f"after {recipe.source}")
+    out.line()
+    out.table("", COLUMNS, [line.cells() for line in lines], right=(1, 2, 3))
+    sources = list(dict.fromkeys(p.source for p in recipe.published))
+    for text in (*recipe.notes.strip().splitlines(), *(f"- Published: {s}." for s in sources)):
+        out.line(text)
+    out.result(
+        {
+            "recipe": recipe.name, "about": recipe.about, "source": recipe.source, "start": recipe.start,
+            "notes": recipe.notes.strip(), "command": recipe.command(), "rows": [line.as_dict() for line in lines],
+        }
+    )  # fmt: skip

@@ -54,7 +54,7 @@ def _models() -> _Table:
 def _recipes() -> _Table:
     from bitshift.cli.recipes import recipe_rows
 
-    return ("recipe", "data", "model", "what it is"), recipe_rows()
+    return ("recipe", "data", "model", "published", "reached here", "what it is"), recipe_rows()
 
 
 def _backends() -> _Table:

@@ -1,6 +1,8 @@
 """Named training runs: a model, data, a shift configuration and a training configuration that belong together.
 
-One file a recipe: it holds ``RECIPE``, and its docstring says where the figures it reached stand.
+One file a recipe: it holds ``RECIPE``. Where rows of a table differ in single values they are rows of one recipe: each
+:class:`Published` says which flags of ``bitshift train`` select it, and ``bitshift train --list RECIPE`` prints its
+command.
 """
 
 from __future__ import annotations
@@ -9,9 +11,65 @@ import difflib
 import importlib
 import pkgutil
 from dataclasses import dataclass
+from typing import Literal
 
 from bitshift.nn.config import ShiftConfig
 from bitshift.train.config import TrainConfig
+from bitshift.train.data.base import IMAGENET_NORMALISE, Normalise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A row of a paper's table, and what of the recipe it changes.
+
+    Args:
+        model, bits: bits None is the float network.
+        value: in per cent of ``metric``; None where the paper has the row and we could not find its figure.
+        top5: the second figure of ImageNet's tables.
+        float_value: the float network's figure in the same table.
+        epochs: where they are not the recipe's.
+        flags: further flags of ``bitshift train`` that this row needs.
+        source: where the figure stands.
+    """
+
+    model: str
+    bits: int | None
+    value: float | None
+    source: str
+    metric: str = "top-1"
+    top5: float | None = None
+    float_value: float | None = None
+    epochs: int | None = None
+    flags: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reached:
+    """A row of this project, beside the published one where there is one.
+
+    A test holds the figure to the JSON that it comes from.
+
+    Args:
+        model, bits, flags: as in :class:`Published`, so that both stand in one line of a table.
+        value: in per cent, ``spread`` over ``runs`` seeds as the JSON has it; None: not measured yet.
+        float_value: the float network's under the same budget.
+        epochs: of this figure, which may be a shorter budget than the paper's; None: the recipe's.
+        source: JSON file of docs/results, and ``case`` and ``metric`` of its row.
+        command: what made it, if that is not the row's own command.
+    """
+
+    model: str
+    bits: int | None
+    value: float | None = None
+    source: str = ""
+    case: str = ""
+    epochs: int | None = None
+    metric: str = "test accuracy"
+    float_value: float | None = None
+    runs: int = 1
+    spread: float = 0.0
+    flags: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +79,19 @@ class Recipe:
     ``float_train`` trains the float twin first: the teacher of the shift network (``train.distill_weight``) and, with
     ``shift.init="pretrained"``, its start. ``augment`` is a name in ``train.data.AUGMENTS``. ``shift`` None trains the
     float network alone.
+
+    Args:
+        data: a data set's name in ``train.data.NAMED``, or what the user has to give with ``--data``: a key of
+            :data:`USER_DATA`.
+        start: ``pretrained`` where the shift network starts from a trained float net (``--pretrained FILE``, or the
+            twin that ``float_train`` trains). From scratch, ``shift.init="pretrained"`` converts the float net's
+            random weights.
+        normalise: ``imagenet`` (mean .485 .456 .406, deviation .229 .224 .225: what the published checkpoints
+            expect), ``pixel`` (``(p - 128) / 64``: exact in fixed point), or None: as the data set comes.
+        image_size: the square that photos of any size are cropped to.
+        source: where the hyper-parameters come from.
+        notes: what the source leaves open and what we chose, and where we differ: a list in markdown.
+        published, reached: rows of the papers' tables and ours.
     """
 
     name: str
@@ -31,6 +102,50 @@ class Recipe:
     train: TrainConfig
     float_train: TrainConfig | None = None
     augment: str | None = None
+    start: Literal["scratch", "pretrained"] = "scratch"
+    normalise: Literal["imagenet", "pixel"] | None = None
+    image_size: int | None = None
+    source: str = ""
+    notes: str = ""
+    published: tuple[Published, ...] = ()
+    reached: tuple[Reached, ...] = ()
+
+    @property
+    def bits(self) -> int | None:
+        """Width of the weights that the recipe trains without flags."""
+        if self.shift is None:
+            return None
+        if self.shift.format is not None:
+            from bitshift.core.formats import get_format
+
+            return get_format(self.shift.format).bits
+        return self.shift.bits
+
+    def command(self, row: Published | Reached | None = None) -> str:
+        """The one command that trains ``row`` (or the recipe as it is); DIR and FILE are the user's."""
+        words = ["bitshift train", self.name]
+        if self.data in USER_DATA:
+            words.append("--data DIR")
+        flags = row.flags if row is not None else ""
+        if self.start == "pretrained" and "--float-epochs" not in flags:
+            words.append("--pretrained FILE")
+        if row is not None:
+            words += [f"--model {row.model}"] if row.model != self.model else []
+            narrower = row.bits not in (None, self.bits) and "--format" not in flags
+            words += [f"--bits {row.bits}"] if narrower else []
+            words += [f"--epochs {row.epochs}"] if row.epochs not in (None, self.train.epochs) else []
+        return " ".join([*words, flags]).strip()
+
+
+NORMALISE = {"imagenet": IMAGENET_NORMALISE, "pixel": Normalise()}
+"""What ``Recipe.normalise`` and ``--normalise`` name."""
+
+USER_DATA = {
+    "mnist": "MNIST: a folder with its IDX files, or a .npz file with x_train, y_train, x_test, y_test",
+    "cifar10": "CIFAR-10: its binary or python files, or {train,test}/CLASS/*.png",
+    "imagenet": "ImageNet: {train,val}/CLASS/*.JPEG, or shards (docs/data.md)",
+}
+"""Data sets that recipes name and that only the user can give, with ``--data``."""
 
 
 def _collect() -> dict[str, Recipe]:
@@ -55,4 +170,4 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-__all__ = ["RECIPES", "Recipe", "get_recipe"]
+__all__ = ["NORMALISE", "RECIPES", "USER_DATA", "Published", "Reached", "Recipe", "get_recipe"]

@@ -1,0 +1,40 @@
+"""ResNet-20 on CIFAR-10 from scratch, every method under one budget: our table in docs/accuracy.md."""
+
+from __future__ import annotations
+
+from bitshift.nn.config import ShiftConfig
+from bitshift.train.config import TrainConfig
+from bitshift.train.recipes import Reached, Recipe
+
+EVERY_LAYER = "--init pretrained --keep-first shift --keep-last shift"
+
+RECIPE = Recipe(
+    name="cifar10_scratch",
+    about="CIFAR-10, DenseShift-3 from scratch, first and last layer float, float activations; --method for the others",
+    data="cifar10",
+    model="resnet20",
+    augment="pad_crop_flip",
+    normalise="imagenet",
+    shift=ShiftConfig(method="denseshift", bits=3, keep_first="float", keep_last="float"),
+    train=TrainConfig(
+        epochs=15, batch_size=128, lr=0.1, optimizer="sgd", momentum=0.9, weight_decay=1e-4, schedule="cosine",
+        distill_weight=0.0, amp="auto", eval_every=5, eval_batch_size=500, checkpoint_every_steps=100,
+    ),
+    source="our own budget: the papers have no such table",
+    notes="""
+- DeepShift converts every layer and starts from the converted random float net, as its CIFAR-10 script does; S3,
+  DenseShift and uniform keep the first convolution and the last layer float, as S3's and DenseShift's code does.
+- DeepShift's rates won probes of 100 steps.
+- Norms, biases and scales do not decay here.
+""",
+    reached=(
+        Reached(model="resnet20", bits=None, flags="--method float"),
+        Reached(model="resnet20", bits=5, flags=f"--method deepshift_q --lr 0.01 {EVERY_LAYER}"),
+        Reached(model="resnet20", bits=5, flags=f"--method deepshift_ps --optimizer radam {EVERY_LAYER}"),
+        Reached(model="resnet20", bits=3, flags="--method s3"),
+        Reached(model="resnet20", bits=2),
+        Reached(model="resnet20", bits=3),
+        Reached(model="resnet20", bits=4),
+        Reached(model="resnet20", bits=3, flags="--method uniform --init pretrained"),
+    ),
+)  # fmt: skip

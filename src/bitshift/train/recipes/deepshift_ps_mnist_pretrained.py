@@ -1,0 +1,36 @@
+"""DeepShift-PS on MNIST from a trained float net, which is trained first unless --pretrained gives it."""
+
+from __future__ import annotations
+
+from bitshift.nn.config import ShiftConfig
+from bitshift.train.config import TrainConfig
+from bitshift.train.recipes import Published, Recipe
+
+TABLE = "DeepShift's README, MNIST table"
+
+RECIPE = Recipe(
+    name="deepshift_ps_mnist_pretrained",
+    about="MNIST, DeepShift-PS from the trained float net, 5 bits, every layer, 16.16 fixed-point activations",
+    data="mnist",
+    model="mlp",
+    start="pretrained",
+    shift=ShiftConfig(
+        method="deepshift_ps", bits=5, activations="16.16", init="pretrained", options={"weight_decay": 0.0}
+    ),
+    float_train=TrainConfig(
+        epochs=10, batch_size=64, lr=0.01, optimizer="sgd", momentum=0.0, weight_decay=0.0, schedule="constant"
+    ),
+    train=TrainConfig(
+        epochs=10, batch_size=64, lr=0.01, optimizer="radam", weight_decay=0.0, schedule="constant", distill_weight=0.0
+    ),
+    source="DeepShift (arXiv 1905.13298), README and MNIST script",
+    notes="""
+- The pixels' normalisation is not stated; ours is (p - 128) / 64. The authors' linear PS layer leaves its input
+  unquantised; ours does not.
+- The paper trains on 60,000 digits. On a smaller set raise --epochs and --float-epochs for as many steps.
+""",
+    published=(
+        Published(model="mlp", bits=5, value=98.26, float_value=96.92, source=TABLE),
+        Published(model="lenet", bits=5, value=99.16, float_value=98.75, source=TABLE),
+    ),
+)

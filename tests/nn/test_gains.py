@@ -92,3 +92,26 @@ def test_dead_channels_and_multiplier_networks_are_left_alone():
     assert all(m.method.latent.isfinite().all() for m in layers(shifted))
     assert not unmatched_layers(converted(net, bits=4, multiplier=True))
     assert not unmatched_layers(convert(net, ShiftConfig(activations=8), sample=images(0)[:2])[0])
+
+
+def test_a_step_changes_a_folded_weight_as_it_would_change_the_float_weight():
+    net = deep_net(2)
+    shifted = calibrate(converted(net, bits=4), [images(1)]).train()
+    gain = (net[1].weight / torch.sqrt(net[1].running_var + net[1].eps)).detach()
+    layer = layers(shifted)[0]
+
+    def gradient() -> Tensor:
+        shifted.zero_grad()
+        torch.manual_seed(0)
+        shifted(images(2)).square().mean().backward()
+        return layer.method.latent.grad.clone()
+
+    with_factor = gradient()
+    layer.gradient_factor = None
+    torch.testing.assert_close(with_factor, gradient() * gain.square().view(-1, 1, 1, 1))
+
+
+def test_latents_without_a_unit_keep_their_gradient():
+    shifted = converted(deep_net(1), "denseshift", bits=3)
+    assert layers(shifted)[0].gradient_factor is None
+    assert layers(converted(deep_net(1), bits=3))[0].gradient_factor is not None

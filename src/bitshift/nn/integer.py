@@ -235,6 +235,7 @@ class _Conversion:
         layer = make_layer(module, method, norm=new_norm, bias=bias)
         if fold is not None:
             layer.unmatched = Unmatched(choice, folded.detach())
+            layer.fold_gain(fold)
         return layer, described, note
 
     def replace_lone_norms(self) -> None:

@@ -33,6 +33,10 @@ class Method(nn.Module, ABC):
     Both accept every option; one that does not bear on the way a weight starts is ignored there.
     """
 
+    weight_units: ClassVar[bool] = False
+    """Whether the latents are in the unit of the weight, so that a weight of twice the size needs latents of twice the
+    size (rounding methods); False where they only stand for signs and exponents."""
+
     format: ShiftFormat
     shape: tuple[int, ...]
 

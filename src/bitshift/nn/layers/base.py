@@ -36,6 +36,20 @@ class _Replace(torch.autograd.Function):
         return None, grads[0].to(ctx.dtype)
 
 
+class _ScaledGradient(torch.autograd.Function):
+    """The weight as it is; its gradient times a factor per output channel."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (factor,) = ctx.saved_tensors
+        return grads[0] * factor.view(-1, *[1] * (grads[0].dim() - 1)), None
+
+
 @dataclass(frozen=True)
 class IntegerForm:
     """``(acc * mult + offset) * 2**-frac``; ``acc`` is the sum of ``levels(codes) * q`` for ``q`` of type ``input``.
@@ -163,6 +177,7 @@ class ShiftLayer(nn.Module, ABC):
 
     method: Method
     bias: nn.Parameter | None
+    gradient_factor: Tensor | None
 
     def __init__(
         self,
@@ -186,6 +201,7 @@ class ShiftLayer(nn.Module, ABC):
         self.input_quant = input_quant
         self.unmatched: Any = None
         """What a weight with a folded norm was made of, until data have set its gains (nn/gains.py)."""
+        self.register_buffer("gradient_factor", None, persistent=False)
         self._input: tuple[ActQuant, ...] = ()  # in a tuple: the quantiser belongs to the graph, not to this layer
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -223,6 +239,21 @@ class ShiftLayer(nn.Module, ABC):
         """Whether evaluation is in integers."""
         return bool(self._input)
 
+    def fold_gain(self, gain: Tensor) -> None:
+        """Tell that the weight is a float weight times ``gain`` (O): a step then changes it as it would that weight.
+
+        With ``w' = gain * w`` a step of SGD on w moves w' by ``gain**2`` times what a step on w' would. A published
+        ResNet-20 has gains of 0.1 to 4, most of them 0.35: without the factor its layers learn 8 times too fast, and no
+        two of them alike. Methods whose latents have no unit of their own need none (``Method.weight_units``).
+        """
+        if self.method.weight_units:
+            self.gradient_factor = gain.detach().float().square().to(self.method.scale().device)
+
+    def trained_weight(self) -> Tensor:
+        """The effective weight as training uses it."""
+        weight = self.method.weight()
+        return weight if self.gradient_factor is None else _ScaledGradient.apply(weight, self.gradient_factor)  # type: ignore[no-any-return]
+
     def set_input(self, quant: ActQuant) -> None:
         """Make this an integer layer that reads the output of ``quant``."""
         if self.input_quant is not None:
@@ -256,7 +287,7 @@ class ShiftLayer(nn.Module, ABC):
 
     def _float(self, x: Tensor) -> Tensor:
         """The differentiable float evaluation; the norm follows its own training flag."""
-        y = self._convolve(x, self.method.weight())
+        y = self._convolve(x, self.trained_weight())
         if self.bias is not None:
             y = y + self._per_channel(self.float_bias()).to(y.dtype)
         return y if self.norm is None else self.norm(y)

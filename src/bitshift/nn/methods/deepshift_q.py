@@ -81,6 +81,7 @@ class DeepShiftQ(Method):
     """
 
     name = "deepshift_q"
+    weight_units = True
     bits = (2, 3, 4, 5, 6)
     options: ClassVar[dict[str, Any]] = {"stochastic": False, "scale": None}
 

@@ -73,6 +73,7 @@ class INQ(Method):
     """
 
     name = "inq"
+    weight_units = True
     bits = (2, 3, 4, 5)
     options: ClassVar[dict[str, Any]] = {
         "portions": (0.5, 0.75, 0.875, 1.0), "at": (0.0, 1 / 3, 2 / 3, 0.95), "scale": None,

@@ -66,6 +66,7 @@ class Nearest(Method):
     """
 
     name = "nearest"
+    weight_units = True
     bits = (1, 2, 3, 4, 5, 6)
     options: ClassVar[dict[str, Any]] = {
         "scale": "pot", "granularity": "channel", "learn": "none", "wide": (), "narrow_at": (),

@@ -82,6 +82,7 @@ class Uniform(Method):
     """
 
     name = "uniform"
+    weight_units = True
     bits = (2, 3, 4, 5, 6, 7, 8)
     options: ClassVar[dict[str, Any]] = {"step": "free", "granularity": "channel"}
 

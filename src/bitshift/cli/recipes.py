@@ -53,7 +53,7 @@ class Line:
         return (
             row.model,
             "float" if row.bits is None else str(row.bits),
-            str(row.epochs or self.recipe.train.epochs),
+            str(_epochs(row, self.recipe)),
             _number(twin) if twin is not None else "",
             published_text(paper) if paper is not None else "",
             reached_text(self.reached) if self.reached is not None else "",
@@ -64,14 +64,14 @@ class Line:
         """Plain values, for JSON."""
         row, paper, ours = self.row, self.published, self.reached
         return {
-            "model": row.model, "bits": row.bits, "epochs": row.epochs or self.recipe.train.epochs, "flags": row.flags,
+            "model": row.model, "bits": row.bits, "epochs": _epochs(row, self.recipe), "flags": row.flags,
             "published": None if paper is None else {
                 "metric": paper.metric, "value": paper.value, "top5": paper.top5, "float": paper.float_value,
                 "source": paper.source,
             },
             "reached": None if ours is None or ours.value is None else {
                 "metric": ours.metric, "value": ours.value, "float": ours.float_value,
-                "epochs": ours.epochs or self.recipe.train.epochs, "runs": ours.runs, "spread": ours.spread,
+                "epochs": _epochs(ours, self.recipe), "runs": ours.runs, "spread": ours.spread,
                 "source": ours.source, "command": ours.command or self.recipe.command(ours),
             },
             "command": self.command,
@@ -103,19 +103,29 @@ def reached_text(row: Reached) -> str:
 
 
 def recipe_lines(recipe: Recipe) -> list[Line]:
-    """The recipe's rows: the papers' with ours beside them, then those that only we have."""
-    ours = {id(r): r for r in recipe.reached}
+    """The recipe's rows: the papers' with ours beside them, then those that only we have.
 
-    def take(paper: Published) -> Reached | None:
-        same = [r for r in ours.values() if (r.model, r.bits, r.flags) == (paper.model, paper.bits, paper.flags)]
-        exact = [r for r in same if r.epochs == (paper.epochs or recipe.train.epochs)]
-        found = next(iter(exact or same), None)
-        if found is not None:
-            del ours[id(found)]
-        return found
+    Ours stands beside the paper's row of the same model, width and flags: that of its own budget if there is one.
+    """
+    beside: dict[int, Reached] = {}
+    alone: list[Reached] = []
+    for ours in recipe.reached:
+        same = [
+            p
+            for p in recipe.published
+            if (p.model, p.bits, p.flags) == (ours.model, ours.bits, ours.flags) and id(p) not in beside
+        ]
+        exact = [p for p in same if _epochs(p, recipe) == _epochs(ours, recipe)]
+        if same:
+            beside[id((exact or same)[0])] = ours
+        else:
+            alone.append(ours)
+    lines = [Line(recipe=recipe, published=p, reached=beside.get(id(p))) for p in recipe.published]
+    return lines + [Line(recipe=recipe, published=None, reached=ours) for ours in alone]
 
-    lines = [Line(recipe=recipe, published=p, reached=take(p)) for p in recipe.published]
-    return lines + [Line(recipe=recipe, published=None, reached=r) for r in ours.values()]
+
+def _epochs(row: Published | Reached, recipe: Recipe) -> int:
+    return row.epochs or recipe.train.epochs
 
 
 def recipe_rows() -> list[tuple[str, ...]]:

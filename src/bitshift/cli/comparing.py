@@ -27,7 +27,7 @@ from bitshift.nn.activations import calibrate
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.train.config import TrainConfig
-from bitshift.train.data import ArrayData
+from bitshift.train.data import TrainData
 from bitshift.train.evaluate import evaluate
 from bitshift.train.loop import fit
 
@@ -41,7 +41,7 @@ def weight_bits(shift: ShiftConfig) -> int:
     return shift.bits or 3
 
 
-def measure_ours(run: Run, test: ArrayData, accuracy: float) -> None:
+def measure_ours(run: Run, test: TrainData, accuracy: float) -> None:
     """The row of the run itself, from its exported file."""
     _add_file(
         run.path,
@@ -53,7 +53,7 @@ def measure_ours(run: Run, test: ArrayData, accuracy: float) -> None:
     )
 
 
-def measure_float(run_dir: Path, test: ArrayData, accuracy: float, reference: Path, note: str) -> None:
+def measure_float(run_dir: Path, test: TrainData, accuracy: float, reference: Path, note: str) -> None:
     """The float twin's row: bytes of its weights, operations of the same sums of products in float32."""
     graph = open_graph(reference)
     weights = sum(x.weights for x in summary.weight_layers(graph))
@@ -64,7 +64,7 @@ def measure_float(run_dir: Path, test: ArrayData, accuracy: float, reference: Pa
     comparison.add(run_dir, row)
 
 
-def measure_int8(run: Run, twin: nn.Module, data: tuple[ArrayData, ArrayData], *, rows: int = 512) -> float:
+def measure_int8(run: Run, twin: nn.Module, data: tuple[TrainData, TrainData], *, rows: int = 512) -> float:
     """Round the float twin to int8 (nearest, searched scale a channel), calibrate, export, evaluate."""
     shift = ShiftConfig(
         method="nearest", format="int8", activations=_activations(run), init="pretrained", options={"scale": "free"},
@@ -82,7 +82,7 @@ def measure_int8(run: Run, twin: nn.Module, data: tuple[ArrayData, ArrayData], *
 
 
 def measure_uniform(
-    run: Run, twin: nn.Module | None, data: tuple[ArrayData, ArrayData], config: TrainConfig, augment: str | None
+    run: Run, twin: nn.Module | None, data: tuple[TrainData, TrainData], config: TrainConfig, augment: str | None
 ) -> float:
     """Train learned-step uniform weights of the same width with the budget of the run, export, evaluate."""
     assert run.spec.shift is not None
@@ -148,7 +148,7 @@ def measure_all(run: Run, *, note: Callable[[str], None]) -> None:
 
 def _find_twin(
     run: Run,
-    data: tuple[ArrayData, ArrayData],
+    data: tuple[TrainData, TrainData],
     config: TrainConfig | None,
     augment: str | None,
     note: Callable[[str], None],
@@ -181,7 +181,7 @@ def _activations(run: Run) -> int | str | None:
 
 
 def _add_file(
-    run_dir: Path, kind: Kind, name: str, path: Path, accuracy: float, test: ArrayData, *, note: str = ""
+    run_dir: Path, kind: Kind, name: str, path: Path, accuracy: float, test: TrainData, *, note: str = ""
 ) -> None:
     graph = open_graph(path)
     layers = summary.weight_layers(graph)

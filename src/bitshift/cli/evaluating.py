@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from bitshift.cli.errors import CliError
 from bitshift.cli.output import to_json
 from bitshift.cli.report.collect import EVALUATION
 from bitshift.runtime import Model
-from bitshift.train.data import ArrayData
+from bitshift.train.data import Request, TrainData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +25,10 @@ class FileResult:
     seconds: float
 
 
-def check_fits(model: Model, data: ArrayData, where: str) -> None:
+def check_fits(model: Model, data: TrainData, where: str) -> None:
     """Refuse a data set whose shape, normalisation or classes are not those of the model."""
     (name,) = model.graph.inputs
-    shape = tuple(data.images.shape[1:])
+    shape = data.sample_shape
     if model.graph.values[name].shape != shape:
         raise CliError(f"{where}: the data are {shape} a sample, the model takes {model.graph.values[name].shape}")
     if model.labels is not None and tuple(model.labels) != data.class_names:
@@ -37,17 +38,18 @@ def check_fits(model: Model, data: ArrayData, where: str) -> None:
         )
 
 
-def evaluate_file(model: Model, data: ArrayData, *, batch_size: int = 250) -> FileResult:
+def evaluate_file(model: Model, data: TrainData, *, batch_size: int = 250) -> FileResult:
     """Run every sample from the file; the file's own preprocess wins over the data's normalisation."""
     from bitshift.cli.inputs import prepare
 
-    pictures = "preprocess" in model.graph.meta and data.images.dtype == np.uint8
+    pictures = "preprocess" in model.graph.meta and data.is_pixels
     predicted, begin = [], time.perf_counter()
-    for start in range(0, len(data), batch_size):
-        images, _ = data.batch(slice_rows(start, batch_size, len(data)))
-        x = prepare(model, images.numpy()) if pictures else data.normalise(images).numpy()
-        y = np.asarray(model.run(x))
-        predicted.append(y.astype(np.int64) if y.ndim == 1 else y.argmax(axis=1))
+    requests = [Request(rows=slice_rows(start, batch_size, len(data))) for start in range(0, len(data), batch_size)]
+    with closing(data.batches(requests)) as batches:
+        for images, _ in batches:
+            x = prepare(model, images.numpy()) if pictures else data.normalise(images).numpy()
+            y = np.asarray(model.run(x))
+            predicted.append(y.astype(np.int64) if y.ndim == 1 else y.argmax(axis=1))
     seconds = time.perf_counter() - begin
     classes = len(data.class_names)
     guesses = np.concatenate(predicted)

@@ -17,7 +17,7 @@ from bitshift.core.fixed import FixedPoint
 from bitshift.core.graph import Value
 from bitshift.lower import export
 from bitshift.nn.freeze import freeze
-from bitshift.train.data import ArrayData
+from bitshift.train.data import TrainData
 
 SAMPLE = 64
 """Rows on which freeze proves equality and the written file is checked."""
@@ -40,7 +40,7 @@ class Exported:
 
 
 def export_network(
-    model: nn.Module, data: ArrayData, path: Path, *, name: str | None = None, rows: int = SAMPLE
+    model: nn.Module, data: TrainData, path: Path, *, name: str | None = None, rows: int = SAMPLE
 ) -> Exported:
     """Freeze ``model`` (eval mode), export it to ``path``, and run ``rows`` rows of ``data`` from the file.
 

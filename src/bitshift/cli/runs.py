@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from bitshift.cli.errors import CliError
+from bitshift.cli.images import ImageOptions
 from bitshift.cli.network import NetworkSpec
 from bitshift.cli.rundir import CONFIG, read_config
 from bitshift.train.checkpoint import load_model
-from bitshift.train.data import ArrayData, Normalise, open_data
+from bitshift.train.data import Normalise, TrainData
 
 WEIGHTS = "model.safetensors"
 
@@ -36,15 +36,20 @@ class Run:
         load_model(self.path / WEIGHTS, model)
         return model.eval()
 
-    def open_data(self, split: str, override: str | None = None) -> ArrayData:
-        """A split of the run's data set (or of ``override``) under the run's own normalisation."""
+    @property
+    def images(self) -> ImageOptions:
+        """How the run's photos were brought to one size."""
+        return ImageOptions.from_about(self.config.get("about") or {})
+
+    def open_data(self, split: str, override: str | None = None, images: ImageOptions | None = None) -> TrainData:
+        """A split of the run's data set (or of ``override``) under the run's own normalisation and image size."""
         name = override or self.data
         if not name:
             raise CliError(f"{self.path} does not know its data set; give --data")
-        return with_recorded_normalise(open_data(name, split), self.config)
+        return with_recorded_normalise((images or self.images).open(name, split), self.config)
 
 
-def with_recorded_normalise(data: ArrayData, config: Mapping[str, Any]) -> ArrayData:
+def with_recorded_normalise(data: TrainData, config: Mapping[str, Any]) -> TrainData:
     """``data`` under the normalisation that config.json records."""
     recorded = config.get("data", {}).get("normalise")
     if recorded is None:
@@ -72,17 +77,17 @@ def open_run(path: Path) -> Run:
     return Run(path=path, config=config, spec=NetworkSpec.from_dict(about["network"]), data=about.get("data") or "")
 
 
-def sample_images(data: ArrayData, count: int) -> Tensor:
+def sample_images(data: TrainData, count: int) -> Tensor:
     """At most ``count`` normalised images, drawn with a fixed seed: files are often sorted by class."""
     rows = np.random.default_rng(0).permutation(len(data))[:count]
-    return data.normalise(torch.from_numpy(data.images[rows]))
+    return data.normalise(data.batch(rows)[0])
 
 
-def preprocess_of(data: ArrayData) -> dict[str, Any] | None:
+def preprocess_of(data: TrainData) -> dict[str, Any] | None:
     """The model file's ``preprocess`` for pictures normalised as ``data`` is; None for data that are no pictures."""
-    if data.images.dtype.name != "uint8" or data.images.shape[1] not in (1, 3):
+    if not data.is_pixels or data.sample_shape[0] not in (1, 3):
         return None
-    channels, height, width = data.images.shape[1:]
+    channels, height, width = data.sample_shape
 
     def spread(values: tuple[float, ...]) -> list[float]:
         return list(values) if len(values) == channels else [values[0]] * channels

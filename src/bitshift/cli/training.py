@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,13 +11,14 @@ from torch import nn
 
 from bitshift.cli.backbone import Backbone, build_on
 from bitshift.cli.errors import CliError, near_miss
+from bitshift.cli.images import ImageOptions
 from bitshift.cli.network import NetworkSpec
 from bitshift.cli.runs import WEIGHTS, with_recorded_normalise
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.nn.report import ConversionReport
 from bitshift.train.config import TrainConfig
-from bitshift.train.data import AUGMENTS, ArrayData, Augment, open_data, same_classes
+from bitshift.train.data import AUGMENTS, Augment, TrainData, same_classes
 from bitshift.train.loop import FitResult, fit
 from bitshift.train.recipes import NORMALISE
 
@@ -33,6 +34,8 @@ class Plan:
     ``shift`` None trains the float network alone. ``float_train`` trains the float twin first, ``pretrained`` takes its
     weights from a file or run instead; either twin is the teacher (``train.distill_weight``) and, with
     ``shift.init="pretrained"``, the start. ``backbone`` gives the network all its layers but the new ones instead.
+    ``normalise`` is a name in ``NORMALISE``; None: as the data set comes. ``image_size``: the recipe's square of
+    photos, ``images`` what the flags made of it.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Plan:
     augment: str | None = None
     normalise: str | None = None
     image_size: int | None = None
+    images: ImageOptions = field(default_factory=ImageOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +61,19 @@ class Trained:
     conversion: ConversionReport | None
 
 
-def open_splits(name: str) -> tuple[ArrayData, ArrayData]:
+def open_splits(name: str, images: ImageOptions | None = None) -> tuple[TrainData, TrainData]:
     """Training and test rows of a data set, with one list of classes."""
-    return same_classes(open_data(name, "train"), open_data(name, "test"))
+    images = images or ImageOptions()
+    return same_classes(images.open(name, "train"), images.open(name, "test"))
 
 
-def like_backbone(backbone: Backbone, data: tuple[ArrayData, ArrayData]) -> tuple[ArrayData, ArrayData]:
+def like_backbone(backbone: Backbone, data: tuple[TrainData, TrainData]) -> tuple[TrainData, TrainData]:
     """``data`` under the normalisation that the backbone was trained with, where it says."""
     train, test = (with_recorded_normalise(split, backbone.config) for split in data)
     return train, test
 
 
-def normalised(data: tuple[ArrayData, ArrayData], name: str | None) -> tuple[ArrayData, ArrayData]:
+def normalised(data: tuple[TrainData, TrainData], name: str | None) -> tuple[TrainData, TrainData]:
     """Both splits under the normalisation called ``name``; None and "data" leave what the data set has."""
     if name in (None, "data"):
         return data
@@ -88,14 +93,12 @@ def make_augment(name: str | None) -> Augment | None:
     return found if isinstance(found, Augment) else found()
 
 
-def spec_for(model: str, data: ArrayData, shift: ShiftConfig | None) -> NetworkSpec:
+def spec_for(model: str, data: TrainData, shift: ShiftConfig | None) -> NetworkSpec:
     """The network ``model`` for the shape and classes of ``data``."""
-    return NetworkSpec(
-        model=model, num_classes=len(data.class_names), input_shape=tuple(data.images.shape[1:]), shift=shift
-    )
+    return NetworkSpec(model=model, num_classes=len(data.class_names), input_shape=data.sample_shape, shift=shift)
 
 
-def train(plan: Plan, data: tuple[ArrayData, ArrayData], run_dir: Path, *, resume: bool = True) -> Trained:
+def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resume: bool = True) -> Trained:
     """Train what ``plan`` says into ``run_dir``; started again with the same plan it continues where it stopped.
 
     Everything is seeded by the plan, so two runs on one machine and thread count are equal.
@@ -122,6 +125,7 @@ def train(plan: Plan, data: tuple[ArrayData, ArrayData], run_dir: Path, *, resum
         "augment": plan.augment,
         "pretrained": str(plan.pretrained or ""),
         **({"backbone": str(plan.backbone.path)} if plan.backbone else {}),
+        **plan.images.recorded(),
     }
     _log.info("%s: %s, %d epochs", run_dir, spec.describe(), plan.train.epochs)
     result = fit(
@@ -140,7 +144,7 @@ def train(plan: Plan, data: tuple[ArrayData, ArrayData], run_dir: Path, *, resum
 def _twin(
     plan: Plan,
     spec: NetworkSpec,
-    data: tuple[ArrayData, ArrayData],
+    data: tuple[TrainData, TrainData],
     run_dir: Path,
     resume: bool,
     augment: Augment | None,
@@ -153,6 +157,7 @@ def _twin(
     model = spec.build_float()
     folder = run_dir / FLOAT
     about = {"network": spec.as_dict(), "data": plan.data, "recipe": plan.name, "augment": plan.augment}
+    about |= plan.images.recorded()
     _log.info("%s: float twin, %d epochs", folder, plan.float_train.epochs)
     result = fit(model, plan.float_train, *data, run_dir=folder, resume=resume, augment=augment, about=about)
     return model, result

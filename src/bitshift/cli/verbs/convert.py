@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 
 from bitshift.cli.errors import CliError
+from bitshift.cli.images import ImageFlags
 from bitshift.cli.output import Output, percent, to_json
 from bitshift.cli.rules import ShiftFlags
 from bitshift.cli.verbs import Verb
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
     from bitshift.cli.network import NetworkSpec
     from bitshift.nn.report import ConversionReport
-    from bitshift.train.data import ArrayData
+    from bitshift.train.data import TrainData
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convert(ShiftFlags, Verb):
+class Convert(ShiftFlags, ImageFlags, Verb):
     """Flags of ``bitshift convert``."""
 
     help_text: ClassVar[str] = """Turn a float network into a shift network: what changed, what stayed, and why.
@@ -74,7 +75,8 @@ examples:
             raise CliError(f"--output {self.output} is not empty; choose another run directory")
         if self.weights is not None and not self.weights.exists():
             raise CliError(f"no such file: {self.weights}")
-        data = open_splits(self.data) if self.data is not None else None
+        images = self.image_options()
+        data = open_splits(self.data, images) if self.data is not None else None
         if data is not None:
             spec = spec_for(self.model, data[0], config)
         elif self.input_shape:
@@ -92,7 +94,7 @@ examples:
         self._answer(out, spec, report, accuracies)
 
     def _calibrate(
-        self, spec: NetworkSpec, model: nn.Module, data: tuple[ArrayData, ArrayData]
+        self, spec: NetworkSpec, model: nn.Module, data: tuple[TrainData, TrainData]
     ) -> tuple[float, float] | None:
         """Set the activation grids; accuracy of the float and of the converted network if weights were given."""
         from bitshift.cli.runs import sample_images
@@ -109,7 +111,7 @@ examples:
             evaluate(model, data[1]).accuracy,
         )
 
-    def _save(self, spec: NetworkSpec, model: nn.Module, data: tuple[ArrayData, ArrayData] | None) -> None:
+    def _save(self, spec: NetworkSpec, model: nn.Module, data: tuple[TrainData, TrainData] | None) -> None:
         from bitshift.cli.rundir import CONFIG
         from bitshift.cli.runs import WEIGHTS
         from bitshift.train.checkpoint import save_model
@@ -117,6 +119,7 @@ examples:
         assert self.output is not None
         self.output.mkdir(parents=True, exist_ok=True)
         about: dict[str, Any] = {"network": spec.as_dict(), "data": self.data, "pretrained": str(self.weights or "")}
+        about |= self.image_options().recorded()
         config: dict[str, Any] = {"about": about}
         if data is not None:
             normalise = data[0].normalise

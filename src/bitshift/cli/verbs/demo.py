@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bitshift.cli.runs import Run
     from bitshift.cli.training import Plan
-    from bitshift.train.data import ArrayData
+    from bitshift.train.data import TrainData
 
 RECIPE = "demo_mnist"
 
@@ -120,10 +120,9 @@ examples:
             raise CliError(f"--run-dir {self.run_dir} is not empty and no earlier demo; choose another directory")
         return True
 
-    def _export_and_run(self, run: Run, data: tuple[ArrayData, ArrayData], path: Path) -> dict[str, Any]:
+    def _export_and_run(self, run: Run, data: tuple[TrainData, TrainData], path: Path) -> dict[str, Any]:
         """Export, run the test set from the file without torch, and compare every integer with the simulation."""
         import numpy as np
-        import torch
 
         from bitshift.cli.evaluating import store
         from bitshift.cli.exporting import export_network, simulate
@@ -134,8 +133,9 @@ examples:
         model = run.network()
         export_network(model, data[0], path, name=run.spec.describe())
         graph = open_graph(path)
-        simulated = simulate(model, test.normalise(torch.from_numpy(test.images)), graph.values[graph.outputs[0]])
-        integers, about = run_without_torch(path, test.images, backend=self.backend, folder=self.run_dir)
+        pixels = test.batch(np.arange(len(test)))[0]
+        simulated = simulate(model, test.normalise(pixels), graph.values[graph.outputs[0]])
+        integers, about = run_without_torch(path, pixels.numpy(), backend=self.backend, folder=self.run_dir)
         guesses = integers.argmax(axis=1)
         classes = len(test.class_names)
         confusion = np.bincount(test.labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
@@ -155,7 +155,7 @@ examples:
     def _compare(
         self,
         run: Run,
-        data: tuple[ArrayData, ArrayData],
+        data: tuple[TrainData, TrainData],
         plan: Plan,
         float_accuracy: float,
         outcome: dict[str, Any],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import tyro
 
 from bitshift.cli.errors import CliError
+from bitshift.cli.images import ImageFlags
 from bitshift.cli.output import Output, percent
 from bitshift.cli.verbs import Verb
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval(Verb):
+class Eval(ImageFlags, Verb):
     """Flags of ``bitshift eval``."""
 
     help_text: ClassVar[str] = """Accuracy of a run, or of an exported file, on a whole data set.
@@ -30,6 +31,7 @@ examples:
   bitshift eval runs/demo
   bitshift eval runs/demo/net.safetensors --data mnist_5k
   bitshift eval net.safetensors --data ~/data/cifar10 --split test --json
+  bitshift eval resnet18.safetensors --data ~/data/imagenet --image-size 224 --image-short 256
 """
     what: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|MODEL")]]
     """A run directory or a model file."""
@@ -56,7 +58,7 @@ examples:
         from bitshift.train.evaluate import evaluate
 
         run = open_run(self.what)
-        data = run.open_data(self.split, self.data)
+        data = run.open_data(self.split, self.data, self.image_options(run.images))
         result = evaluate(run.network(), data, batch_size=self.batch_size)
         title = f"{self.data or run.data}, {self.split} rows, training simulation in eval mode"
         store(run.path, title, data.class_names, result.confusion)
@@ -71,9 +73,7 @@ examples:
         if self.data is None:
             raise CliError("a model file does not know its data set; give --data NAME_OR_PATH")
         model = open_model(self.what, backend=self.backend)
-        from bitshift.train.data import open_data
-
-        data = open_data(self.data, self.split)
+        data = self.image_options().open(self.data, self.split)
         check_fits(model, data, str(self.what))
         result = evaluate_file(model, data, batch_size=self.batch_size)
         about = {"by": model.backend, "seconds": result.seconds}

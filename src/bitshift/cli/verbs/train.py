@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from bitshift.cli.errors import CliError, near_miss
+from bitshift.cli.images import ImageFlags, ImageOptions
 from bitshift.cli.output import Output, percent, size_text
 from bitshift.cli.rules import ShiftFlags, parse_option
 from bitshift.cli.verbs import Verb
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from bitshift.cli.backbone import Backbone
     from bitshift.cli.training import Plan, Trained
     from bitshift.train.config import TrainConfig
-    from bitshift.train.data import ArrayData
+    from bitshift.train.data import TrainData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class TrainFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(TrainFlags, ShiftFlags, Verb):
+class Train(TrainFlags, ShiftFlags, ImageFlags, Verb):
     """Flags of ``bitshift train``."""
 
     help_text: ClassVar[
@@ -94,7 +95,8 @@ With --float-epochs, a recipe that says so, or --pretrained there is a float twi
 with --init pretrained, its start.
 
 Data sets: mnist_5k (ships in a package), a .npz file (x_train, y_train, x_test, y_test), or a folder with IDX files,
-CIFAR files, {train,test}.npz, or {train,test}/CLASS/*.png.
+CIFAR files, {train,test}.npz, {train,test|val}/CLASS/*.png, or tar shards {train,test|val}-*.tar (docs/data.md).
+Photos of different sizes need --image-size; with --augment imagenet they are decoded and cropped by worker processes.
 
 Fewer --epochs than the recipe's keep the shape of its schedule: drops and warm-up come at the same share of the run.
 
@@ -150,7 +152,7 @@ examples:
         from bitshift.cli import training
 
         plan = self.plan()
-        data = training.normalised(training.open_splits(plan.data), plan.normalise)
+        data = training.normalised(training.open_splits(plan.data, plan.images), plan.normalise)
         if plan.backbone is not None:
             data = training.like_backbone(plan.backbone, data)
         name = plan.name or f"{plan.model.replace(':', '-')}-{plan.shift.method if plan.shift else 'float'}"
@@ -165,7 +167,8 @@ examples:
         """The recipe with the flags' changes, or the flags alone."""
         from dataclasses import replace
 
-        from bitshift.cli.training import Plan
+        from bitshift.cli.training import Plan, make_augment
+        from bitshift.train.data import random_crop
         from bitshift.train.recipes import USER_DATA
         from bitshift.train.schedule import scaled
 
@@ -201,6 +204,7 @@ examples:
             raise CliError(
                 "--compare is for shift networks that are exported; leave out --method float and --no-export"
             )
+        augment = self.augment if self.augment is not None else (base.augment if base else None)
         return Plan(
             name=self.recipe,
             model=model or (base.model if base else ""),
@@ -210,9 +214,13 @@ examples:
             float_train=float_train,
             pretrained=self.pretrained,
             backbone=backbone,
-            augment=self.augment if self.augment is not None else (base.augment if base else None),
+            augment=augment,
             normalise=self.normalise if self.normalise is not None else (base.normalise if base else None),
             image_size=base.image_size if base else None,
+            images=self.image_options(
+                ImageOptions(size=base.image_size) if base else None,
+                random_crop=random_crop(make_augment(augment)) is not None,
+            ),
         )
 
     def _backbone(self) -> Backbone | None:
@@ -230,7 +238,7 @@ examples:
         return Backbone(path=self.backbone, new=self.new_head)
 
     def _finish(
-        self, out: Output, plan: Plan, data: tuple[ArrayData, ArrayData], run_dir: Path, trained: Trained
+        self, out: Output, plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, trained: Trained
     ) -> None:
         """Export, compare, report, and print what came out."""
         from bitshift.cli.evaluating import store

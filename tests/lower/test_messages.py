@@ -43,11 +43,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "batch in the shape": (lambda x: x.reshape(-1, 6), "its first axis must be the batch"),
     "part of the batch": (lambda x: x[1:], "takes part of the batch"),
     "turned batch": (lambda x: x.transpose(0, 1), "moves the batch axis"),
-    "uneven adaptive pool": (lambda x: F.adaptive_avg_pool2d(x.unsqueeze(1), (3, 4)), "windows of different sizes"),
     "mean over channels": (lambda x: x.mean(1), "mean over all spatial axes"),
-    "average without the padding": (
-        lambda x: F.avg_pool1d(x, 2, padding=1, count_include_pad=False), "count_include_pad"
-    ),
     "reflected padding": (lambda x: F.pad(x, (1, 1), mode="reflect"), "reflection_pad1d|mode 'reflect'"),
     "matrix of constants": (
         lambda x: x + torch.ones(4, 6), r"constant of shape \[4, 6\].*one per channel: shape \[4, 1\]"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitshift.nn import ActQuant, ConvertError, ShiftConfig, convert
-from bitshift.nn.layers.pool import AvgPool
+from bitshift.nn.layers.pool import AvgPool, SplitAvgPool
 from bitshift.nn.trace import Flow, function_of, trace
 
 
@@ -122,23 +122,27 @@ def test_averages_become_pools(function, kernel, stride):
     assert pool.stride == stride
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x: F.avg_pool2d(x, 2, ceil_mode=True),
-        lambda x: F.avg_pool2d(x, 2, padding=1, count_include_pad=False),
-        lambda x: F.avg_pool2d(x, 2, divisor_override=3),
-        lambda x: F.adaptive_avg_pool2d(x, (4, 3)),
-        lambda x: x.mean(1),
-        lambda x: x.mean(),
-    ],
-)
+@pytest.mark.parametrize("function", [lambda x: x.mean(1), lambda x: x.mean()])
 def test_other_averages_stay_in_float(function):
     assert not pools(function)
 
 
-def test_windows_of_adaptive_pools_need_a_sample():
-    assert not pools(lambda x: F.adaptive_avg_pool2d(x, (3, 2)), None)
+@pytest.mark.parametrize("sample", [True, False])
+def test_pools_with_uneven_windows_are_split_with_and_without_a_sample(sample):
+    for function in (
+        lambda x: F.avg_pool2d(x, 2, ceil_mode=True),
+        lambda x: F.avg_pool2d(x, 2, padding=1, count_include_pad=False),
+        lambda x: F.avg_pool2d(x, 2, divisor_override=3),
+        lambda x: F.adaptive_avg_pool2d(x, (4, 3)),
+    ):
+        (pool,) = pools(function, (2, 4, 6, 8)) if sample else pools(function, None)
+        assert isinstance(pool, SplitAvgPool)
+
+
+def test_even_windows_of_an_adaptive_pool_are_known_from_a_sample():
+    function = lambda x: F.adaptive_avg_pool2d(x, (3, 2))  # noqa: E731
+    assert isinstance(pools(function, None)[0], SplitAvgPool)
+    assert pools(function, (2, 4, 6, 8))[0].kernel == [2, 4]
     assert len(pools(lambda x: F.adaptive_avg_pool2d(x, 1), None)) == 1
 
 

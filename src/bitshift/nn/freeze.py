@@ -20,10 +20,11 @@ from bitshift.nn.layers.frozen import (
     FrozenFloatLayer,
     FrozenLayer,
     FrozenQuant,
+    FrozenSplitAvgPool,
     FrozenTable,
 )
 from bitshift.nn.layers.pointwise import Pointwise
-from bitshift.nn.layers.pool import AvgPool
+from bitshift.nn.layers.pool import AvgPool, SplitAvgPool
 from bitshift.nn.observe import as_args
 from bitshift.nn.ops import power_of_two
 
@@ -114,7 +115,7 @@ def _frozen_form(path: str, module: nn.Module) -> nn.Module | None:
     if isinstance(module, FixedPointQuant):
         return FrozenFixedPoint(module)
     if isinstance(module, AvgPool):
-        return FrozenAvgPool(module)
+        return FrozenSplitAvgPool(module) if isinstance(module, SplitAvgPool) else FrozenAvgPool(module)
     return None
 
 

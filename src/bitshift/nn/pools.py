@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bitshift.nn.layers.pool import AvgPool
+from bitshift.nn.layers.pool import AvgPool, SplitAvgPool
+from bitshift.nn.layers.runs import Window, adaptive_windows, pool_windows
 from bitshift.nn.trace import argument
 
 
@@ -47,29 +49,40 @@ def _windowed(
 ) -> tuple[AvgPool, bool] | str:
     if any(isinstance(v, fx.Node) for v in (kernel, stride, padding)):
         return "its window is computed in forward"
-    pads = _pair(padding, axes)
-    if ceil_mode:
-        return "ceil_mode=True is not supported"
-    if over is not None:
-        return "divisor_override is not supported"
-    if any(pads) and not count_padding:
-        return "count_include_pad=False with padding has no single divisor"
-    window = _pair(kernel, axes)
+    window, pads = _pair(kernel, axes), _pair(padding, axes)
     steps = _pair(stride, axes) if stride not in (None, [], ()) else window
-    return AvgPool(window, stride=steps, padding=pads, power_of_two=power_of_two), False
+    if not ceil_mode and over is None and (count_padding or not any(pads)):
+        return AvgPool(window, stride=steps, padding=pads, power_of_two=power_of_two), False
+    flags = {"ceil_mode": bool(ceil_mode), "count_padding": bool(count_padding)}
+    windows = partial(_pool_axis, list(zip(window, steps, pads, strict=True)), flags)
+    about = f"kernel={window}, stride={steps}, padding={pads}, ceil_mode={bool(ceil_mode)}" + (
+        f", divisor_override={over}" if over is not None else f", count_include_pad={bool(count_padding)}"
+    )
+    return SplitAvgPool(windows, axes=axes, override=over, power_of_two=power_of_two, about=about), False
+
+
+def _pool_axis(geometry: list[tuple[int, int, int]], flags: dict[str, bool], axis: int, size: int) -> list[Window]:
+    return pool_windows(size, *geometry[axis], **flags)
 
 
 def _adaptive(size: Any, axes: int, shape: Sequence[int] | None, power_of_two: bool) -> tuple[AvgPool, bool] | str:
     sizes = [size] * axes if not isinstance(size, (tuple, list)) else list(size)
     if all(s == 1 for s in sizes):
         return AvgPool(None, power_of_two=power_of_two), False
-    if shape is None:
-        return f"adaptive pool to {sizes}: give convert a sample, so that its window is known"
-    spatial = list(shape[-axes:])
-    out = [n if s is None else int(s) for n, s in zip(spatial, sizes, strict=True)]
-    if any(n % o for n, o in zip(spatial, out, strict=True)):
-        return f"adaptive pool from {spatial} to {out}: windows of different sizes are not supported"
-    return AvgPool([n // o for n, o in zip(spatial, out, strict=True)], power_of_two=power_of_two), False
+    if any(isinstance(s, fx.Node) for s in sizes):
+        return "its output size is computed in forward"
+    if shape is not None:
+        spatial = list(shape[-axes:])
+        out = [n if s is None else int(s) for n, s in zip(spatial, sizes, strict=True)]
+        if not any(n % o for n, o in zip(spatial, out, strict=True)):
+            return AvgPool([n // o for n, o in zip(spatial, out, strict=True)], power_of_two=power_of_two), False
+    windows = partial(_adaptive_axis, sizes)
+    return SplitAvgPool(windows, axes=axes, power_of_two=power_of_two, about=f"adaptive to {sizes}"), False
+
+
+def _adaptive_axis(sizes: list[int | None], axis: int, size: int) -> list[Window]:
+    out = sizes[axis]
+    return adaptive_windows(size, size if out is None else int(out))
 
 
 def _mean(node: fx.Node, shape: Sequence[int] | None, power_of_two: bool) -> tuple[AvgPool, bool] | str:

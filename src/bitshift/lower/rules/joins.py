@@ -35,13 +35,20 @@ def stack(context: Context, call: Call) -> Item:
     return emit_concat(context, call, names, axis)
 
 
-def emit_concat(context: Context, call: Call, names: Sequence[str], axis: int) -> str:
-    """The concatenation at the finest grid of its inputs, which holds all of them exactly."""
+def emit_concat(context: Context, call: Call, names: Sequence[str], axis: int, *, whole: bool = True) -> str:
+    """The concatenation at the finest grid of its inputs, which holds all of them exactly.
+
+    ``whole`` says that it is the call's result, else a part of it on the way.
+    """
     kinds = [context.fixed(n) for n in names]
+    shape = list(context.shape(names[0]))
+    shape[axis] = sum(context.shape(n)[axis] for n in names)
+    as_part = {} if whole else {"shape": shape, "suffix": "_joined"}
     if any(k is None for k in kinds):
         names = [context.as_float(n, call) for n in names]
-        return context.emit("concat", names, Float32(), call, attrs={"axis": axis})
-    return context.emit("concat", names, common_type([k for k in kinds if k is not None]), call, attrs={"axis": axis})
+        return context.emit("concat", names, Float32(), call, attrs={"axis": axis}, **as_part)
+    kind = common_type([k for k in kinds if k is not None])
+    return context.emit("concat", names, kind, call, attrs={"axis": axis}, **as_part)
 
 
 def common_type(kinds: Sequence[FixedPoint]) -> FixedPoint:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
 
 from bitshift.core.fixed import Float32
 from bitshift.lower.context import Call, Context, Item
+from bitshift.lower.rules.joins import emit_concat
+from bitshift.lower.rules.moves import emit_slice
 from bitshift.lower.rules.registry import rule
 from bitshift.lower.wide import Wide
+from bitshift.nn.layers.runs import Run, adaptive_windows, assemble, pool_windows, runs
 
 
 def spatial(call: Call, argument: Sequence[int] | int | None, axes: int, default: Sequence[int]) -> tuple[int, ...]:
@@ -60,11 +65,15 @@ def max_pool(context: Context, call: Call) -> Item:
 
 @rule("aten.adaptive_max_pool2d.default", "aten.adaptive_max_pool1d.default")
 def adaptive_max_pool(context: Context, call: Call) -> Item:
-    """The maximum over windows that split the input evenly."""
+    """The maximum over windows that split the input."""
     x = call.value("self")
-    kernel, axes = _even_windows(context, call, x)
-    attrs = {"kernel": kernel, "stride": kernel, "padding": ((0, 0),) * axes, "dilation": (1,) * axes}
-    return (context.emit("max_pool", [x], context.type(x), call, attrs=attrs), None)
+
+    def pool(part: str, kernel: tuple[int, ...], stride: tuple[int, ...], _: int, shape: tuple[int, ...]) -> str:
+        plain = ((0, 0),) * len(kernel)
+        attrs = {"kernel": kernel, "stride": stride, "padding": plain, "dilation": (1,) * len(kernel)}
+        return context.emit("max_pool", [part], context.type(part), call, attrs=attrs, shape=shape)
+
+    return (_split_pool(context, call, x, _adaptive_runs(context, call, x), pool), None)
 
 
 @rule("aten.avg_pool2d.default", "aten.avg_pool1d.default")
@@ -75,23 +84,22 @@ def avg_pool(context: Context, call: Call) -> Item:
     kernel = spatial(call, call["kernel_size"], axes, ())
     stride = spatial(call, call["stride"], axes, kernel)
     pad = spatial(call, call["padding"], axes, [0] * axes)
+    override = call["divisor_override"] if "divisor_override" in call.raw else None
     padding = window_padding(context.shape(x)[-axes:], call.shape[-axes:], kernel, stride, pad, [1] * axes)
-    if call["ceil_mode"] and any(after > before for before, after in padding):
-        raise call.error(
-            "ceil_mode with windows that hang over the edge divides by other numbers there; use ceil_mode=False"
-        )
-    if not call["count_include_pad"] and any(pad):
-        raise call.error("count_include_pad=False divides by other numbers at the edge; use count_include_pad=True")
-    divisor = call["divisor_override"] if "divisor_override" in call.raw else None
-    return emit_avg_pool(context, call, x, kernel, stride, padding, divisor)
+    hangs_over = any(after > before for before, after in padding)
+    if override is not None or (not hangs_over and (call["count_include_pad"] or not any(pad))):
+        return emit_avg_pool(context, call, x, kernel, stride, padding, override)
+    flags = {"ceil_mode": bool(call["ceil_mode"]), "count_padding": bool(call["count_include_pad"])}
+    sizes = zip(context.shape(x)[-axes:], kernel, stride, pad, strict=True)
+    plan = [runs(pool_windows(n, k, s, p, **flags)) for n, k, s, p in sizes]
+    return _split_average(context, call, x, plan)
 
 
 @rule("aten.adaptive_avg_pool2d.default", "aten.adaptive_avg_pool1d.default", "aten._adaptive_avg_pool2d.default")
 def adaptive_avg_pool(context: Context, call: Call) -> Item:
-    """The mean over windows that split the input evenly."""
+    """The mean over windows that split the input."""
     x = call.value("self")
-    kernel, axes = _even_windows(context, call, x)
-    return emit_avg_pool(context, call, x, kernel, kernel, ((0, 0),) * axes)
+    return _split_average(context, call, x, _adaptive_runs(context, call, x))
 
 
 @rule("aten.mean.dim")
@@ -141,13 +149,41 @@ def emit_avg_pool(
     return context.emit("avg_pool", [x], Float32(), call, attrs=attrs, shape=shape)
 
 
-def _even_windows(context: Context, call: Call, x: str) -> tuple[tuple[int, ...], int]:
-    """Kernel of an adaptive pool whose windows are all alike, and the number of spatial axes."""
+def _adaptive_runs(context: Context, call: Call, x: str) -> list[list[Run]]:
+    """The windows of an adaptive pool, an axis each."""
     axes = 1 if "pool1d" in call.op else 2
-    sizes, out = context.shape(x)[-axes:], call.shape[-axes:]
-    if any(n % o for n, o in zip(sizes, out, strict=True)):
-        raise call.error(
-            f"pools {list(sizes)} to {list(out)} with windows of different sizes; choose an output size that divides "
-            "the input's"
-        )
-    return tuple(n // o for n, o in zip(sizes, out, strict=True)), axes
+    sizes = zip(context.shape(x)[-axes:], call.shape[-axes:], strict=True)
+    return [runs(adaptive_windows(n, out)) for n, out in sizes]
+
+
+def _split_average(context: Context, call: Call, x: str, plan: list[list[Run]]) -> str:
+    def pool(part: str, kernel: tuple[int, ...], stride: tuple[int, ...], area: int, shape: tuple[int, ...]) -> str:
+        return emit_avg_pool(context, call, part, kernel, stride, ((0, 0),) * len(kernel), area, shape=shape)
+
+    if context.fixed(x) is not None and any(math.prod(r.divisor for r in c).bit_count() > 1 for c in product(*plan)):
+        x = context.as_float(x, call)  # one mean in float makes all of them so, with one dequantize
+    return _split_pool(context, call, x, plan, pool)
+
+
+def _split_pool(
+    context: Context,
+    call: Call,
+    x: str,
+    plan: list[list[Run]],
+    pool: Callable[[str, tuple[int, ...], tuple[int, ...], int, tuple[int, ...]], str],
+) -> str:
+    """A pool of ``x`` from pools of its parts, side by side."""
+    first = len(context.shape(x)) - len(plan)
+
+    def part(chosen: Sequence[Run]) -> str:
+        piece = x
+        for axis, run in enumerate(chosen, start=first):
+            piece = emit_slice(context, call, piece, axis, run.start, run.stop, suffix="_part")
+        kernel, stride = tuple(r.kernel for r in chosen), tuple(r.stride for r in chosen)
+        shape = (*context.shape(x)[:first], *(r.count for r in chosen))
+        return pool(piece, kernel, stride, math.prod(r.divisor for r in chosen), shape)
+
+    def join(parts: list[str], axis: int) -> str:
+        return emit_concat(context, call, parts, first + axis, whole=False)
+
+    return assemble(plan, part, join)

@@ -10,7 +10,7 @@ from bitshift.nn.activations import ActQuant, FixedPointQuant
 from bitshift.nn.layers.base import IntegerForm, ShiftLayer
 from bitshift.nn.layers.conv import ShiftConv1d, ShiftConv2d
 from bitshift.nn.layers.pointwise import Pointwise
-from bitshift.nn.layers.pool import AvgPool, divisor
+from bitshift.nn.layers.pool import AvgPool, SplitAvgPool, divisor
 
 OPS = torch.ops.bitshift
 
@@ -153,6 +153,22 @@ class FrozenAvgPool(nn.Module):
         return OPS.avg_pool(x, kernel, stride, padding, mult, shift, True)
 
 
+class FrozenSplitAvgPool(FrozenAvgPool):
+    """Averages of parts of the input side by side, exact, float64."""
+
+    def __init__(self, pool: SplitAvgPool) -> None:
+        super().__init__(pool)
+        self._pool = (pool,)  # in a tuple: only its windows are wanted
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, *spatial)``."""
+        return self._pool[0].average(x, self._part)
+
+    def _part(self, x: Tensor, kernel: list[int], stride: list[int], area: int) -> Tensor:
+        mult, shift = divisor(area, power_of_two=self.power_of_two)
+        return OPS.avg_pool(x, kernel, stride, [0] * (2 * len(kernel)), mult, shift, True)
+
+
 class FrozenTable(nn.Module):
     """A function and its output quantiser as a table. Buffer ``table`` int32 ``(2**bits)``."""
 
@@ -174,4 +190,12 @@ class FrozenTable(nn.Module):
         return f"{self.fn}: {self.input} -> {self.grid}"
 
 
-__all__ = ["FrozenAvgPool", "FrozenFixedPoint", "FrozenFloatLayer", "FrozenLayer", "FrozenQuant", "FrozenTable"]
+__all__ = [
+    "FrozenAvgPool",
+    "FrozenFixedPoint",
+    "FrozenFloatLayer",
+    "FrozenLayer",
+    "FrozenQuant",
+    "FrozenSplitAvgPool",
+    "FrozenTable",
+]

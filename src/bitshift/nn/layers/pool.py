@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import floor, log2, prod
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bitshift.nn.layers.runs import Run, Window, assemble, runs
 from bitshift.nn.ops import exact_avg_pool
 
 
@@ -77,4 +79,61 @@ class AvgPool(nn.Module):
         return f"{kind}, divisor {'a power of two' if self.power_of_two else '16-bit'}"
 
 
-__all__ = ["AvgPool", "divisor"]
+Average = Callable[[Tensor, list[int], list[int], int], Tensor]
+"""An average over (part of the input, kernel, stride, number to divide the sum by)."""
+
+
+class SplitAvgPool(AvgPool):
+    """An average whose windows are not all alike: adaptive pools, ``ceil_mode``, padding that does not count.
+
+    Parts of the input are pooled for themselves, each with a divisor of its own (a power of two, where
+    :class:`AvgPool` has one), and put side by side. ``windows`` gives the windows of one spatial axis, by its index
+    and length.
+    """
+
+    def __init__(
+        self,
+        windows: Callable[[int, int], list[Window]],
+        *,
+        axes: int,
+        override: int | None = None,
+        power_of_two: bool,
+        about: str,
+    ) -> None:
+        super().__init__(None, power_of_two=power_of_two)
+        self.windows, self.axes, self.override, self.about = windows, axes, override, about
+
+    def average(self, x: Tensor, pool: Average) -> Tensor:
+        """The whole from its parts; ``pool`` computes one. ``(N, C, *spatial)`` or ``(C, *spatial)``."""
+        first = x.dim() - self.axes
+        plan = [runs(self.windows(axis, int(x.shape[first + axis]))) for axis in range(self.axes)]
+
+        def part(chosen: Sequence[Run]) -> Tensor:
+            piece = x
+            for axis, run in enumerate(chosen, start=first):
+                if (run.start, run.stop) != (0, x.shape[axis]):
+                    piece = piece.narrow(axis, run.start, run.stop - run.start)
+            area = prod(run.divisor for run in chosen) if self.override is None else self.override
+            return pool(piece, [run.kernel for run in chosen], [run.stride for run in chosen], area)
+
+        return assemble(plan, part, lambda parts, axis: torch.cat(parts, dim=first + axis))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, *spatial)``."""
+        return self.average(x, self._train if self.training else self._exact)
+
+    def _train(self, x: Tensor, kernel: list[int], stride: list[int], area: int) -> Tensor:
+        mult, shift = divisor(area, power_of_two=self.power_of_two)
+        pool = F.avg_pool1d if len(kernel) == 1 else F.avg_pool2d
+        return pool(x, kernel, stride) * (prod(kernel) * mult * 2.0**-shift)
+
+    def _exact(self, x: Tensor, kernel: list[int], stride: list[int], area: int) -> Tensor:
+        mult, shift = divisor(area, power_of_two=self.power_of_two)
+        return exact_avg_pool(x, kernel, stride, [0] * (2 * len(kernel)), mult, shift, wide=True)
+
+    def extra_repr(self) -> str:
+        """What it pools."""
+        return f"{self.about}, divisor {'a power of two' if self.power_of_two else '16-bit'}"
+
+
+__all__ = ["AvgPool", "SplitAvgPool", "divisor"]

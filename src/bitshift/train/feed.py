@@ -13,6 +13,7 @@ from torch import Tensor
 from bitshift.train.config import TrainConfig
 from bitshift.train.data.augment import Augment
 from bitshift.train.data.base import Request, TrainData
+from bitshift.train.data.mix import Mixing
 from bitshift.train.data.sampler import EpochSampler, step_generator
 
 
@@ -32,9 +33,22 @@ class Feed:
             for step, (images, labels) in zip(range(start, total), found, strict=True):
                 yield self._augmented(images, labels, *divmod(step, self.sampler.steps))
 
-    def plain(self, rows: np.ndarray) -> Tensor:
-        """Network inputs of ``rows``, nothing random."""
-        return self._input(self.data.batch(rows, self.device)[0])
+    def calibration(self, count: int, at_most: int) -> list[Tensor]:
+        """Network inputs of ``count`` rows, augmented as those of the training are, in even parts of ``at_most``.
+
+        Without the augmentation the statistics would be others than the pretrained norms have measured: the black
+        borders of shifted crops alone move the deviations of a CIFAR network by 15 per cent.
+        """
+        rows = self.sampler.permutation(0)[:count]
+        found = []
+        parts = np.array_split(rows, -(-len(rows) // at_most))
+        requests = [Request(rows=part, place=(self.config.seed, 0, n)) for n, part in enumerate(parts)]
+        with closing(self.data.batches(requests, self.device)) as batches:
+            for part, (images, _) in enumerate(batches):
+                if self.augment is not None:
+                    images = self.augment(images, step_generator(self.config.seed, 7, part))
+                found.append(self._input(images))
+        return found
 
     def _requests(self, start: int, total: int) -> Iterator[Request]:
         epoch, order = -1, np.empty(0, dtype=np.int64)
@@ -51,7 +65,17 @@ class Feed:
             generator = step_generator(self.config.seed, 1, epoch, batch)
             parameters = self.augment.draw(self.config.batch_size, generator)[self.sampler.part]
             images = self.augment.apply(images, parameters.to(images.device))
-        return self._input(images), labels
+        images = self._input(images)
+        if self._mixing is None:
+            return images, labels
+        parameters = self._mixing.draw(self.config.batch_size, step_generator(self.config.seed, 6, epoch, batch))
+        parameters = parameters[self.sampler.part].to(images.device)
+        return self._mixing.apply(images, labels, parameters, len(self.data.class_names))
+
+    @property
+    def _mixing(self) -> Mixing | None:
+        mixup, cutmix = self.config.mixup, self.config.cutmix
+        return Mixing(mixup=mixup, cutmix=cutmix) if mixup or cutmix else None
 
     def _input(self, images: Tensor) -> Tensor:
         images = self.data.normalise(images)

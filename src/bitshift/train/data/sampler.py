@@ -13,7 +13,7 @@ def step_generator(seed: int, *place: int) -> torch.Generator:
 
     A place starts with the number of its use, which fixes its length (zeros at the end do not count): 0, epoch: row
     order; 1, epoch, step: augmentation; 2, rank: global generators; 3: rows for norm
-    statistics; 4, row: their augmentation.
+    statistics; 4, row: their augmentation; 6, epoch, step: mixing; 7, part: augmentation of the calibration.
     """
     # SeedSequence spreads near-equal numbers; torch's own manual_seed does not promise that
     state = np.random.SeedSequence([seed, *place]).generate_state(2, np.uint32)

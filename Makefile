@@ -41,17 +41,19 @@ test: setup-dev lint ctest  ## every check of a commit: lint, types, floors, C t
 test-all: setup-dev lint ctest ctest-sanitize ctest-neon  ## test, plus the slow tests, the sanitizers and an emulated ARM
 	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not gpu and not cross" $(ARGS)
 
-lint: setup-dev  ## ruff, pyright, import-linter, generated files and tables are current
+lint: setup-dev  ## ruff, pyright, import-linter, generated files and tables and recipes of the docs are current
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --check . ; exit 1; }
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports --no-logo 2>&1 || exit 1
 	@$(BIN)/python tools/generate.py --check
 	@$(BIN)/python tools/tables.py --check
+	@$(BIN)/python tools/recipes.py --check
 
-generate: setup  ## rewrite the generated files: C headers, format table, tables of the docs
+generate: setup  ## rewrite the generated files: C headers, format table, tables and recipes of the docs
 	@$(BIN)/python tools/generate.py
 	@$(BIN)/python tools/tables.py
+	@$(BIN)/python tools/recipes.py
 
 bench: setup  ## run every benchmark; JSON goes to bench/results; CIFAR10=DIR adds those that train on it
 	@mkdir -p $(RESULTS)

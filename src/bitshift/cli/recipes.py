@@ -7,7 +7,9 @@ from typing import Any
 
 from bitshift.cli.output import Output
 from bitshift.cli.training import Plan
-from bitshift.train.recipes import RECIPES, Published, Reached, Recipe, get_recipe
+from bitshift.nn.config import ShiftConfig
+from bitshift.train.config import TrainConfig
+from bitshift.train.recipes import RECIPES, USER_DATA, Published, Reached, Recipe, get_recipe
 
 
 def recipe_plan(name: str) -> Plan:
@@ -163,6 +165,7 @@ def show_recipe(name: str, out: Output) -> None:
     if recipe.source:
         out.line(f"after {recipe.source}")
     out.line()
+    out.table("", ("fixed", ""), fixed_text(recipe))
     out.table("", COLUMNS, [line.cells() for line in lines], right=(1, 2, 3))
     sources = list(dict.fromkeys(p.source for p in recipe.published))
     for text in (*recipe.notes.strip().splitlines(), *(f"- Published: {s}." for s in sources)):
@@ -170,6 +173,79 @@ def show_recipe(name: str, out: Output) -> None:
     out.result(
         {
             "recipe": recipe.name, "about": recipe.about, "source": recipe.source, "start": recipe.start,
-            "notes": recipe.notes.strip(), "command": recipe.command(), "rows": [line.as_dict() for line in lines],
+            "fixed": dict(fixed_text(recipe)), "notes": recipe.notes.strip(), "command": recipe.command(),
+            "rows": [line.as_dict() for line in lines],
         }
     )  # fmt: skip
+
+
+def budget_text(config: TrainConfig) -> str:
+    """What a training configuration fixes, as one line: optimiser, rate, schedule, epochs, batch, decay, teacher."""
+    words = {"sgd": "SGD", "adamw": "AdamW", "radam": "RAdam"}[config.optimizer]
+    if config.optimizer == "sgd":
+        words += f" (momentum {config.momentum:g}{', Nesterov' if config.nesterov else ''})"
+    drops = (
+        f"every {config.step_size}"
+        if config.milestones is None
+        else f"after {', '.join(map('{:g}'.format, config.milestones))}"
+    )
+    schedule = {
+        "cosine": "cosine to 0", "step": f"times {config.gamma:g} {drops} epochs", "onecycle": "one cycle",
+        "constant": "constant",
+    }[config.schedule]  # fmt: skip
+    parts = [words, f"rate {config.lr:g}", schedule]
+    parts += [f"started anew {config.cycles} times"] if config.cycles > 1 else []
+    parts += [f"warm-up {config.warmup_epochs:g} epochs"] if config.warmup_epochs else []
+    parts += [f"{config.epochs} epochs", f"batch {config.batch_size}"]
+    everything = " of everything" if config.decay_all and config.weight_decay else ""
+    parts += [f"decay {config.weight_decay:g}{everything}" if config.weight_decay else "no decay"]
+    parts += [f"gradient norm at most {config.clip_norm:g}"] if config.clip_norm is not None else []
+    parts += [f"label smoothing {config.label_smoothing:g}"] if config.label_smoothing else []
+    return ", ".join(parts)
+
+
+def fixed_text(recipe: Recipe) -> list[tuple[str, str]]:
+    """(what, value) of everything that a recipe fixes, for people."""
+    shift = recipe.shift
+    rows = [("model", recipe.model), ("data", USER_DATA.get(recipe.data, recipe.data))]
+    if shift is not None:
+        options = ", ".join(f"{k}={v}" for k, v in shift.options.items())
+        kept = [f"{end} layer {keep}" for end, keep in (("first", shift.keep_first), ("last", shift.keep_last)) if keep]
+        start = {"random": "the method's own start", "pretrained": "the float weights, converted"}[shift.init]
+        if shift.init == "pretrained" and recipe.start == "scratch" and recipe.float_train is None:
+            start = "the random float weights, converted"
+        rows += [
+            (
+                "method",
+                f"`{shift.method}`, {shift.format or f'{shift.bits} bits'}" + (f" ({options})" if options else ""),
+            ),
+            ("layers", ", ".join(kept) or "every layer in the format"),
+            ("activations", _activations(shift)),
+            ("start", start),
+        ]
+    rows.append(("training", budget_text(recipe.train)))
+    if shift is not None and recipe.train.distill_weight and (recipe.float_train or recipe.start == "pretrained"):
+        weight, temperature = recipe.train.distill_weight, recipe.train.distill_temperature
+        rows.append(("teacher", f"the float net, {weight:g} of the loss at temperature {temperature:g}"))
+    if recipe.float_train is not None:
+        rows.append(("float net", budget_text(recipe.float_train)))
+    rows.append(("augmentation", recipe.augment or "none"))
+    rows.append(
+        (
+            "pixels",
+            {"imagenet": "ImageNet's mean and deviation", "pixel": "(p - 128) / 64"}.get(
+                recipe.normalise or "", "as the data set comes"
+            ),
+        )
+    )
+    return rows
+
+
+def _activations(shift: ShiftConfig) -> str:
+    if shift.activations is None:
+        return "float"
+    if isinstance(shift.activations, str):
+        return f"{shift.activations} fixed point"
+    return f"{shift.activations}-bit integers, " + (
+        "one multiplier a channel" if shift.multiplier else "no multiplication"
+    )

@@ -17,6 +17,7 @@ SUMMARIES: dict[str, str] = {
     "run": "run a model file on .npy arrays or pictures (no PyTorch)",
     "inspect": "what is in a model file; which methods, formats, models, ops exist (no PyTorch for files)",
     "bench": "time a model file on this machine, layer by layer, beside torch, ONNX Runtime and OpenVINO",
+    "shards": "pack an image folder into tar shards",
     "report": "one self-contained HTML page about a run or a model file",
 }
 """The verbs in the order of a project's life, with the line that `bitshift --help` shows."""

@@ -97,14 +97,14 @@ def open_data(
         return cifar
     if (path / f"{split}.npz").is_file():
         return read_npz(path / f"{split}.npz", split)
-    if (root := _find_folder(path, split)) is not None:
+    if (root := find_folder(path, split)) is not None:
         return open_folder(root, size=size, short=short, stream=stream, workers=workers, skip_corrupt=skip_corrupt)
     found = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
     single = "; CLASS/ folders without a SPLIT/ above them are for open_folder()" if class_folders(path) else ""
     raise DataError(f"{path}: no {split} data in a known layout (found {found}); allowed is {LAYOUTS}{single}")
 
 
-def _find_folder(path: Path, split: str) -> Path | None:
+def find_folder(path: Path, split: str) -> Path | None:
     """The folder of ``split``: of several names the first that says its classes (ImageNet's own test/ does not)."""
     there = [path / name for name in split_names(split) if (path / name).is_dir()]
     return next((p for p in there if class_folders(p) or find_annotation(p)), there[0] if there else None)
@@ -184,6 +184,7 @@ __all__ = [
     "NAMED",
     "SPLITS",
     "eval_short",
+    "find_folder",
     "open_data",
     "open_folder",
     "same_classes",

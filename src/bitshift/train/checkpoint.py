@@ -144,12 +144,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put :func:`optimizer_tensors` back; groups and rates stay the optimiser's own."""
-    state: dict[int, dict[str, Any]] = {}
+    """Put :func:`optimizer_tensors` back; groups and rates, and state that ``tensors`` lack, stay the optimiser's."""
+    own = optimizer.state_dict()
+    state: dict[int, dict[str, Any]] = {index: dict(entries) for index, entries in own["state"].items()}
     for name, tensor in tensors.items():
         index, entry = name.split(".", 1)
         state.setdefault(int(index), {})[entry] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

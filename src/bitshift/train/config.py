@@ -36,7 +36,7 @@ class TrainConfig:
             seed and batch size; read logits equal computed ones to the bit. None computes them every time.
         label_smoothing: of the cross-entropy.
         mixup, cutmix: parameters of the Beta distributions that mix pairs of images and their labels; 0 is off, and of
-            two that are on each batch draws one.
+            two that are on each image draws one. Logged accuracies of the training are then those of the larger share.
         ema_decay: decay a step of an exponential average of the weights, which is what is evaluated and kept; 0 is off.
         reestimate_rows: training rows from which the norms' statistics are set anew before each evaluation; training
             goes on with its own. 0 is off.

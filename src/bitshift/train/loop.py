@@ -21,6 +21,7 @@ from bitshift.train.compiled import compiled_forward
 from bitshift.train.config import TrainConfig
 from bitshift.train.data.augment import Augment
 from bitshift.train.data.base import TrainData
+from bitshift.train.data.named import crops_at_decoding
 from bitshift.train.data.sampler import EpochSampler, step_generator
 from bitshift.train.distributed import World, join_world
 from bitshift.train.evaluate import EvalResult, evaluate
@@ -130,7 +131,13 @@ class _Run:
                 f"batch_size {config.batch_size} gives each of {world.size} processes {share} rows, which "
                 f"cannot be cut into accumulate = {config.accumulate} equal parts"
             )
-        self.feed = Feed(data=train_data, sampler=sampler, config=config, augment=augment, device=world.device)
+        if (config.mixup or config.cutmix) and share // config.accumulate % 2:
+            raise ValueError(
+                f"mixup and cutmix mix pairs of rows, but batch_size {config.batch_size} over {world.size} processes "
+                f"and accumulate = {config.accumulate} leaves {share // config.accumulate} rows; choose an even number"
+            )
+        fed, rest = crops_at_decoding(train_data, augment)
+        self.feed = Feed(data=fed, sampler=sampler, config=config, augment=rest, device=world.device)
         self.per_epoch = sampler.steps
         self.total = config.epochs * sampler.steps
         self.half = half_type(config.amp, world.device, model)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
+from typing import cast
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitshift.nn.modes import kept_modes
+from bitshift.nn.norms import ChannelNorm, ShiftNorm
 from bitshift.train.data.augment import Augment
-from bitshift.train.data.base import TrainData
+from bitshift.train.data.base import Request, TrainData
 from bitshift.train.data.sampler import step_generator
 
 
@@ -22,13 +27,22 @@ def reestimate_norms(
     seed: int = 0,
     augment: Augment | None = None,
 ) -> None:
-    """Replace the running mean and variance of every batch norm by the plain average over ``rows`` rows of ``data``.
+    """Replace the running mean and variance of every norm by the plain average over ``rows`` rows of ``data``.
+
+    Of a :class:`ShiftNorm` only the mean: its variance decides powers of two that the weights were trained for.
 
     The rows are drawn by ``seed``. Weights, modes and momenta stay as they were. Rounded weights shift the statistics,
     and no label is needed to set them right. Give the ``augment`` of the training: black borders alone move the
     statistics enough to cost accuracy.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [
+        m
+        for m in model.modules()
+        if isinstance(m, ChannelNorm) or (isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats)
+    ]
+    held = [norm for norm in norms if isinstance(norm, ShiftNorm)]
+    # evaluation of an integer layer folds its norm into integers; only training calls it
+    layers = [m for m in model.modules() if isinstance(getattr(m, "norm", None), ChannelNorm)]
     momenta = [norm.momentum for norm in norms]
     first = next(model.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
@@ -36,20 +50,36 @@ def reestimate_norms(
         with kept_modes(model):
             model.eval()
             for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # torch's cumulative average
+                norm.num_batches_tracked.zero_()  # type: ignore[union-attr]
+                norm.momentum = None  # the cumulative average
                 norm.train()
+            for norm in held:
+                norm._update = partial(_update_mean, norm)
+            for layer in layers:
+                layer.training = True
             order = torch.randperm(len(data), generator=step_generator(seed, 3))[:rows].numpy().astype(np.int64)
+            parts = np.array_split(order, -(-len(order) // batch_size))  # even: every batch weighs the same
             start = 0
-            for part in np.array_split(order, -(-len(order) // batch_size)):  # even: every batch weighs the same
-                images, _ = data.batch(part, device)
-                if augment is not None:
-                    images = augment(images, step_generator(seed, 4, start))
-                start += len(part)
-                model(data.normalise(images))
+            requests = [
+                Request(rows=part, place=(seed, 0, n)) for n, part in enumerate(parts)
+            ]  # a place: streamed data crop at random
+            with closing(data.batches(requests, device)) as batches:
+                for images, _ in batches:
+                    if augment is not None:
+                        images = augment(images, step_generator(seed, 4, start))
+                    start += len(images)
+                    model(data.normalise(images))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+        for norm in held:
+            cast("dict[str, object]", vars(norm)).pop("_update", None)  # the class's own again
+
+
+def _update_mean(norm: ShiftNorm, mean: Tensor, variance: Tensor, count: int) -> None:  # noqa: ARG001 - ShiftNorm._update
+    """Move the running mean to the average of the batches so far."""
+    norm.num_batches_tracked.add_(1)
+    norm.running_mean.lerp_(mean, 1.0 / float(norm.num_batches_tracked))
 
 
 __all__ = ["reestimate_norms"]

@@ -73,6 +73,8 @@ def test_reserved_and_too_large_codes_are_refused(form: ShiftFormat) -> None:
         ("pot4", [0, 1, 2, 4, 8, 16, 32, 64]),
         ("pot4d", [1, 2, 4, 8, 16, 32, 64, 128]),
         ("pot4x2", [1, 2, 3, 4, 6, 8, 12, 16]),
+        ("apot4", [0, 1, 2, 3, 4, 6, 8, 10]),
+        ("apot5", [0, 1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24, 32, 33, 36, 48]),
         ("pot5", [0, *(2**k for k in range(15))]),
         ("pot5d", [2**k for k in range(16)]),
         ("pot6", [0, *(2**k for k in range(31))]),
@@ -83,6 +85,12 @@ def test_reserved_and_too_large_codes_are_refused(form: ShiftFormat) -> None:
 )
 def test_the_sets_are_those_of_the_design(name: str, magnitudes: list[int]) -> None:
     assert sorted({abs(v) for v in FORMATS[name].valid_levels}) == magnitudes
+
+
+@pytest.mark.parametrize(("name", "sets"), [("apot4", ((8, 4, 1), (2,))), ("apot5", ((32, 8, 2), (16, 4, 1)))])
+def test_additive_levels_are_all_sums_of_one_of_each_set(name: str, sets: tuple[tuple[int, ...], ...]) -> None:
+    sums = {a + b for a in (0, *sets[0]) for b in (0, *sets[1])}
+    assert {abs(v) for v in FORMATS[name].valid_levels} == sums
 
 
 def test_an_unknown_format_names_the_near_miss() -> None:

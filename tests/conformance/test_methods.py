@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "nearest, learned": ("nearest", {"learn": "scale"}),
     "nearest, learned free": ("nearest", {"learn": "scale", "scale": "free", "granularity": "tensor"}),
     "nearest, progressive": ("nearest", {"learn": "scale", "wide": ("int6", "pot4x2"), "narrow_at": (0.2, 0.5)}),
+    "apot, power of two": ("apot", {"scale": "pot", "alpha": "search", "normalise": False}),
 }
 """Every method by its name, and those whose options change what trains."""
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -229,6 +230,9 @@ def test_a_weight_of_the_set_starts_as_itself(name: str, bits: int) -> None:
     cls = METHODS[name]
     first = finished(cls.from_float(torch.randn(4, 30, generator=seeded(3)), cls.format_for(bits)))
     options = {} if name in ("uniform", "deepshift_q", "deepshift_ps") else {"scale": first.scale()}
+    if name == "apot":  # its unit is the deviation of the weight that it starts with
+        size = float(first.weight().detach().std())
+        options = {"normalise": False, "alpha": float(first.scale()[0]) * first.format.max_level / size}
     again = cls.from_float(first.weight().detach(), cls.format_for(bits), **options)
     if name == "uniform":  # LSQ's first step follows the mean, not the set
         again.load_state_dict({"latent": first.weight().detach(), "step": first.state_dict()["step"]})

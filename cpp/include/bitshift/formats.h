@@ -14,18 +14,20 @@ enum {
     BITSHIFT_FORMAT_POT4 = 5,
     BITSHIFT_FORMAT_POT4D = 6,
     BITSHIFT_FORMAT_POT4X2 = 7,
-    BITSHIFT_FORMAT_POT5 = 8,
-    BITSHIFT_FORMAT_POT5D = 9,
-    BITSHIFT_FORMAT_POT6 = 10,
-    BITSHIFT_FORMAT_POT6D = 11,
-    BITSHIFT_FORMAT_INT2 = 12,
-    BITSHIFT_FORMAT_INT3 = 13,
-    BITSHIFT_FORMAT_INT4 = 14,
-    BITSHIFT_FORMAT_INT5 = 15,
-    BITSHIFT_FORMAT_INT6 = 16,
-    BITSHIFT_FORMAT_INT7 = 17,
-    BITSHIFT_FORMAT_INT8 = 18,
-    BITSHIFT_FORMAT_COUNT = 19
+    BITSHIFT_FORMAT_APOT4 = 8,
+    BITSHIFT_FORMAT_APOT5 = 9,
+    BITSHIFT_FORMAT_POT5 = 10,
+    BITSHIFT_FORMAT_POT5D = 11,
+    BITSHIFT_FORMAT_POT6 = 12,
+    BITSHIFT_FORMAT_POT6D = 13,
+    BITSHIFT_FORMAT_INT2 = 14,
+    BITSHIFT_FORMAT_INT3 = 15,
+    BITSHIFT_FORMAT_INT4 = 16,
+    BITSHIFT_FORMAT_INT5 = 17,
+    BITSHIFT_FORMAT_INT6 = 18,
+    BITSHIFT_FORMAT_INT7 = 19,
+    BITSHIFT_FORMAT_INT8 = 20,
+    BITSHIFT_FORMAT_COUNT = 21
 };
 
 typedef struct {
@@ -94,6 +96,22 @@ static const int32_t bitshift_levels_pot4x2[16] = {
 };
 static const float bitshift_levels_f32_pot4x2[16] = {
     1.0f, 2.0f, 3.0f, 4.0f, 6.0f, 8.0f, 12.0f, 16.0f, -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -12.0f, -16.0f,
+};
+
+static const int32_t bitshift_levels_apot4[16] = {
+    0, 1, 2, 3, 4, 6, 8, 10, 0, -1, -2, -3, -4, -6, -8, -10,
+};
+static const float bitshift_levels_f32_apot4[16] = {
+    0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 6.0f, 8.0f, 10.0f, 0.0f, -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -10.0f,
+};
+
+static const int32_t bitshift_levels_apot5[32] = {
+    0, 1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24, 32, 33, 36, 48,
+    0, -1, -2, -3, -4, -6, -8, -9, -12, -16, -18, -24, -32, -33, -36, -48,
+};
+static const float bitshift_levels_f32_apot5[32] = {
+    0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 6.0f, 8.0f, 9.0f, 12.0f, 16.0f, 18.0f, 24.0f, 32.0f, 33.0f, 36.0f, 48.0f,
+    0.0f, -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -9.0f, -12.0f, -16.0f, -18.0f, -24.0f, -32.0f, -33.0f, -36.0f, -48.0f,
 };
 
 static const int32_t bitshift_levels_pot5[32] = {
@@ -238,6 +256,8 @@ static const bitshift_format bitshift_formats[BITSHIFT_FORMAT_COUNT] = {
     {"pot4", 4, 8, 1, 1, INT64_C(64), bitshift_levels_pot4, bitshift_levels_f32_pot4},
     {"pot4d", 4, -1, 1, 1, INT64_C(128), bitshift_levels_pot4d, bitshift_levels_f32_pot4d},
     {"pot4x2", 4, -1, 1, 2, INT64_C(16), bitshift_levels_pot4x2, bitshift_levels_f32_pot4x2},
+    {"apot4", 4, 8, 1, 2, INT64_C(10), bitshift_levels_apot4, bitshift_levels_f32_apot4},
+    {"apot5", 5, 16, 1, 2, INT64_C(48), bitshift_levels_apot5, bitshift_levels_f32_apot5},
     {"pot5", 5, 16, 1, 1, INT64_C(16384), bitshift_levels_pot5, bitshift_levels_f32_pot5},
     {"pot5d", 5, -1, 1, 1, INT64_C(32768), bitshift_levels_pot5d, bitshift_levels_f32_pot5d},
     {"pot6", 6, 32, 1, 1, INT64_C(1073741824), 0, bitshift_levels_f32_pot6},

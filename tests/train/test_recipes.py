@@ -140,8 +140,9 @@ def test_layers_decay_and_optimiser_are_those_of_the_source(name):
     assert {g["weight_decay"] for g in optimizer.param_groups for p in g["params"] if id(p) in latents} == {
         paper.latent_decay
     }
-    if recipe.train.decay_all:
-        others = {g["weight_decay"] for g in optimizer.param_groups for p in g["params"] if id(p) not in latents}
+    if recipe.train.decay_all:  # norms and biases too; what a method trains beside its latents is the method's business
+        of_methods = {id(p) for m in layers if isinstance(m, ShiftLayer) for p in m.method.parameters()}
+        others = {g["weight_decay"] for g in optimizer.param_groups for p in g["params"] if id(p) not in of_methods}
         assert others <= {paper.decay}
 
 

@@ -1,13 +1,19 @@
-"""ResNet-20 on CIFAR-10 from scratch: every training method under one short budget, weights only.
+"""ResNet-20 on CIFAR-10: every training method under one budget, from scratch or from a published float network.
 
-    python bench/cifar_table.py DATA_DIR --json docs/results/cifar_resnet20_short.json
+    python bench/cifar_table.py scratch DATA_DIR --epochs 15 --json docs/results/cifar_scratch.json
+    python bench/cifar_table.py pretrained DATA_DIR --state cifar10_resnet20.th --epochs 3 \
+        --json docs/results/cifar_pretrained.json
 
-DATA_DIR is CIFAR-10 in any layout that bitshift reads (python or binary archive, or {train,test}/CLASS/*.png).
-Every net: the same data order and augmentation (pad 4, crop, flip), batch 128, cosine to 0, weight decay 1e-4,
-activations in float, training in bfloat16 where the processor has it, evaluation in float32 on all 10,000 test
-images of the last state. Runs lie in --work and are resumed; --train names a part, so that several processes
-can share the work (one thread each); the table holds every run that is finished. An epoch takes one Zen 4 core
-about 100 s.
+DATA_DIR is CIFAR-10 in any layout that bitshift reads (python or binary archive, or {train,test}/CLASS/*.png); --state
+the published weights (akamaster/pytorch_resnet_cifar10, 91.73 % in float). Every net of a table: the same rows in the
+same order, the same augmentation (pad 4, crop, flip), batch 128, cosine to 0, weight decay 1e-4, training in bfloat16
+where the processor has it, evaluation of the last state in float32 (integer networks: in exact integers) on all 10,000
+test images. Pretrained rows distil from the float network, 0.1 CE + 0.9 KL at T = 4; no test image chose anything.
+Integer rows are exported; their accuracy is also that of the file in the engine, and its multiplications are counted.
+
+Runs lie in --work and are resumed; --train names rows, so that several processes can share the work (one thread each).
+The table holds every run that is finished, and rows of the JSON that have no run here stay as they are. An epoch takes
+one Zen 4 core about 100 s. The rows are in bench/cifar_cases.py.
 """
 
 from __future__ import annotations
@@ -15,162 +21,182 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from dataclasses import dataclass, field
+import statistics
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+from cifar_cases import TABLES, Case
 from common import Row, arguments, main
+from torch import nn
 
+from bitshift import runtime
+from bitshift.cli.evaluating import evaluate_file
+from bitshift.cli.exporting import export_network
+from bitshift.core.cost import count
+from bitshift.nn.config import ShiftConfig
+from bitshift.nn.convert import convert
 from bitshift.train.checkpoint import load_model
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import ArrayData, PadCropFlip, open_data
-from bitshift.train.evaluate import evaluate
+from bitshift.train.data.base import CIFAR10_NORMALISE, Normalise
+from bitshift.train.input_scale import OnInput, fold_input
 from bitshift.train.loop import fit
-from bitshift.train.models import build
-from bitshift.train.norms import reestimate_norms
+from bitshift.train.models import build, strip_module_prefix
+
+FILE = "net.safetensors"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One net of the table. ``shift`` None is the float twin; ``rounded`` cases round that twin instead of training."""
-
-    name: str
-    shift: dict[str, Any] | None
-    lr: float = 0.1
-    optimizer: str = "sgd"
-    rounded: bool = False
-    train: dict[str, Any] = field(default_factory=dict)
-
-
-# S3, DenseShift, uniform and nearest keep the first convolution and the last layer in float (S3's and DenseShift's code
-# does); DeepShift converts every layer, and starts from the converted random float net, as its CIFAR script does.
-# DeepShift's rates won probes of 100 steps on held-out training rows: Q 0.01 before 0.1, PS 0.1 before 0.03 and 0.01.
-ENDS = {"keep_first": "float", "keep_last": "float"}
-CASES = (
-    Case(name="float", shift=None),
-    Case(name="denseshift-2", shift={"method": "denseshift", "bits": 2, **ENDS}),
-    Case(name="denseshift-3", shift={"method": "denseshift", "bits": 3, **ENDS}),
-    Case(name="s3-3", shift={"method": "s3", "bits": 3, **ENDS}),
-    Case(name="deepshift_q-5", shift={"method": "deepshift_q", "bits": 5, "init": "pretrained"}, lr=0.01),
-    Case(
-        name="deepshift_ps-5",
-        shift={"method": "deepshift_ps", "bits": 5, "init": "pretrained"},
-        lr=0.1,
-        optimizer="radam",
-    ),
-    Case(name="uniform-3", shift={"method": "uniform", "bits": 3, "init": "pretrained", **ENDS}),
-    Case(
-        name="nearest-4 (pot4x2)",
-        shift={"method": "nearest", "format": "pot4x2", "init": "pretrained", **ENDS},
-        rounded=True,
-    ),
-    Case(
-        name="nearest-4 (pot4)",
-        shift={"method": "nearest", "format": "pot4", "init": "pretrained", **ENDS},
-        rounded=True,
-    ),
-)
-
-
-def make(case: Case, seed: int) -> torch.nn.Module:
-    """The net of ``case`` before training."""
-    torch.manual_seed(seed)
+def published(state: Path) -> nn.Module:
+    """The float network of ``--state``."""
     model = build("resnet20", num_classes=10, in_channels=3)
-    if case.shift is None or case.rounded:
-        return model
-    from bitshift.nn.config import ShiftConfig
-    from bitshift.nn.convert import convert
-
-    return convert(model, ShiftConfig(**case.shift), generator=torch.Generator().manual_seed(seed))[0]
+    loaded = torch.load(state, map_location="cpu", weights_only=True)["state_dict"]
+    model.load_state_dict(strip_module_prefix(loaded))
+    return model.eval()
 
 
-def config(case: Case, options: argparse.Namespace, seed: int) -> TrainConfig:
+def splits(options: argparse.Namespace, case: Case) -> tuple[ArrayData, ArrayData]:
+    """Training and test rows as the network of ``case`` takes them."""
+    normalise = Normalise() if case.pixel else CIFAR10_NORMALISE
+    train, test = (open_data(options.data, split).with_normalise(normalise) for split in ("train", "test"))
+    if options.quick:
+        return train.subset(slice(0, None, 200)), test.subset(slice(0, None, 50))
+    return train, test
+
+
+def make(
+    case: Case, options: argparse.Namespace, sample: torch.Tensor, seed: int
+) -> tuple[nn.Module, nn.Module | None]:
+    """The net of ``case`` before training, and its teacher."""
+    torch.manual_seed(seed)
+    teacher: nn.Module | None = None
+    if options.table == "pretrained":
+        model, teacher = published(options.state), published(options.state)
+        if case.pixel:
+            new = Normalise()
+            model = fold_input(model, CIFAR10_NORMALISE, new, sample=sample)
+            teacher = OnInput(teacher, CIFAR10_NORMALISE, new, 3)
+    else:
+        model = build("resnet20", num_classes=10, in_channels=3)
+    if case.shift is None:
+        return model, teacher
+    start = {"init": "pretrained"} if options.table == "pretrained" else {}
+    config = ShiftConfig(**(start | case.shift))
+    return convert(model, config, sample=sample, generator=torch.Generator().manual_seed(seed))[0], teacher
+
+
+def budget(case: Case, options: argparse.Namespace, seed: int) -> TrainConfig:
     """The common budget with the learning rate and optimiser of ``case``."""
-    return TrainConfig(
-        epochs=options.epochs, batch_size=128, lr=options.lr or case.lr, optimizer=case.optimizer,  # type: ignore[arg-type]
-        weight_decay=1e-4, schedule="cosine", amp="auto", seed=seed, eval_every=options.eval_every, eval_batch_size=500,
-        log_every=options.log_every, checkpoint_every_steps=100, **case.train,
-    )  # fmt: skip
+    pretrained = options.table == "pretrained"
+    common = {
+        "epochs": options.epochs, "batch_size": 128, "lr": options.lr or case.lr, "optimizer": case.optimizer,
+        "nesterov": pretrained and case.optimizer == "sgd", "warmup_epochs": 0.1 if pretrained else 0.0,
+        "weight_decay": 1e-4, "schedule": "cosine", "amp": "auto", "seed": seed, "eval_every": options.epochs,
+        "eval_batch_size": 500, "log_every": options.log_every, "checkpoint_every_steps": 100,
+        "teacher_cache": str(options.work / "teacher") if pretrained else None,
+    }  # fmt: skip
+    return TrainConfig(**(common | case.train))
 
 
 def folder(case: Case, options: argparse.Namespace, seed: int) -> Path:
     """The run directory of a net."""
-    return options.work / f"{case.name}-seed{seed}"
+    return (
+        options.work / options.table / f"{case.name.replace(': ', '_').replace(', ', '_').replace(' ', '-')}-seed{seed}"
+    )
 
 
-def train(case: Case, options: argparse.Namespace, data: tuple[ArrayData, ArrayData], seed: int) -> None:
-    """Train, or resume, one net."""
-    model = make(case, seed)
+def train(case: Case, options: argparse.Namespace, seed: int) -> None:
+    """Train, or resume, one net; export it if its values are integers."""
+    data = splits(options, case)
+    sample = data[0].normalise(data[0].batch(np.arange(8))[0])
+    model, teacher = make(case, options, sample, seed)
+    where = folder(case, options, seed)
     fit(
-        model, config(case, options, seed), *data, run_dir=folder(case, options, seed), augment=PadCropFlip(),
+        model, budget(case, options, seed), *data, run_dir=where, teacher=teacher, augment=PadCropFlip(),
         about={"model": "resnet20", "shift": case.shift},
     )  # fmt: skip
+    if case.integer and not (where / FILE).exists():
+        load_model(where / "model.safetensors", model)
+        export_network(model.eval(), data[0], where / FILE)
 
 
-def figures(case: Case, options: argparse.Namespace, data: tuple[ArrayData, ArrayData], seed: int) -> list[Row]:
-    """Rows of a finished net: its run's result, or the float run's net rounded and evaluated; none while unfinished."""
-    run = folder(CASES[0] if case.rounded else case, options, seed)
-    lines = (run / "metrics.jsonl").read_text().splitlines() if run.exists() else []
-    results = [found for line in lines if (found := json.loads(line))["kind"] == "result"]
-    if not results:
+def figures(case: Case, options: argparse.Namespace) -> list[Row]:
+    """Rows of the finished runs of ``case``: mean and standard deviation over the seeds; none before the first."""
+    accuracies, losses, epochs = [], [], set()
+    for seed in options.seeds or range(case.seeds):
+        run = folder(case, options, seed)
+        lines = (run / "metrics.jsonl").read_text().splitlines() if run.exists() else []
+        results = [found for line in lines if (found := json.loads(line))["kind"] == "result"]
+        if results:
+            accuracies.append(100 * results[-1]["valid_accuracy"])
+            losses.append(results[-1]["valid_loss"])
+            epochs.add(json.loads((run / "config.json").read_text())["train"]["epochs"])
+    if not accuracies:
         return []
-    accuracy, loss = results[-1]["valid_accuracy"], results[-1]["valid_loss"]
-    if case.rounded:
-        model = make(case, seed)
-        load_model(run / "model.safetensors", model)
-        from bitshift.nn.config import ShiftConfig
-        from bitshift.nn.convert import convert
+    if len(epochs) > 1:
+        raise SystemExit(f"{case.name}: runs of {sorted(epochs)} epochs in {options.work}; a row has one budget")
+    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+    rows = [
+        Row(
+            case=case.name, metric="test accuracy", value=round(statistics.mean(accuracies), 2), unit="%",
+            runs=len(accuracies), spread=round(spread, 3),
+        ),
+        Row(case=case.name, metric="test loss", value=statistics.mean(losses), unit="nat", runs=len(losses)),
+        Row(case=case.name, metric="seeds", value=len(accuracies), unit="runs"),
+        Row(case=case.name, metric="epochs", value=epochs.pop(), unit="epochs"),
+        Row(case=case.name, metric="peak lr", value=options.lr or case.lr, unit="lr"),
+    ]  # fmt: skip
+    return rows + (file_figures(case, options, accuracies[0]) if case.integer else [])
 
-        model = convert(model, ShiftConfig(**(case.shift or {})))[0]
-        reestimate_norms(model, data[0], rows=2000, augment=PadCropFlip())
-        rounded = evaluate(model, data[1], batch_size=500)
-        accuracy, loss = rounded.accuracy, rounded.loss
-    label = f"{case.name}, seed {seed}"
-    budget = json.loads((run / "config.json").read_text())["train"]
+
+def file_figures(case: Case, options: argparse.Namespace, accuracy: float) -> list[Row]:
+    """Size and multiplications of the first seed's file, whose accuracy in the engine must be the run's."""
+    path = folder(case, options, (options.seeds or [0])[0]) / FILE
+    if not path.exists():
+        return []
+    model = runtime.load(path, backend="engine")
+    found = 100 * evaluate_file(model, splits(options, case)[1]).accuracy
+    if abs(found - accuracy) > 1e-6:
+        raise SystemExit(f"{case.name}: the run reached {accuracy} %, its file in the engine {found} %")
     return [
-        Row(case=label, metric="test accuracy", value=round(100 * accuracy, 2), unit="%"),
-        Row(case=label, metric="test loss", value=loss, unit="nat"),
-        Row(case=label, metric="epochs", value=0 if case.rounded else budget["epochs"], unit="epochs"),
-        Row(case=label, metric="peak lr", value=0 if case.rounded else budget["lr"], unit="lr"),
+        Row(case=case.name, metric="file", value=round(path.stat().st_size / 1e3, 1), unit="kB"),
+        Row(case=case.name, metric="multiplications", value=count(model.graph).total.multiplications, unit="an image"),
     ]
 
 
 def rows(options: argparse.Namespace) -> list[Row]:
-    """Train what is asked for, then evaluate everything that is finished."""
+    """Train what is asked for, then show everything that is finished, here or in the JSON that is there already."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    data = (open_data(options.data, "train"), open_data(options.data, "test"))
-    if options.quick:
-        data = (data[0].subset(slice(0, None, 200)), data[1].subset(slice(0, None, 50)))
-        options.epochs = 1
-    wanted = [c for c in CASES if options.train is None or c.name in options.train]
-    for case in wanted:
-        for seed in options.seeds:
-            if not case.rounded:
-                train(case, options, data, seed)
-    return [row for case in CASES for seed in options.seeds for row in figures(case, options, data, seed)]
+    cases = TABLES[options.table]
+    if options.table == "pretrained" and options.state is None:
+        raise SystemExit("the pretrained table needs --state, the published float weights")
+    options.epochs = 1 if options.quick else options.epochs or {"pretrained": 3, "scratch": 15}[options.table]
+    for name in set(options.train or ()) - {case.name for case in cases}:
+        raise SystemExit(f"--train {name!r}: no such row; rows are {', '.join(case.name for case in cases)}")
+    for case in cases:
+        if options.train is None or case.name in options.train:
+            for seed in options.seeds or range(case.seeds):
+                train(case, options, seed)
+    kept: dict[str, list[Row]] = {}
+    if options.json and options.json.exists() and not options.quick:
+        for row in json.loads(options.json.read_text())["rows"]:
+            kept.setdefault(row["case"], []).append(Row(**row))
+    return [row for case in cases for row in figures(case, options) or kept.get(case.name, [])]
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = arguments(__doc__)
+    made.add_argument("table", choices=TABLES)
     made.add_argument("data", type=Path, metavar="DATA_DIR", help="CIFAR-10 in any layout")
-    made.add_argument("--epochs", type=int, default=10)
-    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    made.add_argument("--state", type=Path, help="published weights of the float network (.th)")
+    made.add_argument("--epochs", type=int, default=None, help="default: 3 pretrained, 15 from scratch")
+    made.add_argument("--seeds", type=int, nargs="+", help="default: what the row asks for")
     made.add_argument("--threads", type=int, default=1)
-    made.add_argument(
-        "--work", type=Path, default=Path("runs/cifar_table"), help="folder of the runs (default: %(default)s)"
-    )
-    made.add_argument(
-        "--train",
-        nargs="*",
-        metavar="CASE",
-        choices=[c.name for c in CASES],
-        help="train only these; none: just the table",
-    )
+    made.add_argument("--work", type=Path, default=Path("runs/cifar_table"), help="folder of the runs")
+    made.add_argument("--train", nargs="*", metavar="ROW", help="train only these; none: just the table")
     made.add_argument("--lr", type=float, help="another peak learning rate, for probes")
-    made.add_argument("--eval-every", type=int, default=5, help="epochs between evaluations")
     made.add_argument("--log-every", type=int, default=39)
     return made
 

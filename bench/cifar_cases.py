@@ -1,0 +1,100 @@
+"""The rows of bench/cifar_table.py: which networks, from which start, with which rate. Data, no code that runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One row. ``shift`` None is the float network.
+
+    Args:
+        seeds: how many seeds the table wants of this row, from 0.
+        pixel: the network takes ``(pixel - 128) / 64``, exact in fixed point; a pretrained first layer takes the
+            difference. Else what the published network takes.
+        train: fields of TrainConfig that this row changes.
+    """
+
+    name: str
+    shift: dict[str, Any] | None
+    lr: float
+    optimizer: str = "sgd"
+    seeds: int = 1
+    pixel: bool = False
+    train: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def integer(self) -> bool:
+        """Whether the row is an integer network, which is exported and counted."""
+        return self.shift is not None and isinstance(self.shift.get("activations"), int)
+
+
+# S3's and DenseShift's code leaves the first convolution and the last layer in float; the rows to be compared with them
+# do the same. DeepShift converts every layer. "ours" converts every layer and every value.
+ENDS = {"keep_first": "float", "keep_last": "float"}
+
+
+def _ours(name: str, format: str, lr: float, *, bits: int = 8, seeds: int = 3, **shift: Any) -> Case:
+    options = {"scale": "free"} if shift.get("multiplier") else {}
+    return Case(
+        name=f"ours: {name}, {bits}-bit activations", lr=lr, seeds=seeds, pixel=True,
+        shift={"method": "nearest", "format": format, "activations": bits, "options": options, **shift},
+        train={"amp": "bf16"},
+    )  # fmt: skip
+
+
+def _activations(name: str, lr: float, seeds: int, **shift: Any) -> tuple[Case, ...]:
+    """A weight set with float, 8- and 6-bit activations; one multiplier a channel where they are integers."""
+    rows = [Case(name=name, lr=lr, seeds=seeds, shift={**shift, **ENDS})]
+    for bits in (8, 6):
+        more = {"activations": bits, "multiplier": True, "keep_first": "int8", "keep_last": "int8"}
+        rows.append(Case(name=f"{name}, {bits}-bit activations", lr=lr, shift=shift | more, train={"amp": "bf16"}))
+    return tuple(rows)
+
+
+PRETRAINED = (
+    Case(name="float", shift=None, lr=0.01, seeds=3),
+    *(Case(name=f"DeepShift-Q-{b}", shift={"method": "deepshift_q", "bits": b}, lr=0.01) for b in (2, 3, 4, 5)),
+    *(
+        Case(name=f"DeepShift-PS-{b}", shift={"method": "deepshift_ps", "bits": b}, lr=0.001, optimizer="radam")
+        for b in (2, 3, 4, 5)
+    ),
+    *(Case(name=f"S3-{b}", shift={"method": "s3", "bits": b, **ENDS}, lr=0.01) for b in (2, 3)),
+    Case(name="DenseShift-2", shift={"method": "denseshift", "bits": 2, **ENDS}, lr=0.01),
+    *_activations("DenseShift-3", 0.01, 3, method="denseshift", bits=3),
+    Case(name="DenseShift-4", shift={"method": "denseshift", "bits": 4, **ENDS}, lr=0.01),
+    *_activations("two-term 4", 0.01, 3, method="nearest", format="pot4x2", options={"scale": "free"}),
+    Case(name="uniform-2", shift={"method": "uniform", "bits": 2, **ENDS}, lr=0.01),
+    *_activations("uniform-3", 0.01, 3, method="uniform", bits=3),
+    Case(name="uniform-4", shift={"method": "uniform", "bits": 4, **ENDS}, lr=0.01),
+    Case(name="APoT-4", shift={"method": "apot", "bits": 4, **ENDS}, lr=0.01),
+    Case(name="INQ-5", shift={"method": "inq", "bits": 5}, lr=0.01),
+    _ours("two-term 4", "pot4x2", 0.01),
+    _ours("3 bits", "pot3d", 0.01),
+    _ours("3 bits, a multiplier a channel", "pot3d", 0.01, multiplier=True),
+    *(_ours("two-term 4", "pot4x2", 0.01, bits=b) for b in (7, 6)),
+    *(_ours("3 bits, a multiplier a channel", "pot3d", 0.01, bits=b, multiplier=True) for b in (7, 6)),
+)
+"""From the published float network, distilled from it."""
+
+# DeepShift's rates won probes of 100 steps on held-out training rows: Q 0.01 before 0.1, PS 0.1 before 0.03 and 0.01.
+SCRATCH = (
+    Case(name="float", shift=None, lr=0.1, seeds=3),
+    Case(name="DeepShift-Q-5", shift={"method": "deepshift_q", "bits": 5, "init": "pretrained"}, lr=0.01),
+    Case(
+        name="DeepShift-PS-5",
+        lr=0.1,
+        optimizer="radam",
+        shift={"method": "deepshift_ps", "bits": 5, "init": "pretrained"},
+    ),
+    Case(name="S3-3", shift={"method": "s3", "bits": 3, **ENDS}, lr=0.1),
+    Case(name="DenseShift-2", shift={"method": "denseshift", "bits": 2, **ENDS}, lr=0.1),
+    Case(name="DenseShift-3", shift={"method": "denseshift", "bits": 3, **ENDS}, lr=0.1, seeds=3),
+    Case(name="DenseShift-4", shift={"method": "denseshift", "bits": 4, **ENDS}, lr=0.1),
+    Case(name="uniform-3", shift={"method": "uniform", "bits": 3, "init": "pretrained", **ENDS}, lr=0.1, seeds=3),
+)
+"""From random weights; no teacher. DeepShift and uniform convert the random float net, as DeepShift's script does."""
+
+TABLES = {"pretrained": PRETRAINED, "scratch": SCRATCH}

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,11 +146,14 @@ def document(rows: Sequence[Row]) -> dict[str, Any]:
     return {"machine": machine(), "rows": [asdict(row) for row in rows]}
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write the contract's JSON to ``path`` (through a neighbour, so that no reader sees half of it)."""
+def write(path: Path, rows: Sequence[Row], more: Mapping[str, Any] | None = None) -> None:
+    """Write the contract's JSON, and ``more`` behind it, to ``path`` (through a neighbour: no reader sees half)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(document(rows), indent=1) + "\n")
+    text = json.dumps(document(rows), indent=1)
+    for key, value in (more or {}).items():  # compact: what figures are drawn from is no reading matter
+        text = f"{text[:-2]},\n {json.dumps(key)}: {json.dumps(value)}\n}}"
+    part.write_text(text + "\n")
     part.replace(path)
 
 
@@ -170,7 +173,10 @@ def main(
     *,
     parser: argparse.ArgumentParser | None = None,
 ) -> None:
-    """Parse the command line, measure, print one line a row, and write ``--json``."""
+    """Parse the command line, measure, print one line a row, and write ``--json``.
+
+    What ``rows`` puts into ``options.extra`` (by name, JSON-ready) is written behind the rows.
+    """
     options = (parser or arguments(description)).parse_args()
     measured = list(rows(options))
     if not measured:
@@ -181,4 +187,4 @@ def main(
         against = f" against {row.against}" if row.against else ""
         print(f"{row.case:{width}}  {row.metric}: {row.value:.5g}{spread} {row.unit}{against} ({row.runs} runs)")
     if options.json:
-        write(options.json, measured)
+        write(options.json, measured, getattr(options, "extra", None))

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from bitshift.nn.activations import calibrate
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
-from bitshift.nn.gains import unmatched_layers
+from bitshift.nn.gains import match_again, unmatched_layers
 from bitshift.nn.layers import ShiftLayer
+from bitshift.nn.method import Method
 
 
 def deep_net(depth: int = 6) -> nn.Sequential:
@@ -115,3 +116,27 @@ def test_latents_without_a_unit_keep_their_gradient():
     shifted = converted(deep_net(1), "denseshift", bits=3)
     assert layers(shifted)[0].gradient_factor is None
     assert layers(converted(deep_net(1), bits=3))[0].gradient_factor is not None
+
+
+@pytest.mark.parametrize("learn", ["none", "scale"])
+def test_bits_that_narrow_in_training_get_their_gain_back(learn):
+    net = deep_net()
+    options = {"wide": "int6", "narrow_at": 0.3, "learn": learn}
+    wide = calibrate(converted(net, bits=3, options=options), [images(1)])
+    assert abs(shrinkage(net, wide) - 1) < 0.1
+    narrow = copy.deepcopy(wide)
+    methods = [m for m in narrow.modules() if isinstance(m, Method)]
+    parameters = [id(p) for p in narrow.parameters()]
+    assert all(m.set_progress(0.3) for m in methods)
+    lost = copy.deepcopy(narrow)
+    norms = {k: v.clone() for k, v in narrow.state_dict().items() if ".norm." in k}
+    match_again(narrow.train(), methods, images(2))
+    assert narrow.training
+    assert not unmatched_layers(narrow)
+    assert [id(p) for p in narrow.parameters()] == parameters
+    assert all(torch.equal(v, narrow.state_dict()[k]) for k, v in norms.items())
+    assert {m.format.name for m in methods} == {"pot3d"}
+    # statistics of the mean have to follow, as they do in training
+    matched, without = (calibrate(m, [images(1)], gains=False) for m in (narrow, lost))
+    assert abs(shrinkage(net, matched) - 1) < 0.2
+    assert abs(shrinkage(net, matched) - 1) < abs(shrinkage(net, without) - 1) / 2

@@ -8,7 +8,8 @@ power of two and cannot mend it, but the weight can be multiplied before it is r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from bitshift.nn.layers import ShiftLayer
 from bitshift.nn.method import Method
+from bitshift.nn.modes import kept_modes
+from bitshift.nn.norms import ShiftNorm
 from bitshift.nn.plan import Choice, make_method
 
 _LEAST = 1e-3
@@ -35,6 +38,17 @@ class Unmatched:
         """The method of the weight times ``factor`` (O)."""
         scaled = self.weight * factor.to(self.weight.dtype).view(-1, *[1] * (self.weight.dim() - 1))
         return make_method(self.choice, scaled, norm_behind=True, generator=generator)[0]
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """As :class:`Unmatched`, for a method in the midst of training whose weight was rounded to another set."""
+
+    base: Method
+
+    def method(self, factor: Tensor, generator: torch.Generator | None = None) -> Method:  # noqa: ARG002
+        """The method for its weight times ``factor`` (O)."""
+        return self.base.rescaled(factor)
 
 
 def unmatched_layers(model: nn.Module) -> list[ShiftLayer]:
@@ -82,6 +96,24 @@ def matching_gains(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
             hook.remove()
 
 
+def match_again(model: nn.Module, methods: Iterable[Method], x: Tensor) -> None:
+    """Give those of ``methods`` (rounded anew in the midst of training) their gains back that have a norm folded in.
+
+    Their layers' output then has the deviation that ``norm.running_var`` remembers of the steps before; ``x`` is a
+    batch of training inputs. Parameters are written in place; norms and modes stay as they are.
+    """
+    changed = {id(method) for method in methods}
+    for layer in (m for m in model.modules() if isinstance(m, ShiftLayer)):
+        folded = isinstance(layer.norm, ShiftNorm) and not layer.norm.learn_scale
+        if folded and id(layer.method) in changed:
+            layer.unmatched = Renewed(copy.deepcopy(layer.method))
+    if unmatched_layers(model):
+        with kept_modes(model):
+            model.eval()
+            with matching_gains(model):
+                model(x)
+
+
 def _set(layer: ShiftLayer, method: Method) -> None:
     """Write the state of ``method`` into the layer's own, which an optimiser may hold already."""
     layer.method.load_state_dict(method.state_dict())
@@ -93,4 +125,4 @@ def _deviation(y: Tensor) -> Tensor:
     return y.double().var(axes, unbiased=False).sqrt()
 
 
-__all__ = ["Unmatched", "matching_gains", "unmatched_layers"]
+__all__ = ["Renewed", "Unmatched", "match_again", "matching_gains", "unmatched_layers"]

@@ -116,7 +116,7 @@ class Method(nn.Module, ABC):
         """Optimiser groups of this weight: ``{"params": [...], "lr": ..., "weight_decay": ...}``."""
         return [{"params": list(self.parameters()), "lr": lr, "weight_decay": weight_decay}]
 
-    def set_progress(self, fraction: float) -> None:
+    def set_progress(self, fraction: float) -> bool:  # noqa: ARG002 - most methods have no schedule
         """Move to the stage of training that ``fraction`` (step / all steps, in [0, 1)) belongs to.
 
         The training loop calls it before every step, in every process. What it does is a function of ``fraction`` and
@@ -124,7 +124,19 @@ class Method(nn.Module, ABC):
         smaller one, changes nothing. So a resumed run equals an undisturbed one, and a method whose schedule is over
         stays finished. It may write latents, buffers and ``format``, never replace a parameter by a new object (the
         optimiser holds it). Without any call a method is in its first stage.
+
+        Returns:
+            Whether all weights were rounded anew, to another set. Behind a folded norm their gain is then lost; the
+            loop gives it back with :func:`bitshift.nn.gains.match_again`, which needs :meth:`rescaled`.
         """
+        return False
+
+    def rescaled(self, factor: Tensor) -> Method:
+        """A copy of this method at its present stage for its weight times ``factor`` (O), rounded anew.
+
+        Needed of methods whose :meth:`set_progress` may return True.
+        """
+        raise NotImplementedError(f"method {self.name!r} cannot be rescaled")
 
     def after_step(self) -> None:
         """Project the latents after an optimiser step (under ``torch.no_grad``)."""

@@ -236,7 +236,7 @@ class _Run:
                 if config.compile and self.stepper.forward is self.model and not self._tried:
                     self._compile(images)
                 epoch = self.step // self.per_epoch
-                rate = self.stepper.prepare(self.step)
+                rate = self.stepper.prepare(self.step, images)
                 self.flips.before_step(self.step)
                 self._step(images, labels)
                 position.step += 1

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.nn.activations import ActQuant
+from bitshift.nn.gains import match_again
 from bitshift.nn.method import Method
 from bitshift.train.config import TrainConfig
 from bitshift.train.distill import task_loss
@@ -66,11 +67,14 @@ class Stepper:
         if self.exchange is not None:
             self.exchange.close()
 
-    def prepare(self, step: int) -> float:
-        """Set learning rates and stages for ``step``; returns the first group's rate."""
+    def prepare(self, step: int, images: Tensor) -> float:
+        """Set learning rates and stages for ``step``, which trains on ``images``; returns the first group's rate."""
         rate = set_lr(self.optimizer, lr_factor(self.config, step, self.per_epoch))
-        for method in self.methods:
-            method.set_progress(step / self.total)
+        changed = [method for method in self.methods if method.set_progress(step / self.total)]
+        if changed:
+            # the joint batch, so that the number of processes does not matter
+            match_again(self.model, changed, torch.cat(self.world.gather(images)).to(images.device))
+            self.world.share_from_main(self.model)
         return rate
 
     def resume(self, step: int) -> None:

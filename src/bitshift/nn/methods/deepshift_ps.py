@@ -30,20 +30,20 @@ class _ShiftSign(torch.autograd.Function):
     def forward(ctx: Any, shift: Tensor, sign: Tensor, top_exp: Tensor, low: int) -> Tensor:
         ctx.fused = shift.dtype == sign.dtype and on_cpu(shift, sign)
         if ctx.fused:
-            weight = cpu.shift_sign_forward(shift, sign, top_exp, low)
+            weight, _ = cpu.shift_sign_forward(shift, sign, top_exp, low)
         else:
             exponent, trit = rounded(shift, sign, low)
             weight = scale_of(exponent.add_(top_exp)).mul_(trit)
-        ctx.save_for_backward(weight, scale_of(top_exp))
+        ctx.save_for_backward(weight, scale_of(top_exp), *((shift,) if ctx.fused else ()))
         ctx.dtypes = shift.dtype, sign.dtype
         return weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        weight, top = ctx.saved_tensors
+        weight, top, *shift = ctx.saved_tensors
         if ctx.fused:
-            return *cpu.shift_sign_backward(grad, weight, top, ctx.dtypes[0]), None, None
+            return *cpu.shift_sign_backward(grad, weight, shift[0], top), None, None
         grad = grad.float()
         return (grad * weight).mul_(_LN2).to(ctx.dtypes[0]), (grad * top).to(ctx.dtypes[1]), None, None
 

@@ -162,10 +162,11 @@ class INQ(Method):
         outside = (self.latent.detach().abs() / scale - self.top).clamp_min_(0)
         return ((midpoint_distance(values, self.format) + outside) * scale).float()
 
-    def set_progress(self, fraction: float) -> None:
+    def set_progress(self, fraction: float) -> bool:
+        """Fix the portions that are due; False, because what is fixed stays and what is free was not rounded."""
         stage = bisect_right(self.at, fraction)
         if stage <= self._stage:
-            return
+            return False
         self._stage = stage
         self.stage.fill_(stage)
         with torch.no_grad():
@@ -177,6 +178,7 @@ class INQ(Method):
             fixed[chosen] = codes[chosen]
             self.fixed.copy_(fixed.view(self.shape))
         self.after_step()
+        return False
 
     @torch.no_grad()
     def after_step(self) -> None:

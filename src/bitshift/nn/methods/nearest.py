@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from math import sqrt
@@ -183,11 +184,23 @@ class Nearest(Method):
             groups.append({"params": [self.learned.value], "lr": lr, "weight_decay": 0.0})
         return groups
 
-    def set_progress(self, fraction: float) -> None:
+    def set_progress(self, fraction: float) -> bool:
         stage = bisect_right(self.narrow_at, fraction)
         if stage <= self._stage:
-            return
+            return False
         self._enter(stage)
+        self._search_again()
+        return True
+
+    def rescaled(self, factor: Tensor) -> Nearest:
+        twin = copy.deepcopy(self)
+        with torch.no_grad():
+            twin.latent.mul_(per_channel(factor.to(twin.latent.dtype), twin.latent.ndim))
+        twin._search_again()
+        return twin
+
+    def _search_again(self) -> None:
+        """The scale of the latent as it is now."""
         scale = self._searched()
         if self.learned is not None:
             self.learned.reset(scale[: self.learned.value.numel()])

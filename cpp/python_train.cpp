@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include "src/pool.h"
@@ -50,6 +51,17 @@ tr::Real real_of(int code) {
   return static_cast<tr::Real>(code);
 }
 
+// One sum for each thread, added in order.
+class Sums {
+ public:
+  explicit Sums(int threads) : parts_(static_cast<std::size_t>(std::max(threads, 1))) {}
+  void set(int thread, double value) { parts_[static_cast<std::size_t>(thread)] = value; }
+  double total() const { return std::accumulate(parts_.begin(), parts_.end(), 0.0); }
+
+ private:
+  std::vector<double> parts_;
+};
+
 void grid_forward(int real, Address x, Address y, std::size_t n, float step, float lo, float hi, int threads) {
   const tr::Real type = real_of(real);
   const tr::Grid grid{step, 1.0f / step, lo, hi};
@@ -62,14 +74,12 @@ double grid_backward(int real, Address g, Address x, Address dx, std::size_t n, 
   const tr::Real type = real_of(real);
   const tr::Grid grid{step, 1.0f / step, lo, hi};
   const std::size_t size = tr::size_of(type);
-  std::vector<double> sums(static_cast<std::size_t>(std::max(threads, 1)));
+  Sums sums(threads);
   nb::gil_scoped_release released;
   share(threads, n, kGrain, [&](std::size_t b, std::size_t e, int i) {
-    sums[static_cast<std::size_t>(i)] = tr::grid_backward(type, in(g + b * size), in(x + b * size), out(dx + b * size), e - b, grid);
+    sums.set(i, tr::grid_backward(type, in(g + b * size), in(x + b * size), out(dx + b * size), e - b, grid));
   });
-  double total = 0;
-  for (const double s : sums) total += s;
-  return total;
+  return sums.total();
 }
 
 // sums: (2, channels) doubles, overwritten.
@@ -116,25 +126,27 @@ void channel_map_backward(int real, Address g, Address x, Address dx, Address me
 
 tr::Weights weights(std::size_t channels, std::size_t inner, Address scale) { return {channels, inner, at<const float>(scale)}; }
 
-void gate_forward(int real, Address latents, int count, std::size_t channels, std::size_t inner, Address scale, Address values,
-                  Address weight, Address pattern, int threads) {
+double gate_forward(int real, Address latents, int count, std::size_t channels, std::size_t inner, Address scale, Address values,
+                    bool negative, Address weight, Address pattern, int threads) {
   const tr::Real type = real_of(real);
-  if (count < 1 || count > 8) throw nb::value_error("gate_forward: 1 to 8 latents");
+  if (count < 1 + negative || count > 8) throw nb::value_error("gate_forward: 1 to 8 latents");
+  Sums sums(threads);
   nb::gil_scoped_release released;
-  share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int) {
-    tr::gate_forward(type, in(latents), count, weights(channels, inner, scale), at<const float>(values), at<float>(weight),
-                     at<std::uint8_t>(pattern), begin, end);
+  share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int i) {
+    sums.set(i, tr::gate_forward(type, in(latents), count, weights(channels, inner, scale), at<const float>(values), negative,
+                                 at<float>(weight), at<std::uint8_t>(pattern), begin, end));
   });
+  return sums.total();
 }
 
 void gate_backward(int real, Address g, Address pattern, int count, std::size_t channels, std::size_t inner, Address scale, Address slopes,
-                   Address to, int threads) {
+                   float push, Address to, int threads) {
   const tr::Real type = real_of(real);
   if (count < 1 || count > 8) throw nb::value_error("gate_backward: 1 to 8 latents");
   nb::gil_scoped_release released;
   share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int) {
     tr::gate_backward(type, at<const float>(g), at<const std::uint8_t>(pattern), count, weights(channels, inner, scale),
-                      at<const float>(slopes), out(to), begin, end);
+                      at<const float>(slopes), push, out(to), begin, end);
   });
 }
 
@@ -176,22 +188,25 @@ void power_forward(int real, Address latent, std::size_t channels, std::size_t i
   });
 }
 
-void shift_sign_forward(int real, Address shift, Address sign, std::size_t channels, std::size_t inner, Address top, int low,
-                        Address weight, int threads) {
+double shift_sign_forward(int real, Address shift, Address sign, std::size_t channels, std::size_t inner, Address top, int low,
+                          bool squares, Address weight, int threads) {
   const tr::Real type = real_of(real);
+  Sums sums(threads);
   nb::gil_scoped_release released;
-  share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int) {
-    tr::shift_sign_forward(type, in(shift), in(sign), inner, at<const std::int32_t>(top), low, at<float>(weight), begin, end);
+  share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int i) {
+    sums.set(i, tr::shift_sign_forward(type, in(shift), in(sign), inner, at<const std::int32_t>(top), low, squares, at<float>(weight), begin,
+                                       end));
   });
+  return sums.total();
 }
 
-void shift_sign_backward(int real, Address g, Address weight, std::size_t channels, std::size_t inner, Address scale, Address d_shift,
-                         Address d_sign, int threads) {
+void shift_sign_backward(int real, Address g, Address weight, Address shift, std::size_t channels, std::size_t inner, Address scale,
+                         float push, Address d_shift, Address d_sign, int threads) {
   const tr::Real type = real_of(real);
   nb::gil_scoped_release released;
   share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int) {
-    tr::shift_sign_backward(type, at<const float>(g), at<const float>(weight), weights(channels, inner, scale), out(d_shift), out(d_sign),
-                            begin, end);
+    tr::shift_sign_backward(type, at<const float>(g), at<const float>(weight), in(shift), weights(channels, inner, scale), push,
+                            out(d_shift), out(d_sign), begin, end);
   });
 }
 
@@ -199,6 +214,7 @@ void shift_sign_backward(int real, Address g, Address weight, std::size_t channe
 
 void bind_train(nb::module_ &m) {
   nb::module_ sub = m.def_submodule("train", "Training kernels on addresses; only bitshift/nn/kernels/cpu.py calls them.");
+  sub.attr("version") = 2;  // one more with each change of a signature; cpu.py has its twin
   sub.def("grid_forward", &grid_forward, "y = clamp(floor(x / step + 1/2), lo, hi) * step");
   sub.def("grid_backward", &grid_backward, "The gradient for x; returns the sum that the step's gradient is made of.");
   sub.def("channel_sums", &channel_sums, "Sums of a, and of (a - shift) * (b - shift), per channel.");

@@ -55,12 +55,13 @@ struct Weights {
 };
 
 // Latents (count, channels, inner), count <= 8. pattern: bit 0 is latent 0 >= 0, bit j latent j > 0; weight = values[pattern] * scale.
-void gate_forward(Real real, const void *latents, int count, const Weights &shape, const float *values, float *weight,
-                  std::uint8_t *pattern, std::size_t begin, std::size_t end);
+// With `negative` returns the sum of min(latent 1, 0), which a NaN makes a NaN; else 0.
+double gate_forward(Real real, const void *latents, int count, const Weights &shape, const float *values, bool negative, float *weight,
+                    std::uint8_t *pattern, std::size_t begin, std::size_t end);
 
-// out[j] = slopes[j][pattern] * (g * scale); slopes (count, 2^count).
-void gate_backward(Real real, const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes, void *out,
-                   std::size_t begin, std::size_t end);
+// out[j] = slopes[j][pattern] * (g * scale); slopes (count, 2^count). `push` is added to out[1] where latent 1 is not > 0.
+void gate_backward(Real real, const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes, float push,
+                   void *out, std::size_t begin, std::size_t end);
 
 // A rising list of levels and the thresholds between them; v takes the level behind the last threshold <= v (a NaN the largest).
 struct Levels {
@@ -81,13 +82,14 @@ void level_backward(Real real, const float *g, const void *latent, const Weights
 void power_forward(Real real, const void *latent, std::size_t inner, const float *low, const float *high, float *weight,
                    std::size_t begin, std::size_t end);
 
-// weight = sign(round(sign)) * 2^(round(shift) within low .. 0 + top[c]); top: an exponent a channel.
-void shift_sign_forward(Real real, const void *shift, const void *sign, std::size_t inner, const std::int32_t *top, int low,
-                        float *weight, std::size_t begin, std::size_t end);
+// weight = sign(round(sign)) * 2^(round(shift) within low .. 0 + top[c]); top: an exponent a channel. With `squares` returns the sum of
+// (2^(shift + top[c]))^2, else 0; powers within 2e-7 for |shift| < 126.
+double shift_sign_forward(Real real, const void *shift, const void *sign, std::size_t inner, const std::int32_t *top, int low,
+                          bool squares, float *weight, std::size_t begin, std::size_t end);
 
-// d_shift = g * weight * ln 2; d_sign = g * scale.
-void shift_sign_backward(Real real, const float *g, const float *weight, const Weights &shape, void *d_shift, void *d_sign,
-                         std::size_t begin, std::size_t end);
+// d_shift = g * weight * ln 2 + push * (2^shift * scale)^2; d_sign = g * scale. `shift` is read only where push is not 0.
+void shift_sign_backward(Real real, const float *g, const float *weight, const void *shift, const Weights &shape, float push, void *d_shift,
+                         void *d_sign, std::size_t begin, std::size_t end);
 
 }  // namespace bitshift::train
 #endif

@@ -19,10 +19,24 @@ BSK_INLINE void pieces(std::size_t inner, std::size_t begin, std::size_t end, F 
   }
 }
 
+// The sum of value(0) .. value(n - 1), n <= kBlock, in float lanes.
+template <class F>
+BSK_INLINE double sum_of(std::size_t n, F value) {
+  float lanes[kLanes] = {0};
+  std::size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (std::size_t j = 0; j < kLanes; j++) lanes[j] += value(i + j);
+  double total = 0;
+  for (; i < n; i++) total += value(i);
+  for (std::size_t j = 0; j < kLanes; j++) total += lanes[j];
+  return total;
+}
+
 template <class T>
-BSK_INLINE void gates(const T *latents, int count, const Weights &shape, const float *values, float *weight, std::uint8_t *pattern,
-                      std::size_t begin, std::size_t end) {
+BSK_INLINE double gates(const T *latents, int count, const Weights &shape, const float *values, bool negative, float *weight,
+                        std::uint8_t *pattern, std::size_t begin, std::size_t end) {
   const std::size_t size = shape.channels * shape.inner;
+  double total = 0;
   pieces(shape.inner, begin, end, [&](std::size_t at, std::size_t n, std::size_t channel) __attribute__((always_inline)) {
     std::int32_t index[kBlock];
     const T *first = latents + at;
@@ -35,12 +49,17 @@ BSK_INLINE void gates(const T *latents, int count, const Weights &shape, const f
     for (std::size_t i = 0; i < n; i++) pattern[at + i] = static_cast<std::uint8_t>(index[i]);
     const float scale = shape.scale[channel];
     for (std::size_t i = 0; i < n; i++) weight[at + i] = values[index[i]] * scale;
+    if (negative) total += sum_of(n, [&](std::size_t i) __attribute__((always_inline)) {
+      const float v = load(first + size + i);
+      return v > 0.0f ? 0.0f : v;
+    });
   });
+  return total;
 }
 
 template <class T>
-BSK_INLINE void gates_back(const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes, T *out,
-                           std::size_t begin, std::size_t end) {
+BSK_INLINE void gates_back(const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes, float push,
+                           T *out, std::size_t begin, std::size_t end) {
   const std::size_t size = shape.channels * shape.inner;
   pieces(shape.inner, begin, end, [&](std::size_t at, std::size_t n, std::size_t channel) __attribute__((always_inline)) {
     std::int32_t index[kBlock];
@@ -51,7 +70,10 @@ BSK_INLINE void gates_back(const float *g, const std::uint8_t *pattern, int coun
     for (int j = 0; j < count; j++) {
       const float *table = slopes + (static_cast<std::size_t>(j) << count);
       T *to = out + static_cast<std::size_t>(j) * size + at;
-      for (std::size_t i = 0; i < n; i++) store(to + i, table[index[i]] * scaled[i]);
+      if (j == 1 && push != 0.0f)
+        for (std::size_t i = 0; i < n; i++) store(to + i, table[index[i]] * scaled[i] + (index[i] & 2 ? 0.0f : push));
+      else
+        for (std::size_t i = 0; i < n; i++) store(to + i, table[index[i]] * scaled[i]);
     }
   });
 }
@@ -103,14 +125,7 @@ BSK_INLINE void levels_back(const float *g, const T *latent, const Weights &shap
       if (!sums) continue;
       find_levels(v, level, m, levels);
       for (std::size_t i = 0; i < m; i++) level[i] = slope[i] * (level[i] - (std::fabs(v[i]) <= top ? v[i] : 0.0f));
-      float lanes[kLanes] = {0};
-      std::size_t i = 0;
-      for (; i + kLanes <= m; i += kLanes)
-        for (std::size_t j = 0; j < kLanes; j++) lanes[j] += level[i + j];
-      double total = 0;
-      for (; i < m; i++) total += level[i];
-      for (std::size_t j = 0; j < kLanes; j++) total += lanes[j];
-      sums[channel] += total;
+      sums[channel] += sum_of(m, [&](std::size_t i) __attribute__((always_inline)) { return level[i]; });
     }
   });
 }
@@ -135,10 +150,24 @@ BSK_INLINE void powers(const T *latent, std::size_t inner, const float *low, con
 // Half to even, for |v| < 2^22; others are clamped away behind it.
 BSK_INLINE float to_even(float v) { return (v + 12582912.0f) - 12582912.0f; }
 
+// 2^v to 2e-7 for |v| < 126: a power of two times a polynomial for 2^f, |f| <= 1/2.
+BSK_INLINE float power_of_two(float v) {
+  const float whole = to_even(v), f = v - whole;
+  float y = 1.5403530e-4f;
+  y = y * f + 1.3333558e-3f;
+  y = y * f + 9.6181291e-3f;
+  y = y * f + 5.5504109e-2f;
+  y = y * f + 2.4022651e-1f;
+  y = y * f + 6.9314718e-1f;
+  y = y * f + 1.0f;
+  return y * float_of(static_cast<std::uint32_t>(static_cast<std::int32_t>(whole) + 127) << 23);
+}
+
 template <class T>
-BSK_INLINE void shift_sign(const T *shift, const T *sign, std::size_t inner, const std::int32_t *top, int low, float *weight,
-                           std::size_t begin, std::size_t end) {
+BSK_INLINE double shift_sign(const T *shift, const T *sign, std::size_t inner, const std::int32_t *top, int low, bool squares,
+                             float *weight, std::size_t begin, std::size_t end) {
   const float least = static_cast<float>(low);
+  double total = 0;
   pieces(inner, begin, end, [&](std::size_t at, std::size_t n, std::size_t channel) __attribute__((always_inline)) {
     const std::int32_t offset = top[channel] + 127;
     for (std::size_t i = at; i < at + n; i++) {
@@ -152,29 +181,43 @@ BSK_INLINE void shift_sign(const T *shift, const T *sign, std::size_t inner, con
       const float trit = (s > 0.5f ? 1.0f : 0.0f) - (s < -0.5f ? 1.0f : 0.0f);
       weight[i] = power * trit;
     }
+    const float scale = float_of(static_cast<std::uint32_t>(offset) << 23);
+    if (squares) total += sum_of(n, [&](std::size_t i) __attribute__((always_inline)) {
+      const float power = power_of_two(load(shift + at + i)) * scale;
+      return power * power;
+    });
   });
+  return total;
 }
 
 template <class T>
-BSK_INLINE void shift_sign_back(const float *g, const float *weight, const Weights &shape, T *d_shift, T *d_sign, std::size_t begin,
-                                std::size_t end) {
+BSK_INLINE void shift_sign_back(const float *g, const float *weight, const T *shift, const Weights &shape, float push, T *d_shift,
+                                T *d_sign, std::size_t begin, std::size_t end) {
   pieces(shape.inner, begin, end, [&](std::size_t at, std::size_t n, std::size_t channel) __attribute__((always_inline)) {
     const float scale = shape.scale[channel];
+    if (push == 0.0f) {
+      for (std::size_t i = at; i < at + n; i++) {
+        store(d_shift + i, g[i] * weight[i] * kLn2);
+        store(d_sign + i, g[i] * scale);
+      }
+      return;
+    }
     for (std::size_t i = at; i < at + n; i++) {
-      store(d_shift + i, g[i] * weight[i] * kLn2);
+      const float power = power_of_two(load(shift + i)) * scale;
+      store(d_shift + i, g[i] * weight[i] * kLn2 + push * (power * power));
       store(d_sign + i, g[i] * scale);
     }
   });
 }
 
 #define CLONES(T, NAME)                                                                                                               \
-  BSK_CLONES void gates_##NAME(const T *x, int count, const Weights &shape, const float *values, float *w, std::uint8_t *pattern,     \
-                               std::size_t begin, std::size_t end) {                                                                  \
-    gates(x, count, shape, values, w, pattern, begin, end);                                                                           \
+  BSK_CLONES double gates_##NAME(const T *x, int count, const Weights &shape, const float *values, bool negative, float *w,           \
+                                 std::uint8_t *pattern, std::size_t begin, std::size_t end) {                                         \
+    return gates(x, count, shape, values, negative, w, pattern, begin, end);                                                          \
   }                                                                                                                                   \
   BSK_CLONES void gates_back_##NAME(const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes, \
-                                    T *out, std::size_t begin, std::size_t end) {                                                     \
-    gates_back(g, pattern, count, shape, slopes, out, begin, end);                                                                    \
+                                    float push, T *out, std::size_t begin, std::size_t end) {                                         \
+    gates_back(g, pattern, count, shape, slopes, push, out, begin, end);                                                              \
   }                                                                                                                                   \
   BSK_CLONES void levels_of_##NAME(const T *x, const Weights &shape, const Levels &levels, float *w, std::size_t begin,               \
                                    std::size_t end) {                                                                                 \
@@ -188,13 +231,13 @@ BSK_INLINE void shift_sign_back(const float *g, const float *weight, const Weigh
                                 std::size_t end) {                                                                                    \
     powers(x, inner, low, high, w, begin, end);                                                                                       \
   }                                                                                                                                   \
-  BSK_CLONES void shift_sign_##NAME(const T *p, const T *s, std::size_t inner, const std::int32_t *top, int low, float *w,            \
-                                    std::size_t begin, std::size_t end) {                                                             \
-    shift_sign(p, s, inner, top, low, w, begin, end);                                                                                 \
+  BSK_CLONES double shift_sign_##NAME(const T *p, const T *s, std::size_t inner, const std::int32_t *top, int low, bool squares,      \
+                                      float *w, std::size_t begin, std::size_t end) {                                                 \
+    return shift_sign(p, s, inner, top, low, squares, w, begin, end);                                                                 \
   }                                                                                                                                   \
-  BSK_CLONES void shift_sign_back_##NAME(const float *g, const float *w, const Weights &shape, T *dp, T *ds, std::size_t begin,       \
-                                         std::size_t end) {                                                                           \
-    shift_sign_back(g, w, shape, dp, ds, begin, end);                                                                                 \
+  BSK_CLONES void shift_sign_back_##NAME(const float *g, const float *w, const T *p, const Weights &shape, float push, T *dp, T *ds,  \
+                                         std::size_t begin, std::size_t end) {                                                        \
+    shift_sign_back(g, w, p, shape, push, dp, ds, begin, end);                                                                        \
   }
 
 CLONES(float, f32)
@@ -207,16 +250,16 @@ Bf16 *bf16(void *p) { return static_cast<Bf16 *>(p); }
 
 }  // namespace
 
-void gate_forward(Real real, const void *latents, int count, const Weights &shape, const float *values, float *weight,
-                  std::uint8_t *pattern, std::size_t begin, std::size_t end) {
-  real == Real::f32 ? gates_f32(f32(latents), count, shape, values, weight, pattern, begin, end)
-                    : gates_bf16(bf16(latents), count, shape, values, weight, pattern, begin, end);
+double gate_forward(Real real, const void *latents, int count, const Weights &shape, const float *values, bool negative, float *weight,
+                    std::uint8_t *pattern, std::size_t begin, std::size_t end) {
+  return real == Real::f32 ? gates_f32(f32(latents), count, shape, values, negative, weight, pattern, begin, end)
+                           : gates_bf16(bf16(latents), count, shape, values, negative, weight, pattern, begin, end);
 }
 
-void gate_backward(Real real, const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes, void *out,
-                   std::size_t begin, std::size_t end) {
-  real == Real::f32 ? gates_back_f32(g, pattern, count, shape, slopes, f32(out), begin, end)
-                    : gates_back_bf16(g, pattern, count, shape, slopes, bf16(out), begin, end);
+void gate_backward(Real real, const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes, float push,
+                   void *out, std::size_t begin, std::size_t end) {
+  real == Real::f32 ? gates_back_f32(g, pattern, count, shape, slopes, push, f32(out), begin, end)
+                    : gates_back_bf16(g, pattern, count, shape, slopes, push, bf16(out), begin, end);
 }
 
 void level_forward(Real real, const void *latent, const Weights &shape, const Levels &levels, float *weight, std::size_t begin,
@@ -237,16 +280,16 @@ void power_forward(Real real, const void *latent, std::size_t inner, const float
                     : powers_bf16(bf16(latent), inner, low, high, weight, begin, end);
 }
 
-void shift_sign_forward(Real real, const void *shift, const void *sign, std::size_t inner, const std::int32_t *top, int low,
-                        float *weight, std::size_t begin, std::size_t end) {
-  real == Real::f32 ? shift_sign_f32(f32(shift), f32(sign), inner, top, low, weight, begin, end)
-                    : shift_sign_bf16(bf16(shift), bf16(sign), inner, top, low, weight, begin, end);
+double shift_sign_forward(Real real, const void *shift, const void *sign, std::size_t inner, const std::int32_t *top, int low,
+                          bool squares, float *weight, std::size_t begin, std::size_t end) {
+  return real == Real::f32 ? shift_sign_f32(f32(shift), f32(sign), inner, top, low, squares, weight, begin, end)
+                           : shift_sign_bf16(bf16(shift), bf16(sign), inner, top, low, squares, weight, begin, end);
 }
 
-void shift_sign_backward(Real real, const float *g, const float *weight, const Weights &shape, void *d_shift, void *d_sign,
-                         std::size_t begin, std::size_t end) {
-  real == Real::f32 ? shift_sign_back_f32(g, weight, shape, f32(d_shift), f32(d_sign), begin, end)
-                    : shift_sign_back_bf16(g, weight, shape, bf16(d_shift), bf16(d_sign), begin, end);
+void shift_sign_backward(Real real, const float *g, const float *weight, const void *shift, const Weights &shape, float push, void *d_shift,
+                         void *d_sign, std::size_t begin, std::size_t end) {
+  real == Real::f32 ? shift_sign_back_f32(g, weight, f32(shift), shape, push, f32(d_shift), f32(d_sign), begin, end)
+                    : shift_sign_back_bf16(g, weight, bf16(shift), shape, push, bf16(d_shift), bf16(d_sign), begin, end);
 }
 
 }  // namespace bitshift::train

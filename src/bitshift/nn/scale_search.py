@@ -21,7 +21,7 @@ _SILENT_CHANNEL_OCTAVES = 8
 
 
 @lru_cache(maxsize=64)
-def _sorted_levels(name: str) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...]]:
+def sorted_levels(name: str) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...]]:
     """Levels in rising order, the midpoints between neighbours, and the codes, of the format ``name``."""
     fmt = get_format(name)
     pairs = sorted((level, code) for code, level in enumerate(fmt.levels) if code not in fmt.reserved)
@@ -34,25 +34,25 @@ def nearest_index(values: Tensor, format: ShiftFormat) -> Tensor:
 
     The rule of ``ShiftFormat.nearest``, by thresholds, on the tensor's device.
     """
-    thresholds = torch.tensor(_sorted_levels(format.name)[1], dtype=values.dtype, device=values.device)
+    thresholds = torch.tensor(sorted_levels(format.name)[1], dtype=values.dtype, device=values.device)
     return torch.bucketize(values.contiguous(), thresholds, right=True, out_int32=True)
 
 
 def nearest_level(values: Tensor, format: ShiftFormat) -> Tensor:
     """The level nearest to ``values`` (at unit scale), in the dtype of ``values``."""
-    levels = torch.tensor(_sorted_levels(format.name)[0], dtype=values.dtype, device=values.device)
+    levels = torch.tensor(sorted_levels(format.name)[0], dtype=values.dtype, device=values.device)
     return levels.index_select(0, nearest_index(values, format).flatten()).view(values.shape)
 
 
 def nearest_code(values: Tensor, format: ShiftFormat) -> Tensor:
     """Code (uint8) of the level nearest to ``values`` (at unit scale)."""
-    codes = torch.tensor(_sorted_levels(format.name)[2], dtype=torch.uint8, device=values.device)
+    codes = torch.tensor(sorted_levels(format.name)[2], dtype=torch.uint8, device=values.device)
     return codes.index_select(0, nearest_index(values, format).flatten()).view(values.shape)
 
 
 def midpoint_distance(values: Tensor, format: ShiftFormat) -> Tensor:
     """Distance of ``values`` (at unit scale) to the nearest midpoint between two neighbouring levels."""
-    thresholds = torch.tensor(_sorted_levels(format.name)[1], dtype=values.dtype, device=values.device)
+    thresholds = torch.tensor(sorted_levels(format.name)[1], dtype=values.dtype, device=values.device)
     above = torch.bucketize(values.contiguous(), thresholds, out_int32=True)
     upper = thresholds.index_select(0, above.clamp(max=len(thresholds) - 1).flatten()).view(values.shape)
     lower = thresholds.index_select(0, (above - 1).clamp(min=0).flatten()).view(values.shape)
@@ -192,5 +192,6 @@ __all__ = [
     "search_exponents",
     "search_free_scale",
     "search_pot_scale",
+    "sorted_levels",
     "squared_error",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bitshift.core.formats import ShiftFormat
-from bitshift.nn.scale_search import nearest_level, per_channel
+from bitshift.core.formats import ShiftFormat, get_format
+from bitshift.nn.kernels import cpu, on_cpu
+from bitshift.nn.scale_search import nearest_level, per_channel, sorted_levels
+
+_MOST_LEVELS = 64
+# of a format whose nearest level the compiled module finds by comparing with every threshold
 
 
 def bits_of(table: np.ndarray) -> Tensor:
@@ -41,15 +46,22 @@ class GateWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, latents: Tensor, scale: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
-        pattern = gate_pattern(latents)
+        ctx.dtype, ctx.fused = latents.dtype, on_cpu(latents, scale)
+        if ctx.fused:
+            weight, pattern, _ = cpu.gate_forward(latents, scale, values)
+        else:
+            pattern = gate_pattern(latents)
+            weight = look_up(values, pattern.flatten().int()).view(pattern.shape)
+            weight.mul_(per_channel(scale, pattern.ndim))
         ctx.save_for_backward(pattern, scale, slopes)
-        ctx.dtype = latents.dtype
-        return look_up(values, pattern.flatten().int()).view(pattern.shape).mul_(per_channel(scale, pattern.ndim))
+        return weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         pattern, scale, slopes = ctx.saved_tensors
+        if ctx.fused:
+            return cpu.gate_backward(grad, pattern, scale, slopes, ctx.dtype), None, None, None
         grad = grad.float() * per_channel(scale, grad.ndim)
         index = pattern.flatten().int()
         out = torch.empty((slopes.shape[0], *pattern.shape), dtype=torch.float32, device=grad.device)
@@ -58,22 +70,37 @@ class GateWeight(torch.autograd.Function):
         return out.to(ctx.dtype), None, None, None
 
 
+@lru_cache(maxsize=64)
+def fused_levels(name: str) -> cpu.Levels | None:
+    """The nearest level of the format ``name`` for the compiled module; None where it has too many levels."""
+    levels, thresholds, _ = sorted_levels(name)
+    if len(levels) > _MOST_LEVELS:
+        return None
+    return cpu.Levels(get_format(name).max_level, torch.tensor(levels), torch.tensor(thresholds))
+
+
 class ClippedNearest(torch.autograd.Function):
     """Nearest level times a fixed scale; the gradient passes where ``|weight| <= max_level * scale``, else it is 0."""
 
     @staticmethod
     def forward(ctx: Any, latent: Tensor, scale: Tensor, format: ShiftFormat) -> Tensor:
+        ctx.dtype, ctx.levels = latent.dtype, fused_levels(format.name) if on_cpu(latent, scale) else None
+        if ctx.levels is not None:
+            ctx.save_for_backward(latent, scale)
+            return cpu.level_forward(latent, scale, ctx.levels)
         scale = per_channel(scale, latent.ndim)
         values = latent.float() / scale
         ctx.save_for_backward(values.abs() <= format.max_level)
-        ctx.dtype = latent.dtype
         return nearest_level(values, format).mul_(scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if ctx.levels is not None:
+            latent, scale = ctx.saved_tensors
+            return cpu.level_backward(grad, latent, scale, ctx.levels, learned=False)[0], None, None
         (inside,) = ctx.saved_tensors
         return (grad.float() * inside).to(ctx.dtype), None, None
 
 
-__all__ = ["ClippedNearest", "GateWeight", "bits_of", "gate_pattern", "look_up"]
+__all__ = ["ClippedNearest", "GateWeight", "bits_of", "fused_levels", "gate_pattern", "look_up"]

@@ -6,6 +6,7 @@ work as ``torch.get_num_threads()`` says. Nothing here has a gradient.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from bitshift.nn.native import train_kernels
 REALS: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
 """Element types and the module's codes for them."""
 
-native: Any = train_kernels
+_VERSION = 2  # of the calls below; the module says which it has, so that one built earlier is not called wrongly
+
+native: Any = train_kernels if getattr(train_kernels, "version", 0) == _VERSION else None
 
 
 def dense(x: Tensor) -> Tensor:
@@ -106,3 +109,130 @@ def channel_map_backward(g: Tensor, x: Tensor, mean: Tensor, a: Tensor, b: Tenso
         torch.get_num_threads(),
     )  # fmt: skip
     return out
+
+
+# ---- weights; latents are contiguous ----
+
+
+def _rows(latent: Tensor, scale: Tensor) -> tuple[int, int]:
+    """``(scales, weights that share one)``."""
+    groups = scale.numel()
+    return groups, latent.numel() // max(groups, 1)
+
+
+def gate_forward(
+    latents: Tensor, scale: Tensor, values: Tensor, *, negative: bool = False
+) -> tuple[Tensor, Tensor, float]:
+    """Weight (O, ...) and sign pattern (uint8) of ``latents`` (L, O, ...): ``values[pattern] * scale``.
+
+    ``values`` holds 2^L floats, perhaps as int32 bits. The third result is, if ``negative``, the sum of
+    ``min(latents[1], 0)``.
+    """
+    latents, scale, values = latents.contiguous(), scale.contiguous(), values.contiguous()
+    weight = torch.empty(latents.shape[1:])
+    pattern = torch.empty(latents.shape[1:], dtype=torch.uint8)
+    total = native.gate_forward(
+        REALS[latents.dtype], latents.data_ptr(), latents.shape[0], *_rows(weight, scale), scale.data_ptr(),
+        values.data_ptr(), negative, weight.data_ptr(), pattern.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return weight, pattern, total
+
+
+def gate_backward(
+    grad: Tensor, pattern: Tensor, scale: Tensor, slopes: Tensor, dtype: torch.dtype, *, push: float = 0.0
+) -> Tensor:
+    """``slopes[j, pattern] * (grad * scale)`` for each of the L latents, (L, O, ...) in ``dtype``.
+
+    ``push`` is added to that of latent 1 where the latent is not positive.
+    """
+    grad, scale, slopes = grad.float().contiguous(), scale.contiguous(), slopes.contiguous()
+    out = torch.empty((slopes.shape[0], *pattern.shape), dtype=dtype)
+    native.gate_backward(
+        REALS[dtype], grad.data_ptr(), pattern.data_ptr(), slopes.shape[0], *_rows(pattern, scale), scale.data_ptr(),
+        slopes.data_ptr(), push, out.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Rising whole levels and the thresholds between them, float32; ``table`` None: -top .. top by rounding."""
+
+    top: float
+    table: Tensor | None = None
+    thresholds: Tensor | None = None
+
+    def arguments(self) -> tuple[int, int, int, float]:
+        """As the module takes them."""
+        if self.table is None or self.thresholds is None:
+            return 0, 0, 0, self.top
+        return self.table.data_ptr(), self.thresholds.data_ptr(), self.table.numel(), self.top
+
+
+def level_forward(latent: Tensor, scale: Tensor, levels: Levels) -> Tensor:
+    """``level(latent / scale) * scale``; ``scale`` has one entry a channel, or one."""
+    latent, scale = latent.contiguous(), scale.contiguous()
+    weight = torch.empty(latent.shape)
+    native.level_forward(
+        REALS[latent.dtype], latent.data_ptr(), *_rows(latent, scale), scale.data_ptr(), *levels.arguments(),
+        weight.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return weight
+
+
+def level_backward(
+    grad: Tensor, latent: Tensor, scale: Tensor, levels: Levels, *, learned: bool
+) -> tuple[Tensor, Tensor | None]:
+    """``grad`` where ``|latent / scale| <= top``, else 0, in the dtype of ``latent``.
+
+    With ``learned`` also, for each scale, the sum of ``grad * (level - v)`` inside and ``grad * level`` outside, for
+    ``v = latent / scale``; float32.
+    """
+    grad, latent, scale = grad.float().contiguous(), latent.contiguous(), scale.contiguous()
+    out = torch.empty_like(latent)
+    sums = torch.empty(scale.numel(), dtype=torch.float64) if learned else None
+    native.level_backward(
+        REALS[latent.dtype], grad.data_ptr(), latent.data_ptr(), *_rows(latent, scale), scale.data_ptr(),
+        *levels.arguments(), out.data_ptr(), 0 if sums is None else sums.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return out, None if sums is None else sums.float()
+
+
+def power_forward(latent: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """``+-2 ** round(log2 |latent|)`` within ``low .. high``, powers of two, one a channel."""
+    latent, low, high = latent.contiguous(), low.contiguous(), high.contiguous()
+    weight = torch.empty(latent.shape)
+    native.power_forward(
+        REALS[latent.dtype], latent.data_ptr(), *_rows(latent, low), low.data_ptr(), high.data_ptr(),
+        weight.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return weight
+
+
+def shift_sign_forward(
+    shift: Tensor, sign: Tensor, top: Tensor, low: int, *, squares: bool = False
+) -> tuple[Tensor, float]:
+    """``sign(round(sign)) * 2 ** (round(shift) within low .. 0, + top)``; ``top`` int32, one a channel.
+
+    The second result is, if ``squares``, the sum of ``(2 ** (shift + top)) ** 2``.
+    """
+    shift, sign, top = shift.contiguous(), sign.contiguous(), top.contiguous()
+    weight = torch.empty(shift.shape)
+    total = native.shift_sign_forward(
+        REALS[shift.dtype], shift.data_ptr(), sign.data_ptr(), *_rows(shift, top), top.data_ptr(), low, squares,
+        weight.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return weight, total
+
+
+def shift_sign_backward(
+    grad: Tensor, weight: Tensor, shift: Tensor, scale: Tensor, *, push: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """``(grad * weight * ln 2 + push * (2 ** shift * scale) ** 2, grad * scale)`` in the dtype of ``shift``."""
+    grad, shift, scale = grad.float().contiguous(), shift.contiguous(), scale.contiguous()
+    d_shift, d_sign = torch.empty_like(shift), torch.empty_like(shift)
+    native.shift_sign_backward(
+        REALS[shift.dtype], grad.data_ptr(), weight.data_ptr(), shift.data_ptr(), *_rows(weight, scale),
+        scale.data_ptr(), push, d_shift.data_ptr(), d_sign.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return d_shift, d_sign

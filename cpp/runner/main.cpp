@@ -176,12 +176,17 @@ struct Call {
   }
 };
 
-Call prepare(const Arguments &arguments, const std::vector<bs_value_info> &inputs, const std::vector<bs_value_info> &outputs) {
+Call prepare(const bs_model *model, const Arguments &arguments, const std::vector<bs_value_info> &inputs,
+             const std::vector<bs_value_info> &outputs) {
   Call call;
   if (arguments.inputs.empty()) {
     call.batch = std::max<std::size_t>(arguments.batch, 1);
     std::mt19937_64 random(arguments.seed);
-    for (const bs_value_info &info : inputs) call.in.push_back(random_input(info, call.batch, random));
+    for (std::size_t i = 0; i < inputs.size(); i++) {
+      std::int32_t lo = 0, hi = 0;
+      check(bs_input_range(model, i, &lo, &hi));
+      call.in.push_back(random_input(inputs[i], lo, hi, call.batch, random));
+    }
   } else {
     if (arguments.batch) throw Complaint("--batch is for random samples; the number of samples is that of the files");
     const std::vector<std::string> files = files_for("--input", arguments.inputs, inputs);
@@ -228,7 +233,7 @@ int run(const std::vector<std::string> &words) {
     return 0;
   }
   const std::vector<std::string> files = files_for("--output", arguments.outputs, outputs);
-  Call call = prepare(arguments, inputs, outputs);
+  Call call = prepare(model, arguments, inputs, outputs);
   Profile profile(model);
   Profile *const recorded = arguments.profile.empty() ? nullptr : &profile;
   std::vector<double> ms;

@@ -96,7 +96,7 @@ std::vector<std::uint8_t> read_input(const std::string &path, const bs_value_inf
   return out;
 }
 
-std::vector<std::uint8_t> random_input(const bs_value_info &info, std::size_t batch, std::mt19937_64 &random) {
+std::vector<std::uint8_t> random_input(const bs_value_info &info, std::int64_t lo, std::int64_t hi, std::size_t batch, std::mt19937_64 &random) {
   std::vector<std::uint8_t> out(batch * info.sample_bytes);
   const std::size_t item = item_bytes(info.dtype);
   std::normal_distribution<float> normal;
@@ -105,7 +105,7 @@ std::vector<std::uint8_t> random_input(const bs_value_info &info, std::size_t ba
       const float x = normal(random);
       std::memcpy(&out[i], &x, 4);
     } else {
-      put(&out[i], item, lowest(info) + static_cast<std::int64_t>(random() >> (64 - info.bits)));
+      put(&out[i], item, lo + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(hi - lo + 1)));
     }
   }
   return out;

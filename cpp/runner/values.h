@@ -18,8 +18,8 @@ std::string type_text(const bs_value_info &info);
 // of one sample; values of an integer input are quantised as the op `quantize` does it. Any other file holds raw samples.
 std::vector<std::uint8_t> read_input(const std::string &path, const bs_value_info &info, std::size_t &batch);
 
-// Integers from the whole range of the type; values from the standard normal distribution.
-std::vector<std::uint8_t> random_input(const bs_value_info &info, std::size_t batch, std::mt19937_64 &random);
+// Integers from lo to hi; values from the standard normal distribution.
+std::vector<std::uint8_t> random_input(const bs_value_info &info, std::int64_t lo, std::int64_t hi, std::size_t batch, std::mt19937_64 &random);
 
 // `real`: integers q become the values q * 2^-frac.
 Array output_array(const bs_value_info &info, const std::vector<std::uint8_t> &data, std::size_t batch, bool real);

@@ -186,6 +186,14 @@ bs_status bs_output_info(const bs_model *model, size_t index, bs_value_info *inf
   return model ? info_of(model->model->outputs(), index, info) : failed(BS_BAD_CALL, "null pointer");
 }
 
+bs_status bs_input_range(const bs_model *model, size_t index, int32_t *lo, int32_t *hi) {
+  if (!model || !lo || !hi || index >= model->model->ranges().size()) return failed(BS_BAD_CALL, "no such input, or a null pointer");
+  const bitshift::Range range = model->model->ranges()[index];
+  *lo = static_cast<int32_t>(range.lo);
+  *hi = static_cast<int32_t>(range.hi);
+  return BS_OK;
+}
+
 const char *bs_isa(const bs_model *model) { return model ? model->model->isa().c_str() : ""; }
 
 int32_t bs_threads(const bs_model *model) { return model ? model->model->threads() : 0; }

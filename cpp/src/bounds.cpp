@@ -32,12 +32,32 @@ void refuse_overflow(const Graph &graph, const Node &node, const Bound &bound) {
 
 }  // namespace
 
-std::vector<Bound> check_bounds(const Graph &graph) {
-  std::vector<Range> ranges(graph.values.size());
+std::vector<Range> input_ranges(const Graph &graph) {
+  std::vector<Range> ranges;
+  std::vector<int> origin(graph.values.size(), -1);  // by value: the input whose elements it holds, in any order
   for (int index : graph.inputs) {
     const ValueType &type = graph.values[static_cast<std::size_t>(index)].type;
-    if (!type.real) ranges[static_cast<std::size_t>(index)] = {type.lo(), type.hi()};
+    origin[static_cast<std::size_t>(index)] = static_cast<int>(ranges.size());
+    ranges.push_back(type.real ? Range{} : Range{type.lo(), type.hi()});
   }
+  for (const Node &node : graph.nodes) {
+    const int from = node.inputs.empty() ? -1 : origin[static_cast<std::size_t>(node.inputs[0])];
+    if (from < 0) continue;
+    if (node.op == &reshape_op || node.op == &transpose_op) origin[static_cast<std::size_t>(node.output)] = from;
+    if (node.op == &embedding_op) {
+      Range &range = ranges[static_cast<std::size_t>(from)];
+      const Constant *table = graph.constant(node, Role::codes);
+      if (!table) table = graph.constant(node, Role::weight);
+      range = {std::max<std::int64_t>(range.lo, 0), std::min(range.hi, table->shape[0] - 1)};
+    }
+  }
+  return ranges;
+}
+
+std::vector<Bound> check_bounds(const Graph &graph) {
+  std::vector<Range> ranges(graph.values.size());
+  const std::vector<Range> given = input_ranges(graph);
+  for (std::size_t i = 0; i < given.size(); i++) ranges[static_cast<std::size_t>(graph.inputs[i])] = given[i];
   std::vector<Bound> bounds;
   for (const Node &node : graph.nodes) {
     std::vector<Range> inputs;

@@ -46,6 +46,10 @@ struct Bound {
   bool refused() const { return acc.exceeds_int32() || total.exceeds_int64(); }
 };
 
+// The range of each input of the graph, in order: that of its type, cut to the rows of the embeddings that read it, directly or
+// through ops that only order its elements anew.
+std::vector<Range> input_ranges(const Graph &graph);
+
 // The bound of every node. Throws ModelFileError if an accumulator or a wide value exceeds int32, or rule 4 int64.
 std::vector<Bound> check_bounds(const Graph &graph);
 

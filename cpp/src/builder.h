@@ -102,6 +102,8 @@ bool add_quantize(Builder &, const Node &);
 
 bool can_slice(const Builder &, const Node &);     // steps_moves.cpp
 bool add_slice(Builder &, const Node &);
+bool can_spread(const Builder &, const Node &);  // upsample, interleave
+bool add_spread(Builder &, const Node &);
 bool can_pad(const Builder &, const Node &);
 bool add_pad(Builder &, const Node &);
 

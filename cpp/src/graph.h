@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -59,12 +60,13 @@ struct Constant {
   std::vector<std::int64_t> ints;    // offset, mult, shift, res_shift, table
   std::vector<float> reals;          // weight, scale, bias
   bsk_dtype stored = BSK_U8;         // table: the dtype in the file
+  std::shared_ptr<const std::vector<std::uint8_t>> owned;  // what codes.data points to where that is not the file
 };
 
 // The attributes of a node, after its op has checked them. Which are meaningful depends on the op.
 struct Attrs {
   const bitshift_format *format = nullptr;
-  Shape kernel, stride, dilation;                             // windows; per spatial axis
+  Shape kernel, stride, dilation, output_padding, factor;     // windows and upsample; per spatial axis
   std::vector<std::pair<std::int64_t, std::int64_t>> padding;  // windows per spatial axis; pad per axis
   std::int64_t groups = 1, axis = 0;
   std::int64_t lo = 0, hi = 0;  // what the type and clamp leave, for integer outputs

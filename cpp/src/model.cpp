@@ -10,6 +10,7 @@
 
 #include "error.h"
 #include "modelfile.h"
+#include "transposed.h"
 
 namespace bitshift {
 
@@ -18,18 +19,36 @@ namespace {
 // For this machine; with the portable kernels alone where a sample's maps would not fit into the memory limit.
 std::unique_ptr<const Runner> make_runner(const Graph &graph, const std::vector<Bound> &bounds, Settings &settings, const ModelBytes &file,
                                           std::uint64_t memory, double operations) {
-  const auto packed = [&](const Node &node) {
-    if (const Constant *codes = graph.constant(node, Role::codes))
+  const auto release = [&file](const Graph &g, const Node &node) {
+    if (const Constant *codes = g.constant(node, Role::codes); codes && !codes->owned)
       file.release(codes->codes.data, static_cast<std::size_t>(codes->codes.bytes()));
+  };
+  const auto make = [&](const Graph &g, const std::vector<Bound> &b) {
+    const auto packed = [&](const Node &node) { release(g, node); };
+    return std::make_unique<const Runner>(make_program(g, b, settings, packed), settings, memory, operations);
   };
   if (settings.isa) {
     try {
-      return std::make_unique<const Runner>(make_program(graph, bounds, settings, packed), settings, memory, operations);
+      if (!has_splittable(graph)) return make(graph, bounds);
+      const Graph split = split_transposed(graph);
+      return make(split, check_bounds(split));
     } catch (const UsageError &) {
       settings.isa = nullptr;
     }
   }
-  return std::make_unique<const Runner>(make_program(graph, bounds, settings, packed), settings, memory, operations);
+  return make(graph, bounds);
+}
+
+// "the id 7 at sample 0, element 3": the first of `count` integers that is out of `range`.
+std::string bad_id(const void *data, bsk_dtype dtype, Range range, std::size_t count, std::size_t size) {
+  const std::size_t item = bsk_dtype_size(dtype);
+  const auto lo = static_cast<std::int32_t>(range.lo), hi = static_cast<std::int32_t>(range.hi);
+  std::size_t at = 0;
+  while (at + 1 < count && bsk_in_range(static_cast<const std::uint8_t *>(data) + at * item, dtype, lo, hi, 1)) at++;
+  std::int32_t id = 0;
+  bsk_rescale_int(1, 0, 0, std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max(),
+                  static_cast<const std::uint8_t *>(data) + at * item, dtype, &id, BSK_I32, 1);
+  return "the id " + std::to_string(id) + " at sample " + std::to_string(at / size) + ", element " + std::to_string(at % size);
 }
 
 // What a graph took lies between blocks that stay, where the allocator would keep it; if it is much, the system gets it back.
@@ -71,6 +90,7 @@ Model::Model(const ModelBytes &file, const Options &options) {
   isa_ = settings.isa_name();
   for (const Step &step : runner_->program().steps) steps_.push_back(step);
   for (int index : graph.inputs) inputs_.push_back(graph.values[static_cast<std::size_t>(index)]);
+  ranges_ = input_ranges(graph);
   for (int index : graph.outputs) outputs_.push_back(graph.values[static_cast<std::size_t>(index)]);
 }
 
@@ -87,10 +107,12 @@ void Model::check_buffers(std::size_t batch, const std::vector<Buffer> &inputs, 
   for (std::size_t i = 0; i < inputs.size(); i++) {
     const Value &value = inputs_[i];
     check("input", value, inputs[i].bytes, inputs[i].data);
-    // The bounds hold for integers in the range of the type only, and a type may be narrower than its storage.
+    // The bounds hold for integers in the range of the input only, which may be narrower than its storage.
     const bsk_dtype dtype = value.type.dtype();
     const int storage = static_cast<int>(bsk_dtype_size(dtype)) * 8;
-    if (value.type.real || value.type.bits == storage || !inputs[i].bytes) continue;
+    const Range range = ranges_[i];
+    const bool ids = range.lo != value.type.lo() || range.hi != value.type.hi();
+    if (value.type.real || (value.type.bits == storage && !ids) || !inputs[i].bytes) continue;
     const bool aligned = reinterpret_cast<std::uintptr_t>(inputs[i].data) % bsk_dtype_size(dtype) == 0;
     std::vector<std::uint32_t> copy;
     const void *data = inputs[i].data;
@@ -99,8 +121,12 @@ void Model::check_buffers(std::size_t batch, const std::vector<Buffer> &inputs, 
       std::memcpy(copy.data(), data, inputs[i].bytes);
       data = copy.data();
     }
-    if (!bsk_in_range(data, dtype, static_cast<std::int32_t>(value.type.lo()), static_cast<std::int32_t>(value.type.hi()),
-                      inputs[i].bytes / bsk_dtype_size(dtype)))
+    const std::size_t count = inputs[i].bytes / bsk_dtype_size(dtype);
+    if (bsk_in_range(data, dtype, static_cast<std::int32_t>(range.lo), static_cast<std::int32_t>(range.hi), count)) continue;
+    if (ids)
+      throw UsageError("input " + quoted(value.name) + " holds " + bad_id(data, dtype, range, count, static_cast<std::size_t>(value.size)) +
+                       "; the embedding that reads it has the rows " + std::to_string(range.lo) + " to " + std::to_string(range.hi));
+    else
       throw UsageError("input " + quoted(value.name) + " holds integers outside of " + value.type.text() + ", which goes from " +
                        std::to_string(value.type.lo()) + " to " + std::to_string(value.type.hi()));
   }

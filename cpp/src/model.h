@@ -27,6 +27,8 @@ class Model {
 
   const std::vector<Value> &inputs() const { return inputs_; }
   const std::vector<Value> &outputs() const { return outputs_; }
+  // Of the inputs: the integers that a call may hold.
+  const std::vector<Range> &ranges() const { return ranges_; }
   // Bytes of activations and scratch memory of a run of one sample.
   std::size_t arena_bytes() const { return runner_->arena_bytes(); }
   // What a run does, in order; Event::step counts them.
@@ -44,6 +46,7 @@ class Model {
   void check_buffers(std::size_t batch, const std::vector<Buffer> &inputs, const std::vector<MutableBuffer> &outputs) const;
 
   std::vector<Value> inputs_, outputs_;
+  std::vector<Range> ranges_;
   std::vector<StepInfo> steps_;
   std::string isa_;
   std::unique_ptr<const Runner> runner_;

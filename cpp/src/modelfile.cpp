@@ -231,6 +231,7 @@ class Reader {
       node.op->check(graph_, node);
       node.raw = nullptr;  // the tree ends with this function
     }
+    check_version();
     return std::move(graph_);
   }
 
@@ -240,8 +241,20 @@ class Reader {
     expect(found.size() == 4 && found.count("format") && found.count("format_version") && found.count("producer") &&
                found.count("graph") && found.at("format") == "bitshift",
            "metadata needs exactly format (bitshift), format_version, producer and graph; is this a bitshift model?");
-    expect(found.at("format_version") == "1", "format version " + quoted(found.at("format_version")) +
-                                                  "; this program reads version 1: use a matching bitshift");
+    const std::string &version = found.at("format_version");
+    expect(version == "1" || version == "2",
+           "format version " + quoted(version) + "; this program reads the versions 1 and 2: use a matching bitshift");
+  }
+
+  // A file says the lowest version that has its ops.
+  void check_version() const {
+    int needed = 1;
+    for (const Node &node : graph_.nodes) {
+      needed = std::max(needed, node.op->since);
+      if ((node.op == &conv_op || node.op == &max_pool_op || node.op == &avg_pool_op) && is_volume(graph_, node)) needed = 2;
+    }
+    expect(file_.metadata.at("format_version") == std::to_string(needed),
+           "format version " + file_.metadata.at("format_version") + "; the ops of the graph ask for version " + std::to_string(needed));
   }
 
   const std::string &name_of(int index) const { return graph_.values[static_cast<std::size_t>(index)].name; }

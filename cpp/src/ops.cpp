@@ -8,9 +8,11 @@
 namespace bitshift {
 
 const OpSpec *find_op(const std::string &name) {
+  // interleave_op is missing: no file names it.
   static const OpSpec *const all[] = {&conv_op,     &linear_op,   &add_op,    &requantize_op, &rescale_op,   &clamp_op, &table_op,
                                       &affine_op,   &unary_op,    &quantize_op, &dequantize_op, &max_pool_op, &avg_pool_op, &argmax_op,
-                                      &concat_op,   &pad_op,      &slice_op,  &reshape_op,    &transpose_op};
+                                      &concat_op,   &pad_op,      &slice_op,  &reshape_op,    &transpose_op, &upsample_op,
+                                      &conv_transpose_op, &embedding_op};
   for (const OpSpec *op : all)
     if (name == op->name) return op;
   return nullptr;

@@ -38,6 +38,7 @@ struct OpSpec {
   Bound (*bound)(const Graph &, const Node &, const std::vector<Range> &);
   Magnitude (*operations)(const Graph &, const Node &);  // for one sample, for the resource limit
   PlanarStep (*compile)(const Graph &, const Node &, const Bound &);
+  int since = 1;  // version of the model file that brought the op
 };
 
 // nullptr if there is none.
@@ -45,10 +46,12 @@ const OpSpec *find_op(const std::string &name);
 
 // One per op, grouped by the file that defines them.
 extern const OpSpec conv_op, linear_op;                                                                   // ops_matrix.cpp
+extern const OpSpec conv_transpose_op, interleave_op;                                                     // ops_transposed.cpp
+extern const OpSpec embedding_op;                                                                         // ops_embedding.cpp
 extern const OpSpec add_op, requantize_op, rescale_op, clamp_op, table_op;                                // ops_integer.cpp
 extern const OpSpec affine_op, unary_op, quantize_op, dequantize_op;                                      // ops_float.cpp
 extern const OpSpec max_pool_op, avg_pool_op, argmax_op;                                                  // ops_pool.cpp
-extern const OpSpec concat_op, pad_op, slice_op, reshape_op, transpose_op;                                // ops_shape.cpp
+extern const OpSpec concat_op, pad_op, slice_op, reshape_op, transpose_op, upsample_op;                   // ops_shape.cpp
 
 // Bound of a float node, and of one whose output has its input's range.
 Bound no_bound(const Graph &, const Node &, const std::vector<Range> &);
@@ -56,7 +59,10 @@ Bound same_bound(const Graph &, const Node &, const std::vector<Range> &inputs);
 // One operation an output element.
 Magnitude one_each(const Graph &graph, const Node &node);
 
-// ---- geometry and alignment as the kernels read them; a 1-d window has height 1 ----
+// Whether the windows of a node run over three axes: the kernels below know two.
+inline bool is_volume(const Graph &graph, const Node &node) { return graph.in(node).shape.size() == 4; }
+
+// ---- geometry and alignment as the kernels read them; a 1-d window has height 1, of a 3-d one the last two axes count ----
 
 bsk_conv conv_geometry(const Graph &graph, const Node &node);
 bsk_pool pool_geometry(const Graph &graph, const Node &node);

@@ -50,12 +50,38 @@ void check_max_pool(const Graph &graph, Node &node) {
   check_shape(graph, node, shape);
 }
 
+// A window over three axes, as two passes: over the last two axes of each depth, then over the depths, whose planes are lines.
+struct VolumePool {
+  bsk_pool planes, depths;
+  std::size_t between;  // elements from the first pass to the second
+};
+
+VolumePool volume_of(const Graph &graph, const Node &node) {
+  const Attrs &a = node.attrs;
+  const Shape &x = graph.in(node).shape, &y = graph.out(node).shape;
+  VolumePool v;
+  v.planes = pool_geometry(graph, node);
+  v.planes.channels = x[0] * x[1];
+  const std::int64_t line = y[2] * y[3];
+  v.depths = {x[0], x[1], line, y[1], line, a.kernel[0], 1, a.stride[0], 1, a.dilation[0], 1, a.padding[0].first, 0};
+  v.between = static_cast<std::size_t>(x[0] * x[1] * line);
+  return v;
+}
+
 PlanarStep compile_max_pool(const Graph &graph, const Node &node, const Bound &) {
   const bsk_pool p = pool_geometry(graph, node);
   const ValueType type = graph.out(node).type;
   const std::int32_t lowest = type.real ? 0 : static_cast<std::int32_t>(type.lo());
   const bsk_dtype dtype = type.dtype();
   const int x = node.inputs[0], out = node.output;
+  if (is_volume(graph, node)) {
+    const VolumePool v = volume_of(graph, node);
+    return {[=](const Sample &f) {
+              bsk_max_pool(&v.planes, f.at(x), f.scratch, dtype, lowest);
+              bsk_max_pool(&v.depths, f.scratch, f.at(out), dtype, lowest);
+            },
+            v.between * bsk_dtype_size(dtype)};
+  }
   return {[=](const Sample &f) { bsk_max_pool(&p, f.at(x), f.at(out), dtype, lowest); }};
 }
 
@@ -100,6 +126,14 @@ PlanarStep compile_avg_pool(const Graph &graph, const Node &node, const Bound &)
   const int x = node.inputs[0], out = node.output;
   if (is_float(graph, node)) {
     const float scale = node.attrs.scale;
+    if (is_volume(graph, node)) {
+      const VolumePool v = volume_of(graph, node);
+      return {[=](const Sample &f) {
+                bsk_avg_pool_f32(&v.planes, 1.0f, f.at<float>(x), static_cast<float *>(f.scratch));
+                bsk_avg_pool_f32(&v.depths, scale, static_cast<float *>(f.scratch), f.at<float>(out));
+              },
+              v.between * sizeof(float)};
+    }
     return {[=](const Sample &f) { bsk_avg_pool_f32(&p, scale, f.at<float>(x), f.at<float>(out)); }};
   }
   const std::int32_t mult = static_cast<std::int32_t>(node.attrs.mult);
@@ -107,6 +141,15 @@ PlanarStep compile_avg_pool(const Graph &graph, const Node &node, const Bound &)
   const std::int64_t offset = node.attrs.offset;
   const int shift = node.attrs.shift;
   const bsk_dtype in = graph.in(node).type.dtype(), out_type = graph.out(node).type.dtype();
+  if (is_volume(graph, node)) {  // sums of planes first, which fit int32 as the whole sums do
+    const VolumePool v = volume_of(graph, node);
+    constexpr std::int32_t least = std::numeric_limits<std::int32_t>::min(), most = std::numeric_limits<std::int32_t>::max();
+    return {[=](const Sample &f) {
+              bsk_avg_pool_int(&v.planes, 1, 0, 0, least, most, f.at(x), in, f.scratch, BSK_I32);
+              bsk_avg_pool_int(&v.depths, mult, offset, shift, lo, hi, f.scratch, BSK_I32, f.at(out), out_type);
+            },
+            v.between * sizeof(std::int32_t)};
+  }
   return {[=](const Sample &f) { bsk_avg_pool_int(&p, mult, offset, shift, lo, hi, f.at(x), in, f.at(out), out_type); }};
 }
 
@@ -144,19 +187,19 @@ bsk_pool pool_geometry(const Graph &graph, const Node &node) {
   const Attrs &a = node.attrs;
   const Shape &x = graph.in(node).shape, &y = graph.out(node).shape;
   const bool flat = x.size() == 2;
-  const std::size_t w = flat ? 0 : 1;
+  const std::size_t w = x.size() - 2, h = flat ? 0 : w - 1;
   return {x[0],
-          flat ? 1 : x[1],
+          flat ? 1 : x[h + 1],
           x.back(),
-          flat ? 1 : y[1],
+          flat ? 1 : y[h + 1],
           y.back(),
-          flat ? 1 : a.kernel[0],
+          flat ? 1 : a.kernel[h],
           a.kernel[w],
-          flat ? 1 : a.stride[0],
+          flat ? 1 : a.stride[h],
           a.stride[w],
-          flat ? 1 : a.dilation[0],
+          flat ? 1 : a.dilation[h],
           a.dilation[w],
-          flat ? 0 : a.padding[0].first,
+          flat ? 0 : a.padding[h].first,
           a.padding[w].first};
 }
 

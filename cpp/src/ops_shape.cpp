@@ -1,4 +1,4 @@
-// Ops that move elements: concat, pad, slice, reshape, transpose.
+// Ops that move elements: concat, pad, slice, reshape, transpose, upsample.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -232,6 +232,30 @@ PlanarStep compile_transpose(const Graph &graph, const Node &node, const Bound &
   return {strided_copy(node, item_of(graph, node), shape, 0, src, 0, strides_of(shape))};
 }
 
+// ---- upsample --------------------------------------------------------------------------------------------------------
+
+void check_upsample(const Graph &graph, Node &node) {
+  check_parts(graph, node, {1, 1, {"factor"}, {}, {}});
+  check_kinds(graph, node);
+  check_same_type(graph, node);
+  Shape shape = graph.in(node).shape;
+  node.attrs.factor = integers(graph, node, "factor", check_spatial(graph, node), 1, kMaxStep);
+  for (std::size_t i = 1; i < shape.size(); i++) shape[i] *= node.attrs.factor[i - 1];
+  check_shape(graph, node, shape);
+}
+
+// Each spatial axis becomes two, of which the second stands still in the input; the channels join the first of them.
+PlanarStep compile_upsample(const Graph &graph, const Node &node, const Bound &) {
+  const Shape &x = graph.in(node).shape, &factor = node.attrs.factor, in = strides_of(x), out = strides_of(graph.out(node).shape);
+  Shape shape, src, dst;
+  for (std::size_t i = 1; i < x.size(); i++) {
+    shape.insert(shape.end(), {i == 1 ? x[0] * x[1] : x[i], factor[i - 1]});
+    src.insert(src.end(), {in[i], 0});
+    dst.insert(dst.end(), {out[i] * factor[i - 1], out[i]});
+  }
+  return {strided_copy(node, item_of(graph, node), shape, 0, src, 0, dst)};
+}
+
 }  // namespace
 
 bsk_add concat_alignment(const Graph &graph, const Node &node, std::size_t i) {
@@ -244,5 +268,6 @@ const OpSpec pad_op = {"pad", check_pad, bound_pad, one_each, compile_pad};
 const OpSpec slice_op = {"slice", check_slice, same_bound, one_each, compile_slice};
 const OpSpec reshape_op = {"reshape", check_reshape, same_bound, count_nothing, compile_reshape};
 const OpSpec transpose_op = {"transpose", check_transpose, same_bound, one_each, compile_transpose};
+const OpSpec upsample_op = {"upsample", check_upsample, same_bound, one_each, compile_upsample, 2};
 
 }  // namespace bitshift

@@ -58,7 +58,8 @@ const MapOp *find_map_op(const OpSpec *op) {
       {&requantize_op, false, can_sum, add_sum},    {&rescale_op, false, can_table, add_table},
       {&clamp_op, false, can_table, add_table},     {&table_op, false, can_table, add_table},
       {&concat_op, false, can_concat, add_concat},  {&quantize_op, false, can_quantize, add_quantize},
-      {&slice_op, false, can_slice, add_slice},     {&pad_op, false, can_pad, add_pad}};
+      {&slice_op, false, can_slice, add_slice},     {&pad_op, false, can_pad, add_pad},
+      {&upsample_op, false, can_spread, add_spread}, {&interleave_op, false, can_spread, add_spread}};
   for (const MapOp &entry : all)
     if (entry.op == op) return &entry;
   return nullptr;
@@ -77,12 +78,12 @@ Builder::Builder(const Graph &g, const std::vector<Bound> &bounds, const Setting
     program_.areas[i].root = static_cast<int>(i);
     program_.areas[i].stride = graph.values[i].bytes();
   }
+  const std::vector<Range> given = input_ranges(graph);
   for (std::size_t i = 0; i < graph.inputs.size(); i++) {
     const auto v = static_cast<std::size_t>(graph.inputs[i]);
     program_.areas[v].input = static_cast<int>(i);
     has_planar_[v] = 1;
-    const ValueType &type = graph.values[v].type;
-    if (!type.real) ranges_[v] = {type.lo(), type.hi()};
+    ranges_[v] = given[i];
   }
   for (const Node &node : graph.nodes) ranges_[static_cast<std::size_t>(node.output)] = bound(node).range;
 }

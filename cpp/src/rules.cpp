@@ -151,12 +151,27 @@ void check_vectors(const Graph &graph, const Node &node, std::int64_t channels, 
   }
 }
 
+std::size_t check_spatial(const Graph &graph, const Node &node) {
+  const Shape &x = graph.in(node).shape;
+  if (x.size() < 2 || x.size() > kMaxSpatial + 1)
+    refuse(graph, node, "the input's shape", shape_text(x), "(channels, *spatial) with 1 to 3 spatial axes");
+  return x.size() - 1;
+}
+
+std::int64_t check_groups(const Graph &graph, const Node &node, const Shape &w) {
+  const std::int64_t channels = graph.in(node).shape[0], groups = integer(graph, node, "groups", 1, channels);
+  if (channels % groups || w[0] % groups || w[1] != channels / groups)
+    refuse(graph, node, "the shape of the weights for " + std::to_string(channels) + " input channels in " + std::to_string(groups) + " groups",
+           shape_text(w), "(O, " + std::to_string(channels) + " / groups, *kernel) with O and " + std::to_string(channels) + " multiples of groups");
+  return groups;
+}
+
 Shape window_shape(const Graph &graph, Node &node, bool dilated) {
   const Shape &in = graph.in(node).shape;
   Attrs &a = node.attrs;
   const std::size_t count = a.kernel.size();
-  if (count < 1 || count > 2 || in.size() != count + 1)
-    refuse(graph, node, "the input's shape", shape_text(in), "(channels, *spatial) with 1 or 2 spatial axes, as many as the kernel has");
+  if (count < 1 || count > kMaxSpatial || in.size() != count + 1)
+    refuse(graph, node, "the input's shape", shape_text(in), "(channels, *spatial) with 1 to 3 spatial axes, as many as the kernel has");
   a.stride = integers(graph, node, "stride", count, 1, kMaxStep);
   a.dilation = dilated ? integers(graph, node, "dilation", count, 1, kMaxStep) : Shape(count, 1);
   a.padding = padding_pairs(graph, node, count);

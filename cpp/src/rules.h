@@ -11,7 +11,8 @@
 
 namespace bitshift {
 
-constexpr std::int64_t kMaxStep = 65535;       // stride, dilation, padding
+constexpr std::int64_t kMaxStep = 65535;       // stride, dilation, padding, factor
+constexpr std::size_t kMaxSpatial = 3;         // axes of a window
 constexpr std::int64_t kMaxLength = 2147483647;
 constexpr std::int64_t kMaxMult = 65535, kMaxShift = 62;
 
@@ -47,6 +48,11 @@ void read_clamp(const Graph &graph, Node &node);
 
 // Every vector constant has one axis and `channels` elements (or one, if `one` is allowed), in the range of its role.
 void check_vectors(const Graph &graph, const Node &node, std::int64_t channels, bool one);
+
+// The attribute groups, which divides the channels of the input and the outputs of weights of shape w; and how many spatial axes
+// an input (channels, *spatial) has.
+std::int64_t check_groups(const Graph &graph, const Node &node, const Shape &w);
+std::size_t check_spatial(const Graph &graph, const Node &node);
 
 // Fills stride, dilation and padding of a window op with attrs.kernel set, and gives the spatial output lengths.
 Shape window_shape(const Graph &graph, Node &node, bool dilated);

@@ -119,7 +119,7 @@ std::vector<float> padded(std::vector<float> values) {
 
 bool add_float(Builder &b, const Node &node) {
   const Value &x = b.graph.in(node), &y = b.graph.out(node);
-  if (!x.type.real || !node.attrs.format || !b.settings.isa || b.settings.isa->floats.empty()) return false;
+  if (!x.type.real || !node.attrs.format || (node.op == &conv_op && is_volume(b.graph, node)) || !b.settings.isa || b.settings.isa->floats.empty()) return false;
   const bool linear = node.op == &linear_op;
   const std::int64_t channels = linear ? y.shape.back() : y.shape[0];
   const auto state = std::make_shared<Float>();

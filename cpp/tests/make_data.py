@@ -75,6 +75,11 @@ def main() -> None:
             total += save(one_op(Seeded(3), op).graph, DATA / f"{op}.safetensors")
         if op not in INT_ONLY:
             total += save(one_op(Seeded(5), op, floats=True).graph, DATA / f"{op}_f32.safetensors")
+    for op in ("conv", "conv_transpose", "max_pool", "avg_pool", "upsample"):
+        for floats in (False, True):
+            seeds = (one_op(Seeded(seed), op, floats=floats).graph for seed in range(100))
+            volume = next(g for g in seeds if len(g.values[g.inputs[0]].shape) == 4 and len(g.inputs) == 1)
+            total += save(volume, DATA / f"{op}_3d{'_f32' if floats else ''}.safetensors")
     for seed in range(12):
         total += save(random_case(seed + 100, floats=seed % 3 == 0).graph, DATA / f"random_{seed:02}.safetensors")
     print(f"{len(list(DATA.glob('*')))} files, {total} bytes in {DATA}")

@@ -67,6 +67,20 @@ inline Bytes random_input(const bs_value_info &info, std::size_t batch, std::mt1
   return data;
 }
 
+// Token ids that name rows which an embedding has.
+inline void bring_into_range(const bs_model *model, std::size_t index, const bs_value_info &info, Bytes &data) {
+  std::int32_t lo = 0, hi = 0;
+  if (bs_input_range(model, index, &lo, &hi) != BS_OK) die("input_range");
+  const std::size_t item = info.dtype <= BS_I8 ? 1 : info.dtype == BS_I16 ? 2 : 4;
+  for (std::size_t i = 0; i + item <= data.size(); i += item) {
+    std::int64_t q = 0;
+    std::memcpy(&q, &data[i], item);
+    if (info.dtype != BS_U8) q = static_cast<std::int64_t>(static_cast<std::uint64_t>(q) << (64 - 8 * item)) >> (64 - 8 * item);
+    q = std::clamp<std::int64_t>(q, lo, hi);
+    std::memcpy(&data[i], &q, item);
+  }
+}
+
 // The words of bs_features().
 inline std::vector<std::string> features() {
   std::vector<std::string> out(1);
@@ -100,6 +114,7 @@ struct Call {
     for (std::size_t i = 0; i < bs_input_count(model); i++) {
       if (bs_input_info(model, i, &info) != BS_OK) die("input_info");
       in.push_back(random_input(info, batch, random, tame));
+      if (info.dtype != BS_F32) bring_into_range(model, i, info, in.back());
     }
     for (std::size_t i = 0; i < bs_output_count(model); i++) {
       if (bs_output_info(model, i, &info) != BS_OK) die("output_info");

@@ -131,6 +131,11 @@ static void runs_batches(const char *path) {
   CHECK(bs_input_count(model) == 1 && bs_output_count(model) == 1);
   CHECK(bs_input_info(model, 0, &in) == BS_OK && bs_output_info(model, 0, &out) == BS_OK);
   CHECK(bs_input_info(model, 1, &in) == BS_BAD_CALL);
+  {
+    int32_t lo = 1, hi = 0;
+    CHECK(bs_input_range(model, 0, &lo, &hi) == BS_OK && lo == -128 && hi == 127);
+    CHECK(bs_input_range(model, 1, &lo, &hi) == BS_BAD_CALL && bs_input_range(model, 0, NULL, &hi) == BS_BAD_CALL);
+  }
   CHECK(in.dtype == BS_I8 && in.bits == 8 && in.is_signed && in.axes == 3);
   CHECK(bs_arena_bytes(model) > 0);
   one_in = in.sample_bytes;

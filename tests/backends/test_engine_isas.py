@@ -127,6 +127,30 @@ def grow_wide_conv(pick: Pick, b: Builder, x: str) -> str | None:
     return _weighted(pick, b, "conv", x, outs, (out, channels // groups, *kernel), {**attrs, "groups": groups})
 
 
+def grow_wide_transposed(pick: Pick, b: Builder, x: str) -> str | None:
+    """A transposed convolution as decoders have them, and others: every kernel for maps computes its phases."""
+    channels, *sizes = b.values[x].shape
+    groups = pick.one([1, 1, 1, channels])
+    out = groups * pick.one([1, 2]) if groups == channels else pick.int(1, 40)
+    attrs: dict[str, list] = {"stride": [], "padding": [], "output_padding": [], "dilation": []}
+    kernel, lengths = [], []
+    for size in sizes:
+        k, stride, dilation = pick.one([2, 3, 4, 4, 5, 6]), pick.one([1, 2, 2, 3]), pick.one([1, 1, 1, 2])
+        extra = pick.int(0, max(stride, dilation) - 1)
+        full = (size - 1) * stride + (k - 1) * dilation + 1 + extra
+        before = min(pick.one([0, 1, 1, 2, 5]), full - 1)
+        after = min(pick.one([0, 1, 1, 2, 5]), full - 1 - before)
+        kernel.append(k)
+        lengths.append(full - before - after)
+        for name, value in zip(attrs, (stride, [before, after], extra, dilation), strict=True):
+            attrs[name].append(value)
+    outs = (out, *lengths)
+    if math.prod(outs) > 2 * MOST:
+        return None
+    weight = (out, channels // groups, *kernel)
+    return _weighted(pick, b, "conv_transpose", x, outs, weight, {**attrs, "groups": groups})
+
+
 def grow_wide_linear(pick: Pick, b: Builder, x: str) -> str | None:
     """A matrix product with more outputs than a block."""
     shape = b.values[x].shape
@@ -159,12 +183,14 @@ def wide_case(pick: Pick) -> Case:
         live = [b.node("quantize", [b.input(shape, Float32())], shape, small_type(pick), {"rounding": "half_up"})]
     else:
         live = [b.input(shape, pick.one([small_type(pick), FixedPoint(8, 4, pick.int(0, 1) == 1), any_type(pick)]))]
-    others = ["add", "requantize", "rescale", "clamp", "table", "max_pool", "avg_pool", "concat", "reshape"]
+    others = ["add", "requantize", "rescale", "clamp", "table", "max_pool", "avg_pool", "concat", "reshape", "upsample"]
     for _ in range(pick.int(1, 8)):
         x = live[-1] if pick.int(0, 3) else pick.one(live)
         kind = pick.int(0, 9)
-        if kind <= 4 and len(b.values[x].shape) in (2, 3):
+        if kind <= 3 and len(b.values[x].shape) in (2, 3):
             out = grow_wide_conv(pick, b, x)
+        elif kind == 4 and len(b.values[x].shape) in (2, 3):
+            out = grow_wide_transposed(pick, b, x)
         elif kind == 5 and b.values[x].shape:
             out = grow_wide_linear(pick, b, x)
         elif kind == 6 and len(b.values[x].shape) in (2, 3):
@@ -191,6 +217,26 @@ def wide_cases(draw: st.DrawFn) -> Case:
 @given(data=st.data())
 def test_a_network_of_maps_gives_the_references_integers_in_every_way(data: st.DataObject) -> None:
     assert_runs_alike(data.draw(wide_cases()), *ways(data))
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_transposed_convolutions_between_maps_give_the_references_integers_in_every_way(data: st.DataObject) -> None:
+    pick = Drawn(data.draw)
+    b = Builder()
+    x = b.input((pick.one([1, 3, 4, 8, 16, 17]), pick.int(1, 7), pick.int(1, 9)), small_type(pick))
+    grow = pick.one([grow_wide_transposed, grow_wide_conv])
+    for step in (grow, grow_wide_transposed, pick.one([grow_wide_conv, grow_wide_transposed])):
+        found = step(pick, b, x)
+        if found is None or b.values[found].type.bits > 8:
+            x = found or x
+            break
+        x = found
+    if not b.nodes:
+        return
+    graph = b.graph([x])
+    inputs = {n: numbers(pick, graph.values[n].type, (2, *graph.values[n].shape)) for n in graph.inputs}
+    assert_runs_alike(Case(graph, inputs), *ways(data))
 
 
 def test_where_maps_do_not_fit_the_limit_a_model_runs_portable() -> None:

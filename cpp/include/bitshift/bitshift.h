@@ -82,6 +82,9 @@ BS_API size_t bs_input_count(const bs_model *model);
 BS_API size_t bs_output_count(const bs_model *model);
 BS_API bs_status bs_input_info(const bs_model *model, size_t index, bs_value_info *info);
 BS_API bs_status bs_output_info(const bs_model *model, size_t index, bs_value_info *info);
+/* The smallest and the largest integer that an input may hold: those of its type, or the rows of the embedding that reads it as
+ * token ids. bs_run refuses others by their place. 0 and 0 for floats. */
+BS_API bs_status bs_input_range(const bs_model *model, size_t index, int32_t *lo, int32_t *hi);
 /* Bytes of activations and scratch memory that one thread needs to run the model. */
 BS_API size_t bs_arena_bytes(const bs_model *model);
 

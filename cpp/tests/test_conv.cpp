@@ -154,10 +154,10 @@ void any_geometry(const Isa &isa, Rng &rng, int rounds) {
 // 3x3, stride 1: where the kernels must agree with each other, in formats and ranges that Winograd takes.
 void three_by_three(const Isa &isa, Rng &rng, int rounds) {
   int took = 0;
-  static const char *formats[] = {"pot1", "pot2", "pot2d", "pot3", "pot3d", "pot4x2", "apot4", "apot5", "int3", "int4", "int5"};
+  static const char *formats[] = {"pot1", "pot2", "pot2d", "pot3", "pot3d", "pot4x2", "apot4", "int3", "int4", "int5"};
   for (int i = 0; i < rounds; ++i) {
     const bitshift_format *f = nullptr;
-    const std::string name = formats[draw(rng, 0, 8)];
+    const std::string name = formats[draw(rng, 0, 9)];
     for (const auto &each : bitshift_formats)
       if (name == each.name) f = &each;
     Ranges r = random_ranges(rng);

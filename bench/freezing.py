@@ -117,15 +117,16 @@ def rounded(value: Any) -> Any:
     return [rounded(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def history(folder: Path, title: str) -> dict[str, Any] | None:
-    """What a finished run recorded: means per epoch and per ``flips_every`` steps, layers per epoch; None if it is not.
+def history(folder: Path, title: str, *, unfinished: bool = False) -> dict[str, Any] | None:
+    """What a run recorded: means per epoch and per ``flips_every`` steps, layers at the end; None if it has not ended.
 
-    The first and the last layer are left out: not every method converts them.
+    The first and the last layer are left out: not every method converts them. With ``unfinished`` a run is taken as
+    far as it is, and its title says so.
     """
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()] if folder.exists() else []
     results = [x for x in lines if x["kind"] == "result"]
     flips = [x for x in lines if x["kind"] == "flips"]
-    if not results or not flips:
+    if not flips or not (results or unfinished):
         return None
     config = json.loads((folder / "config.json").read_text())
     names = [layer_of(layer["name"]) for layer in flips[0]["layers"]]
@@ -133,11 +134,13 @@ def history(folder: Path, title: str) -> dict[str, Any] | None:
     inner = set(names) if whole is None else set(names) - {whole[0], whole[-1]}
     fine = [x for x in lines if x["kind"] == "flip_steps"]
     budget = {key: config["train"][key] for key in ("epochs", "batch_size", "lr", "optimizer", "schedule", "seed")}
-    budget["per_epoch"] = flips[0]["step"]
+    if not results or budget["epochs"] != len(flips):
+        title = f"{title} ({len(flips)} of {budget['epochs']} epochs)"
     return rounded(
         {
             "name": folder.name, "title": title, "model": config["about"].get("model"), **budget,
-            "accuracy": results[-1]["valid_accuracy"], "seconds": results[-1]["seconds"], "layers": sorted(inner),
+            "per_epoch": flips[0]["step"], "accuracy": results[-1]["valid_accuracy"] if results else None,
+            "layers": sorted(inner),
             "epoch_records": [{"epoch": x["epoch"] + 1, "step": x["step"]} | mean(x["layers"], inner) for x in flips],
             "step_records": [{"step": x["step"]} | mean(x["layers"], inner) for x in fine],
             "last_layers": [
@@ -162,13 +165,21 @@ def _whole(config: Mapping[str, Any]) -> list[str] | None:
 def study(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every finished run of --work, then those of --add."""
     own = [history(options.work / case.name, case.title) for case in CASES]
-    added = [history(folder, title_of(folder)) for folder in options.add]
+    added = [history(folder, title_of(folder), unfinished=True) for folder in options.add]
     return [found for found in (*own, *added) if found is not None]
 
 
+TITLES = {
+    "deepshift_q": "DeepShift-Q", "deepshift_ps": "DeepShift-PS", "s3": "S3", "denseshift": "DenseShift",
+    "uniform": "uniform",
+}  # fmt: skip
+
+
 def title_of(folder: Path) -> str:
-    """A run directory's title for the figures: its name without the seed."""
-    return folder.name.rpartition("-seed")[0] or folder.name
+    """A run of cifar_table.py as figures call it: method and bits, without the seed."""
+    name = folder.name.rpartition("-seed")[0] or folder.name
+    method, _, bits = name.partition("-")
+    return f"{TITLES[method]} {bits} bits" if method in TITLES and bits.isdecimal() else name
 
 
 def rows(options: argparse.Namespace) -> list[Row]:
@@ -204,14 +215,18 @@ def rows(options: argparse.Namespace) -> list[Row]:
 
 def figures(run: Mapping[str, Any]) -> list[Row]:
     """The last record and the first epoch's of one run as rows."""
-    case, first, last = f"{run['title']}, {run['model']}", run["epoch_records"][0], run["epoch_records"][-1]
-    found = [Row(case=case, metric="test accuracy", value=round(100 * run["accuracy"], 2), unit="%")]
+    case, first, last = f"{run['model']}, {run['title']}", run["epoch_records"][0], run["epoch_records"][-1]
+    found = []
+    if run["accuracy"] is not None:
+        found.append(Row(case=case, metric="test accuracy", value=round(100 * run["accuracy"], 2), unit="%"))
     for record, key, metric in (
         (first, "value_rate", "flip rate, epoch 1"), (first, "sign_rate", "sign flip rate, epoch 1"),
         (last, "never_flipped", "sign never flipped, end"), (last, "zeros", "zeros, end"),
     ):  # fmt: skip
         if record[key] is not None:
             found.append(Row(case=case, metric=metric, value=round(100 * record[key], 3), unit="%"))
+    if run["step_records"] and (steps := run["step_records"][0]["steps"]):
+        found.append(Row(case=case, metric="steps to a threshold at the start, median", value=steps[1], unit="steps"))
     return found
 
 

@@ -54,7 +54,16 @@ def test_an_unfinished_run_is_left_out(tmp_path: Path) -> None:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     assert freezing.history(folder, "float") is None
+    found = freezing.history(folder, "float", unfinished=True)
+    assert found is not None
+    assert (found["accuracy"], found["title"]) == (None, "float (3 of 3 epochs)")
+    assert freezing.figures(found)[0].metric == "flip rate, epoch 1"
     assert freezing.history(tmp_path / "nowhere", "nothing") is None
+
+
+def test_runs_of_the_accuracy_table_are_called_by_their_method() -> None:
+    assert freezing.title_of(Path("runs/deepshift_q-5-seed0")) == "DeepShift-Q 5 bits"
+    assert freezing.title_of(Path("runs/float-seed2")) == "float"
 
 
 def test_the_kept_file_draws_the_same_figures_again(tmp_path: Path) -> None:
@@ -63,7 +72,7 @@ def test_the_kept_file_draws_the_same_figures_again(tmp_path: Path) -> None:
         for n in ("float", "s3-3", "uniform-3-seed0")
     ]
     rows = [row for found in runs if found for row in freezing.figures(found)]
-    assert Row(case="float, resnet8", metric="test accuracy", value=50.0, unit="%") in rows
+    assert Row(case="resnet8, float", metric="test accuracy", value=50.0, unit="%") in rows
     write(tmp_path / "kept.json", rows, {"study": runs})
     kept = json.loads((tmp_path / "kept.json").read_text())
     assert kept["study"] == runs

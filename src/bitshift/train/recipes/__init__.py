@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import pkgutil
 from dataclasses import dataclass
+from importlib import resources
 from typing import Literal
 
 from bitshift.nn.config import ShiftConfig
@@ -44,32 +46,48 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Figure:
+    """What was measured here: mean or median over ``runs`` seeds in per cent, as the JSON has it.
+
+    ``float_value`` is the float network's under the same budget of ``epochs``, which may be shorter than the paper's.
+    """
+
+    value: float
+    runs: int
+    spread: float
+    epochs: int
+    float_value: float | None
+
+
+FIGURES: dict[tuple[str, str], Figure] = {
+    (row.pop("source"), row.pop("case")): Figure(**row)
+    for row in json.loads(resources.files(__name__).joinpath("reached.json").read_text())
+}
+"""By JSON file of docs/results and case; ``make generate`` collects them (tools/recipes.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reached:
     """A row of this project, beside the published one where there is one.
 
-    A test holds the figure to the JSON that it comes from.
-
     Args:
-        model, bits, flags: as in :class:`Published`, so that both stand in one line of a table.
-        value: in per cent, ``spread`` over ``runs`` seeds as the JSON has it; None: not measured yet.
-        float_value: the float network's under the same budget.
-        epochs: of this figure, which may be a shorter budget than the paper's; None: the recipe's.
-        source: JSON file of docs/results, and ``case`` and ``metric`` of its row.
-        command: what made it, if that is not the row's own command.
+        model, bits, flags, epochs: as in :class:`Published`, so that both stand in one line of a table.
+        source: JSON file of docs/results that holds the figure, or will.
+        case: its case there; ``float_case``: that of the float network under the same budget.
     """
 
     model: str
     bits: int | None
-    value: float | None = None
-    source: str = ""
-    case: str = ""
+    source: str
+    case: str
+    float_case: str | None = "float"
     epochs: int | None = None
-    metric: str = "test accuracy"
-    float_value: float | None = None
-    runs: int = 1
-    spread: float = 0.0
     flags: str = ""
-    command: str = ""
+
+    @property
+    def figure(self) -> Figure | None:
+        """What was measured; None while nothing is."""
+        return FIGURES.get((self.source, self.case))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +106,8 @@ class Recipe:
             random weights.
         normalise: ``imagenet`` (mean .485 .456 .406, deviation .229 .224 .225: what the published checkpoints
             expect), ``pixel`` (``(p - 128) / 64``: exact in fixed point), or None: as the data set comes.
+        pretrained_normalise: what ``--pretrained FILE`` was trained on, where that is not ``normalise``: the first
+            layer then takes the difference. A run directory says it itself.
         image_size: the square that photos of any size are cropped to.
         source: where the hyper-parameters come from.
         notes: what the source leaves open and what we chose, and where we differ: a list in markdown.
@@ -104,6 +124,7 @@ class Recipe:
     augment: str | None = None
     start: Literal["scratch", "pretrained"] = "scratch"
     normalise: Literal["imagenet", "pixel"] | None = None
+    pretrained_normalise: Literal["imagenet", "pixel"] | None = None
     image_size: int | None = None
     source: str = ""
     notes: str = ""
@@ -170,4 +191,4 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-__all__ = ["NORMALISE", "RECIPES", "USER_DATA", "Published", "Reached", "Recipe", "get_recipe"]
+__all__ = ["FIGURES", "NORMALISE", "RECIPES", "USER_DATA", "Figure", "Published", "Reached", "Recipe", "get_recipe"]

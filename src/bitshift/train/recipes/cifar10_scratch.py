@@ -6,21 +6,22 @@ from bitshift.nn.config import ShiftConfig
 from bitshift.train.config import TrainConfig
 from bitshift.train.recipes import Reached, Recipe
 
+TABLE, NET = "cifar_scratch.json", "resnet20"
 EVERY_LAYER = "--init pretrained --keep-first shift --keep-last shift"
 
 RECIPE = Recipe(
     name="cifar10_scratch",
     about="CIFAR-10, DenseShift-3 from scratch, first and last layer float, float activations; --method for the others",
     data="cifar10",
-    model="resnet20",
+    model=NET,
     augment="pad_crop_flip",
     normalise="imagenet",
     shift=ShiftConfig(method="denseshift", bits=3, keep_first="float", keep_last="float"),
     train=TrainConfig(
         epochs=15, batch_size=128, lr=0.1, optimizer="sgd", momentum=0.9, weight_decay=1e-4, schedule="cosine",
-        distill_weight=0.0, amp="auto", eval_every=5, eval_batch_size=500, checkpoint_every_steps=100,
+        distill_weight=0.0, amp="auto", eval_every=15, eval_batch_size=500, checkpoint_every_steps=100,
     ),
-    source="our own budget: the papers have no such table",
+    source="our own budget, that of bench/cifar_table.py: the papers have no such table",
     notes="""
 - DeepShift converts every layer and starts from the converted random float net, as its CIFAR-10 script does; S3,
   DenseShift and uniform keep the first convolution and the last layer float, as S3's and DenseShift's code does.
@@ -28,13 +29,18 @@ RECIPE = Recipe(
 - Norms, biases and scales do not decay here.
 """,
     reached=(
-        Reached(model="resnet20", bits=None, flags="--method float"),
-        Reached(model="resnet20", bits=5, flags=f"--method deepshift_q --lr 0.01 {EVERY_LAYER}"),
-        Reached(model="resnet20", bits=5, flags=f"--method deepshift_ps --optimizer radam {EVERY_LAYER}"),
-        Reached(model="resnet20", bits=3, flags="--method s3"),
-        Reached(model="resnet20", bits=2),
-        Reached(model="resnet20", bits=3),
-        Reached(model="resnet20", bits=4),
-        Reached(model="resnet20", bits=3, flags="--method uniform --init pretrained"),
+        Reached(model=NET, bits=None, flags="--method float", source=TABLE, case="float", float_case=None),
+        Reached(
+            model=NET, bits=5, flags=f"--method deepshift_q --lr 0.01 {EVERY_LAYER}", source=TABLE, case="DeepShift-Q-5"
+        ),
+        Reached(
+            model=NET, bits=5, flags=f"--method deepshift_ps --optimizer radam {EVERY_LAYER}", source=TABLE,
+            case="DeepShift-PS-5",
+        ),
+        Reached(model=NET, bits=3, flags="--method s3", source=TABLE, case="S3-3"),
+        Reached(model=NET, bits=2, source=TABLE, case="DenseShift-2"),
+        Reached(model=NET, bits=3, source=TABLE, case="DenseShift-3"),
+        Reached(model=NET, bits=4, source=TABLE, case="DenseShift-4"),
+        Reached(model=NET, bits=3, flags="--method uniform --init pretrained", source=TABLE, case="uniform-3"),
     ),
 )  # fmt: skip

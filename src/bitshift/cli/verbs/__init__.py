@@ -12,6 +12,7 @@ SUMMARIES: dict[str, str] = {
     "demo": "train, freeze, export and run a shift network on real digits, in minutes",
     "train": "train a recipe, or a model, method and data set of your choice",
     "convert": "turn a float network into a shift network and say what changed",
+    "search": "choose a weight format for each layer under a budget of size or time",
     "eval": "accuracy of a run, or of an exported file, on a data set",
     "export": "write a trained run as one small integer model file",
     "run": "run a model file on .npy arrays or pictures (no PyTorch)",

@@ -130,3 +130,16 @@ def test_bad_options_are_named() -> None:
         make([0.0], [1.0], lr_sign=-1)
     with pytest.raises(ValueError, match="must have one shape"):
         DeepShiftPS(torch.zeros(1, 2), torch.zeros(2, 1), "pot5")
+
+
+def test_a_searched_scale_brings_a_small_pretrained_weight_into_the_set() -> None:
+    weight = torch.randn(4, 200, generator=torch.Generator().manual_seed(3)) * 0.02
+    plain = DeepShiftPS.from_float(weight, "pot3")
+    method = DeepShiftPS.from_float(weight, "pot3", scale="search")
+    errors = [(m.weight() - weight).square().sum().item() for m in (method, plain)]
+    assert errors[0] < 0.1 * weight.square().sum().item() < errors[1]
+    zero = weight.abs() < method.scale()[:, None] / 2
+    assert bool(zero.any())
+    assert torch.equal(method.weight() == 0, zero)
+    with pytest.raises(ValueError, match="allowed: None, 'search'"):
+        DeepShiftPS.from_float(weight, "pot3", scale="best")

@@ -137,3 +137,13 @@ def test_threshold_distance_is_to_the_nearest_boundary_or_to_zero() -> None:
     assert method.threshold_distance().flatten().tolist() == pytest.approx(expected, rel=1e-5)
     two = DeepShiftQ(torch.tensor([[0.5]]), "pot2d")
     assert two.threshold_distance().item() == pytest.approx(root - 0.5, rel=1e-5)
+
+
+def test_a_searched_scale_brings_a_small_pretrained_weight_into_the_set() -> None:
+    weight = torch.randn(4, 200, generator=torch.Generator().manual_seed(3)) * 0.02
+    plain = DeepShiftQ.from_float(weight, "pot3d")
+    method = DeepShiftQ.from_float(weight, "pot3d", scale="search")
+    errors = [(m.weight() - weight).square().sum().item() for m in (method, plain)]
+    assert errors[0] < 0.1 * weight.square().sum().item() < errors[1]
+    with pytest.raises(ValueError, match="allowed: None, 'search'"):
+        DeepShiftQ.from_float(weight, "pot3d", scale="best")

@@ -151,6 +151,17 @@ def search_pot_scale(weight: Tensor, format: ShiftFormat, *, granularity: str = 
     return scale_of(exponents).expand(weight.shape[0]).clone()
 
 
+def start_scale(scale: Tensor | str | None, weight: Tensor, format: ShiftFormat, who: str) -> Tensor | None:
+    """The option ``scale`` of a method without one of its own: None and tensors as they are, "search" searched."""
+    if not isinstance(scale, str):
+        return scale
+    if scale != "search":
+        raise ValueError(
+            f"{who}: scale={scale!r}; allowed: None, 'search', or a tensor of powers of two, one a channel"
+        )
+    return search_pot_scale(weight, format)
+
+
 def search_free_scale(weight: Tensor, format: ShiftFormat, *, granularity: str = "channel") -> Tensor:
     """Scale (float32, ``(O,)``, any positive number) of ``weight`` with (nearly) the least squared rounding error.
 
@@ -194,4 +205,5 @@ __all__ = [
     "search_pot_scale",
     "sorted_levels",
     "squared_error",
+    "start_scale",
 ]

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from bitshift.nn.init import device_of
 from bitshift.nn.kernels import cpu, on_cpu
 from bitshift.nn.method import Method, register
-from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of
+from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of, start_scale
 
 _LN2 = 0.6931471805599453
 
@@ -68,7 +68,8 @@ class DeepShiftPS(Method):
 
     Where we differ: the paper projects P inside the forward, we after the optimiser's step. ``scale`` (a power of two
     per channel) moves the set for layers without a norm: W = S~ 2^P~ * top with top = scale * 2^-pmin, and ``dS = g
-    top``.
+    top``. ``scale="search"`` takes the one with the least squared error for a pretrained weight, and S = 0 where zero is
+    the nearest level.
     """
 
     name = "deepshift_ps"
@@ -114,7 +115,7 @@ class DeepShiftPS(Method):
     @classmethod
     def random(
         cls, shape: Iterable[int], format: str, *, generator: torch.Generator | None = None, weight_decay: float = 1e-4,
-        lr_sign: float | None = None, scale: Tensor | None = None,
+        lr_sign: float | None = None, scale: Tensor | str | None = None,
     ) -> DeepShiftPS:  # fmt: skip
         """S ~ U(-1, 1); P ~ U(-10, -1), or U(pmin, 0) for a linear layer (two axes)."""
         shape = tuple(shape)
@@ -122,23 +123,30 @@ class DeepShiftPS(Method):
         low, high = (pmin, 0) if len(shape) == 2 else (-10, -1)
         shift = torch.empty(shape, device=device_of(generator)).uniform_(low, high, generator=generator)
         sign = torch.empty(shape, device=device_of(generator)).uniform_(-1, 1, generator=generator)
+        if isinstance(scale, str):  # there is no weight to search for
+            start_scale(scale, torch.ones(1, 1), cls.check_format(format), cls.name)
+            scale = None
         return cls(shift, sign, format, scale=scale, weight_decay=weight_decay, lr_sign=lr_sign)
 
     @classmethod
     def from_float(
         cls, weight: Tensor, format: str, *, generator: torch.Generator | None = None, weight_decay: float = 1e-4,
-        lr_sign: float | None = None, scale: Tensor | None = None,
+        lr_sign: float | None = None, scale: Tensor | str | None = None,
     ) -> DeepShiftPS:  # fmt: skip
-        """P = round(log2 |W|), S = sign(W)."""
+        """P = round(log2 |W|), S = sign(W); with ``scale="search"`` S = 0 where zero is the nearest level."""
         fmt = cls.check_format(format)
         weight = check_weight(weight, "deepshift_ps.from_float")
-        magnitude = weight.abs().double()
+        magnitude, sign = weight.abs().double(), weight.sign()
+        if isinstance(scale, str):
+            scale = start_scale(scale, weight, fmt, cls.name)
+            assert scale is not None
+            sign = torch.where(weight.abs() < per_channel(scale, weight.ndim) / 2, 0.0, sign)
         if scale is not None:
             top = scale_of(exponents_of(scale, weight.shape[0], cls.name)).double() * fmt.max_level
             magnitude = magnitude / per_channel(top.to(weight.device), weight.ndim)
         pmin = 1 - fmt.max_level.bit_length()
         shift = torch.log2(magnitude).round().clamp(pmin, 0).float()
-        return cls(shift, weight.sign(), format, scale=scale, weight_decay=weight_decay, lr_sign=lr_sign)
+        return cls(shift, sign, format, scale=scale, weight_decay=weight_decay, lr_sign=lr_sign)
 
     def _top_exp(self) -> Tensor:
         return per_channel(self.scale_exp - self.low, len(self.shape))

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from bitshift.nn.init import default_weight, draw_seed
 from bitshift.nn.kernels import cpu, on_cpu
 from bitshift.nn.method import Method, register
-from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of
+from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of, start_scale
 
 _SQRT2_CARRY = 0x800000 - 0x3504F4
 # Added to the bits of a positive float32 this carries into the exponent exactly if the mantissa is above sqrt(2):
@@ -76,8 +76,8 @@ class DeepShiftQ(Method):
     Where we differ: the paper projects inside the forward, we after the optimiser's step; there a latent that is
     exactly zero stays zero and gives a zero weight, which no code of the set can hold: ours counts as +2^pmin (-0.0
     as -2^pmin), in the forward and in the code, and is projected there. ``scale`` (a power of two per channel) moves
-    the set for layers without a norm; the latent keeps the unit of the weight. Known weakness: signs freeze, because
-    a latent must cross +-2^pmin.
+    the set for layers without a norm, ``scale="search"`` to where the squared error of the starting weight is least;
+    the latent keeps the unit of the weight. Known weakness: signs freeze, because a latent must cross +-2^pmin.
     """
 
     name = "deepshift_q"
@@ -120,7 +120,7 @@ class DeepShiftQ(Method):
     @classmethod
     def random(
         cls, shape: Iterable[int], format: str, *, generator: torch.Generator | None = None, stochastic: bool = False,
-        scale: Tensor | None = None,
+        scale: Tensor | str | None = None,
     ) -> DeepShiftQ:  # fmt: skip
         """The default of torch's linear and convolution layers: U(+-1/sqrt(fan_in))."""
         cls.check_format(format)
@@ -131,12 +131,13 @@ class DeepShiftQ(Method):
     @classmethod
     def from_float(
         cls, weight: Tensor, format: str, *, generator: torch.Generator | None = None, stochastic: bool = False,
-        scale: Tensor | None = None,
+        scale: Tensor | str | None = None,
     ) -> DeepShiftQ:  # fmt: skip
         """The weight itself, projected into the set's range; ``generator`` seeds the stochastic rounding."""
-        cls.check_format(format)
+        fmt = cls.check_format(format)
         seed = draw_seed(generator) if stochastic else 0
         latent = check_weight(weight, "deepshift_q.from_float")
+        scale = start_scale(scale, latent, fmt, cls.name)
         return cls(latent, format, scale=scale, stochastic=stochastic, seed=seed)
 
     def _range(self) -> tuple[Tensor, Tensor]:

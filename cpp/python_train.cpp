@@ -8,6 +8,10 @@
 #include <numeric>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "src/pool.h"
 #include "train/kernels.h"
 
@@ -44,6 +48,18 @@ int share(int threads, std::size_t count, std::size_t grain, const std::function
   return parts;
 }
 
+// Large results are fresh memory: in large pages their first touch costs a quarter. Only a hint; nothing hangs on it.
+void fresh(Address address, std::size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr std::size_t page = std::size_t{1} << 21;
+  const Address begin = (address + page - 1) / page * page, end = (address + bytes) / page * page;
+  if (begin + 2 * page <= end) (void)madvise(at<void>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)address;
+  (void)bytes;
+#endif
+}
+
 constexpr std::size_t kGrain = 1 << 16;  // elements that are worth another thread
 
 tr::Real real_of(int code) {
@@ -67,6 +83,7 @@ void grid_forward(int real, Address x, Address y, std::size_t n, float step, flo
   const tr::Grid grid{step, 1.0f / step, lo, hi};
   const std::size_t size = tr::size_of(type);
   nb::gil_scoped_release released;
+  fresh(y, n * size);
   share(threads, n, kGrain, [&](std::size_t b, std::size_t e, int) { tr::grid_forward(type, in(x + b * size), out(y + b * size), e - b, grid); });
 }
 
@@ -76,6 +93,7 @@ double grid_backward(int real, Address g, Address x, Address dx, std::size_t n, 
   const std::size_t size = tr::size_of(type);
   Sums sums(threads);
   nb::gil_scoped_release released;
+  fresh(dx, n * size);
   share(threads, n, kGrain, [&](std::size_t b, std::size_t e, int i) {
     sums.set(i, tr::grid_backward(type, in(g + b * size), in(x + b * size), out(dx + b * size), e - b, grid));
   });
@@ -106,6 +124,7 @@ void channel_map(int real, Address x, Address y, Address mean, Address gain, Add
   const tr::Real type = real_of(real);
   const tr::Channels shape{outer, channels, inner};
   nb::gil_scoped_release released;
+  fresh(y, outer * channels * inner * tr::size_of(type));
   const std::size_t grain = std::max<std::size_t>(1, kGrain / std::max<std::size_t>(1, channels * inner));
   share(threads, outer, grain, [&](std::size_t begin, std::size_t end, int) {
     tr::channel_map(type, in(x), out(y), at<const float>(mean), at<const float>(gain), at<const float>(beta), shape, begin, end);
@@ -117,6 +136,7 @@ void channel_map_backward(int real, Address g, Address x, Address dx, Address me
   const tr::Real type = real_of(real);
   const tr::Channels shape{outer, channels, inner};
   nb::gil_scoped_release released;
+  fresh(dx, outer * channels * inner * tr::size_of(type));
   const std::size_t grain = std::max<std::size_t>(1, kGrain / std::max<std::size_t>(1, channels * inner));
   share(threads, outer, grain, [&](std::size_t begin, std::size_t end, int) {
     tr::channel_map_backward(type, in(g), in(x), out(dx), at<const float>(mean), at<const float>(a), at<const float>(b), at<const float>(d),
@@ -132,6 +152,7 @@ double gate_forward(int real, Address latents, int count, std::size_t channels, 
   if (count < 1 + negative || count > 8) throw nb::value_error("gate_forward: 1 to 8 latents");
   Sums sums(threads);
   nb::gil_scoped_release released;
+  fresh(weight, channels * inner * 4);
   share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int i) {
     sums.set(i, tr::gate_forward(type, in(latents), count, weights(channels, inner, scale), at<const float>(values), negative,
                                  at<float>(weight), at<std::uint8_t>(pattern), begin, end));
@@ -140,13 +161,14 @@ double gate_forward(int real, Address latents, int count, std::size_t channels, 
 }
 
 void gate_backward(int real, Address g, Address pattern, int count, std::size_t channels, std::size_t inner, Address scale, Address slopes,
-                   float push, Address to, int threads) {
+                   Address latents, float push, Address to, int threads) {
   const tr::Real type = real_of(real);
-  if (count < 1 || count > 8) throw nb::value_error("gate_backward: 1 to 8 latents");
+  if (count < 1 + (push != 0) || count > 8) throw nb::value_error("gate_backward: 1 to 8 latents");
   nb::gil_scoped_release released;
+  fresh(to, static_cast<std::size_t>(count) * channels * inner * tr::size_of(type));
   share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int) {
     tr::gate_backward(type, at<const float>(g), at<const std::uint8_t>(pattern), count, weights(channels, inner, scale),
-                      at<const float>(slopes), push, out(to), begin, end);
+                      at<const float>(slopes), in(latents), push, out(to), begin, end);
   });
 }
 
@@ -155,6 +177,7 @@ void level_forward(int real, Address latent, std::size_t channels, std::size_t i
   const tr::Real type = real_of(real);
   const tr::Levels table{at<const float>(levels), at<const float>(thresholds), count, top};
   nb::gil_scoped_release released;
+  fresh(weight, channels * inner * 4);
   share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int) {
     tr::level_forward(type, in(latent), weights(channels, inner, scale), table, at<float>(weight), begin, end);
   });
@@ -167,6 +190,7 @@ void level_backward(int real, Address g, Address latent, std::size_t channels, s
   const tr::Levels table{at<const float>(levels), at<const float>(thresholds), count, top};
   std::vector<double> parts(sums ? channels * static_cast<std::size_t>(std::max(threads, 1)) : 0);
   nb::gil_scoped_release released;
+  fresh(to, channels * inner * tr::size_of(type));
   const int n = share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int i) {
     double *own = sums ? parts.data() + channels * static_cast<std::size_t>(i) : nullptr;
     tr::level_backward(type, at<const float>(g), in(latent), weights(channels, inner, scale), table, out(to), own, begin, end);
@@ -183,6 +207,7 @@ void power_forward(int real, Address latent, std::size_t channels, std::size_t i
                    int threads) {
   const tr::Real type = real_of(real);
   nb::gil_scoped_release released;
+  fresh(weight, channels * inner * 4);
   share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int) {
     tr::power_forward(type, in(latent), inner, at<const float>(low), at<const float>(high), at<float>(weight), begin, end);
   });
@@ -193,6 +218,7 @@ double shift_sign_forward(int real, Address shift, Address sign, std::size_t cha
   const tr::Real type = real_of(real);
   Sums sums(threads);
   nb::gil_scoped_release released;
+  fresh(weight, channels * inner * 4);
   share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int i) {
     sums.set(i, tr::shift_sign_forward(type, in(shift), in(sign), inner, at<const std::int32_t>(top), low, squares, at<float>(weight), begin,
                                        end));
@@ -204,6 +230,8 @@ void shift_sign_backward(int real, Address g, Address weight, Address shift, std
                          float push, Address d_shift, Address d_sign, int threads) {
   const tr::Real type = real_of(real);
   nb::gil_scoped_release released;
+  fresh(d_shift, channels * inner * tr::size_of(type));
+  fresh(d_sign, channels * inner * tr::size_of(type));
   share(threads, channels * inner, kGrain, [&](std::size_t begin, std::size_t end, int) {
     tr::shift_sign_backward(type, at<const float>(g), at<const float>(weight), in(shift), weights(channels, inner, scale), push,
                             out(d_shift), out(d_sign), begin, end);
@@ -214,7 +242,7 @@ void shift_sign_backward(int real, Address g, Address weight, Address shift, std
 
 void bind_train(nb::module_ &m) {
   nb::module_ sub = m.def_submodule("train", "Training kernels on addresses; only bitshift/nn/kernels/cpu.py calls them.");
-  sub.attr("version") = 2;  // one more with each change of a signature; cpu.py has its twin
+  sub.attr("version") = 3;  // one more with each change of a signature; cpu.py has its twin
   sub.def("grid_forward", &grid_forward, "y = clamp(floor(x / step + 1/2), lo, hi) * step");
   sub.def("grid_backward", &grid_backward, "The gradient for x; returns the sum that the step's gradient is made of.");
   sub.def("channel_sums", &channel_sums, "Sums of a, and of (a - shift) * (b - shift), per channel.");

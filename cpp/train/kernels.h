@@ -59,9 +59,10 @@ struct Weights {
 double gate_forward(Real real, const void *latents, int count, const Weights &shape, const float *values, bool negative, float *weight,
                     std::uint8_t *pattern, std::size_t begin, std::size_t end);
 
-// out[j] = slopes[j][pattern] * (g * scale); slopes (count, 2^count). `push` is added to out[1] where latent 1 is not > 0.
-void gate_backward(Real real, const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes, float push,
-                   void *out, std::size_t begin, std::size_t end);
+// out[j] = slopes[j][pattern] * (g * scale); slopes (count, 2^count). `push` is added to out[1] where latent 1 is < 0; `latents` are read
+// only for that.
+void gate_backward(Real real, const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes,
+                   const void *latents, float push, void *out, std::size_t begin, std::size_t end);
 
 // A rising list of levels and the thresholds between them; v takes the level behind the last threshold <= v (a NaN the largest).
 struct Levels {

@@ -58,8 +58,8 @@ BSK_INLINE double gates(const T *latents, int count, const Weights &shape, const
 }
 
 template <class T>
-BSK_INLINE void gates_back(const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes, float push,
-                           T *out, std::size_t begin, std::size_t end) {
+BSK_INLINE void gates_back(const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes,
+                           const T *latents, float push, T *out, std::size_t begin, std::size_t end) {
   const std::size_t size = shape.channels * shape.inner;
   pieces(shape.inner, begin, end, [&](std::size_t at, std::size_t n, std::size_t channel) __attribute__((always_inline)) {
     std::int32_t index[kBlock];
@@ -71,7 +71,8 @@ BSK_INLINE void gates_back(const float *g, const std::uint8_t *pattern, int coun
       const float *table = slopes + (static_cast<std::size_t>(j) << count);
       T *to = out + static_cast<std::size_t>(j) * size + at;
       if (j == 1 && push != 0.0f)
-        for (std::size_t i = 0; i < n; i++) store(to + i, table[index[i]] * scaled[i] + (index[i] & 2 ? 0.0f : push));
+        for (std::size_t i = 0; i < n; i++)
+          store(to + i, table[index[i]] * scaled[i] + (load(latents + size + at + i) < 0.0f ? push : 0.0f));
       else
         for (std::size_t i = 0; i < n; i++) store(to + i, table[index[i]] * scaled[i]);
     }
@@ -216,8 +217,8 @@ BSK_INLINE void shift_sign_back(const float *g, const float *weight, const T *sh
     return gates(x, count, shape, values, negative, w, pattern, begin, end);                                                          \
   }                                                                                                                                   \
   BSK_CLONES void gates_back_##NAME(const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes, \
-                                    float push, T *out, std::size_t begin, std::size_t end) {                                         \
-    gates_back(g, pattern, count, shape, slopes, push, out, begin, end);                                                              \
+                                    const T *x, float push, T *out, std::size_t begin, std::size_t end) {                             \
+    gates_back(g, pattern, count, shape, slopes, x, push, out, begin, end);                                                             \
   }                                                                                                                                   \
   BSK_CLONES void levels_of_##NAME(const T *x, const Weights &shape, const Levels &levels, float *w, std::size_t begin,               \
                                    std::size_t end) {                                                                                 \
@@ -256,10 +257,10 @@ double gate_forward(Real real, const void *latents, int count, const Weights &sh
                            : gates_bf16(bf16(latents), count, shape, values, negative, weight, pattern, begin, end);
 }
 
-void gate_backward(Real real, const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes, float push,
-                   void *out, std::size_t begin, std::size_t end) {
-  real == Real::f32 ? gates_back_f32(g, pattern, count, shape, slopes, push, f32(out), begin, end)
-                    : gates_back_bf16(g, pattern, count, shape, slopes, push, bf16(out), begin, end);
+void gate_backward(Real real, const float *g, const std::uint8_t *pattern, int count, const Weights &shape, const float *slopes,
+                   const void *latents, float push, void *out, std::size_t begin, std::size_t end) {
+  real == Real::f32 ? gates_back_f32(g, pattern, count, shape, slopes, f32(latents), push, f32(out), begin, end)
+                    : gates_back_bf16(g, pattern, count, shape, slopes, bf16(latents), push, bf16(out), begin, end);
 }
 
 void level_forward(Real real, const void *latent, const Weights &shape, const Levels &levels, float *weight, std::size_t begin,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from bitshift.nn import ActQuant
 from bitshift.nn.kernels import cpu, on_cpu
+from bitshift.nn.method import Method, get_method
 from bitshift.nn.norms import ShiftNorm
 
 needs_module = pytest.mark.skipif(cpu.native is None, reason="the compiled module is not built")
@@ -138,3 +141,128 @@ def test_traced_and_foreign_tensors_are_left_to_the_formulas():
     with torch._subclasses.FakeTensorMode():
         assert not on_cpu(torch.zeros(2))
     assert on_cpu(torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16)) == (cpu.native is not None)
+
+
+METHODS = [
+    ("denseshift", 2, {}), ("denseshift", 3, {}), ("denseshift", 4, {}), ("denseshift", 3, {"surrogate": False}),
+    ("s3", 2, {}), ("s3", 3, {}), ("s3", 4, {"alpha": 0.3}), ("s3", 3, {"alpha": 0.0}),
+    ("nearest", 2, {}), ("nearest", 3, {}), ("nearest", 4, {}), ("nearest", 6, {}), ("nearest", 4, {"scale": "free"}),
+    ("uniform", 2, {}), ("uniform", 3, {}), ("uniform", 8, {}), ("uniform", 4, {"granularity": "tensor"}),
+    ("uniform", 4, {"step": "pot"}), ("deepshift_q", 3, {}), ("deepshift_q", 5, {}),
+    ("deepshift_ps", 3, {}), ("deepshift_ps", 5, {"weight_decay": 0.1}), ("deepshift_ps", 4, {"weight_decay": 0.0}),
+]  # fmt: skip
+
+
+def awkward(latent: Tensor, seed: int) -> Tensor:
+    """Latents with ties, both zeros and numbers at both ends of float32 among them."""
+    flat = latent.detach().clone().flatten()
+    special = [0.0, -0.0, 0.5, -0.5, 1.5, -1.5, 1e-40, -1e-40, 1e30, -1e30, 0.25, -0.75]
+    at = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(seed))[: len(special)]
+    flat[at] = torch.tensor(special[: len(at)], dtype=flat.dtype)
+    return flat.view(latent.shape)
+
+
+def penalty_of(options: dict[str, Any], name: str) -> float:
+    """The weight of the regulariser."""
+    return float(options.get({"s3": "alpha", "deepshift_ps": "weight_decay"}[name], 1.0))
+
+
+@needs_module
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("name", "bits", "options"), METHODS)
+def test_weights_and_gradients_have_the_bits_of_the_formulas(monkeypatch, name, bits, options, dtype):
+    cls = get_method(name)
+    for seed, shape in enumerate(((7, 3, 3, 3), (1, 1), (5, 1031), (33, 2, 1, 1))):
+        made = cls.random(shape, cls.format_for(bits), generator=torch.Generator().manual_seed(seed), **options)
+        with torch.no_grad():
+            for latent in made.parameters():
+                if latent.numel() >= math.prod(shape):
+                    latent.copy_(awkward(latent, seed))
+        made.after_step()
+        made = made.to(dtype)
+        grad = values(shape, LAYOUTS[seed % 4], torch.float32, seed + 9, odd=False).clamp(-9, 9)
+
+        def step(made: Method = made, grad: Tensor = grad) -> list[Tensor]:
+            made.zero_grad()
+            weight = made.weight()
+            penalty = made.penalty()
+            torch.autograd.backward(
+                [(weight * grad).sum(), penalty] if penalty.requires_grad else [(weight * grad).sum()]
+            )
+            return [weight.detach(), penalty.detach(), *(p.grad for p in made.parameters() if p.grad is not None)]
+
+        fused, plain = both(monkeypatch, step)
+        assert len(fused) == len(plain) > 2
+        assert same_bits(fused[0], plain[0])
+        torch.testing.assert_close(fused[1], plain[1], rtol=1e-5, atol=1e-30)
+        # gradients that autograd adds up, rounding each, and sums over many weights
+        added = name in ("s3", "deepshift_ps") and bool(penalty_of(options, name))
+        for a, b in zip(fused[2:], plain[2:], strict=True):
+            if a.numel() < math.prod(shape) or (added and (dtype == torch.bfloat16 or name == "deepshift_ps")):
+                torch.testing.assert_close(
+                    a, b, rtol=2e-2 if dtype == torch.bfloat16 else 2e-5, atol=4e-3 if dtype == torch.bfloat16 else 1e-5
+                )
+            else:
+                assert torch.equal(a, b)  # -0 + 0 is where autograd adds two gradients
+
+
+@needs_module
+@pytest.mark.parametrize("name", ["s3", "deepshift_ps"])
+def test_a_penalty_computed_on_the_way_is_used_once_and_never_stale(name):
+    cls = get_method(name)
+    method = cls.random((4, 6), cls.format_for(3), generator=torch.Generator().manual_seed(0))
+    weight = method.weight()
+    first, second = method.penalty(), method.penalty()
+    torch.testing.assert_close(first, second)
+    weight.sum().backward()
+    (first * 2).backward()  # its own backward, after the weight's
+    apart = [p.grad.clone() for p in method.parameters() if p.grad is not None]
+    method.zero_grad()
+    (method.weight().sum() + 2 * method.penalty()).backward()
+    for a, b in zip(apart, [p.grad for p in method.parameters()], strict=True):
+        torch.testing.assert_close(a, b)
+    method.weight()
+    with torch.no_grad():
+        next(method.parameters()).sub_(1)
+    method.after_step()
+    with torch.no_grad():
+        want = method.penalty()
+    torch.testing.assert_close(method.penalty().detach(), want)
+    method.weight()
+    copy.deepcopy(method)
+    with torch.no_grad():
+        assert not method.penalty().requires_grad
+
+
+@needs_module
+def test_several_threads_give_the_same_bits():
+    shape, before = (256, 64, 3, 3), torch.get_num_threads()
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    results: list[list[Tensor]] = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            out = []
+            for name, bits in (("denseshift", 3), ("nearest", 4), ("deepshift_q", 4), ("deepshift_ps", 4)):
+                cls = get_method(name)
+                method = cls.random(shape, cls.format_for(bits), generator=torch.Generator().manual_seed(0))
+                weight = method.weight()
+                weight.backward(grad)
+                out += [weight.detach(), *(p.grad for p in method.parameters() if p.grad is not None)]
+            results.append(out)
+    finally:
+        torch.set_num_threads(before)
+    assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # torch's own, of every autograd function
+def test_a_weight_compiles_and_exports_as_its_formula():
+    method = get_method("denseshift").random((3, 4), "pot3d", generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(method.weight, backend="aot_eager", fullgraph=True)
+    weight = compiled()
+    assert torch.equal(weight.detach(), method.weight().detach())
+    weight.backward(torch.ones(3, 4))
+    got = method.stack.grad.clone()
+    method.zero_grad()
+    method.weight().backward(torch.ones(3, 4))
+    assert torch.equal(got, method.stack.grad)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bitshift.core.formats import ShiftFormat, get_format
@@ -70,6 +71,55 @@ class GateWeight(torch.autograd.Function):
         return out.to(ctx.dtype), None, None, None
 
 
+class PushedGateWeight(torch.autograd.Function):
+    """:class:`GateWeight` and ``alpha * sum(max(-latents[1], 0))`` in one pass, by the compiled module.
+
+    Both gradients are written at once; apart they cost as much again. What the backward needs is kept on ``ctx``
+    itself, because a caller may run the two outputs' backward one after the other.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, latents: Tensor, scale: Tensor, values: Tensor, slopes: Tensor, alpha: float
+    ) -> tuple[Tensor, Tensor]:
+        weight, pattern, total = cpu.gate_forward(latents, scale, values, negative=True)
+        latents = latents.detach()
+        ctx.parts = latents, pattern, scale, slopes
+        ctx.version, ctx.alpha = latents._version, alpha
+        ctx.set_materialize_grads(False)
+        return weight, torch.tensor(-alpha * total)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, pushed: Tensor | None) -> tuple[Tensor, None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        latents, pattern, scale, slopes = ctx.parts
+        if latents._version != ctx.version:
+            raise RuntimeError("the latents of a weight were changed between its forward and its backward")
+        push = 0.0 if pushed is None else -ctx.alpha * float(pushed)
+        grad = torch.zeros(pattern.shape) if grad is None else grad
+        out = cpu.gate_backward(grad, pattern, scale, slopes, latents.dtype, pushed=latents.contiguous(), push=push)
+        return out, None, None, None, None
+
+
+_penalties: WeakKeyDictionary[nn.Module, tuple[Tensor, tuple[int, ...]]] = WeakKeyDictionary()
+
+
+def keep_penalty(method: nn.Module, penalty: Tensor, latents: tuple[Tensor, ...]) -> None:
+    """Lay a penalty that ``weight()`` has computed on the way by for :func:`take_penalty`.
+
+    Not on the module: a tensor with a graph there could not be copied.
+    """
+    _penalties[method] = penalty, tuple(t._version for t in latents)
+
+
+def take_penalty(method: nn.Module, latents: tuple[Tensor, ...]) -> Tensor | None:
+    """The penalty of the last ``weight()``, once; None if there is none or ``latents`` have changed since."""
+    penalty, versions = _penalties.pop(method, (None, ()))
+    if not torch.is_grad_enabled() or versions != tuple(t._version for t in latents):
+        return None
+    return penalty
+
+
 @lru_cache(maxsize=64)
 def fused_levels(name: str) -> cpu.Levels | None:
     """The nearest level of the format ``name`` for the compiled module; None where it has too many levels."""
@@ -103,4 +153,14 @@ class ClippedNearest(torch.autograd.Function):
         return (grad.float() * inside).to(ctx.dtype), None, None
 
 
-__all__ = ["ClippedNearest", "GateWeight", "bits_of", "fused_levels", "gate_pattern", "look_up"]
+__all__ = [
+    "ClippedNearest",
+    "GateWeight",
+    "PushedGateWeight",
+    "bits_of",
+    "fused_levels",
+    "gate_pattern",
+    "keep_penalty",
+    "look_up",
+    "take_penalty",
+]

@@ -17,7 +17,7 @@ from bitshift.nn.native import train_kernels
 REALS: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
 """Element types and the module's codes for them."""
 
-_VERSION = 2  # of the calls below; the module says which it has, so that one built earlier is not called wrongly
+_VERSION = 3  # of the calls below; the module says which it has, so that one built earlier is not called wrongly
 
 native: Any = train_kernels if getattr(train_kernels, "version", 0) == _VERSION else None
 
@@ -139,17 +139,18 @@ def gate_forward(
 
 
 def gate_backward(
-    grad: Tensor, pattern: Tensor, scale: Tensor, slopes: Tensor, dtype: torch.dtype, *, push: float = 0.0
-) -> Tensor:
+    grad: Tensor, pattern: Tensor, scale: Tensor, slopes: Tensor, dtype: torch.dtype, *,
+    pushed: Tensor | None = None, push: float = 0.0,
+) -> Tensor:  # fmt: skip
     """``slopes[j, pattern] * (grad * scale)`` for each of the L latents, (L, O, ...) in ``dtype``.
 
-    ``push`` is added to that of latent 1 where the latent is not positive.
+    ``push`` is added to that of latent 1 where ``pushed[1]``, the latents themselves, is negative.
     """
     grad, scale, slopes = grad.float().contiguous(), scale.contiguous(), slopes.contiguous()
     out = torch.empty((slopes.shape[0], *pattern.shape), dtype=dtype)
     native.gate_backward(
         REALS[dtype], grad.data_ptr(), pattern.data_ptr(), slopes.shape[0], *_rows(pattern, scale), scale.data_ptr(),
-        slopes.data_ptr(), push, out.data_ptr(), torch.get_num_threads(),
+        slopes.data_ptr(), 0 if pushed is None else pushed.data_ptr(), push, out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out
 

@@ -13,6 +13,7 @@ from bitshift.nn.init import device_of
 from bitshift.nn.kernels import cpu, on_cpu
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of, start_scale
+from bitshift.nn.ste import keep_penalty, take_penalty
 
 _LN2 = 0.6931471805599453
 
@@ -46,6 +47,33 @@ class _ShiftSign(torch.autograd.Function):
             return *cpu.shift_sign_backward(grad, weight, shift[0], top), None, None
         grad = grad.float()
         return (grad * weight).mul_(_LN2).to(ctx.dtypes[0]), (grad * top).to(ctx.dtypes[1]), None, None
+
+
+class _DecayedShiftSign(torch.autograd.Function):
+    """:class:`_ShiftSign` and ``decay / 2 * sum((2^P top)^2)`` in one pass, by the compiled module.
+
+    Tensors are kept on ``ctx`` itself, because a caller may run the two outputs' backward one after the other.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, shift: Tensor, sign: Tensor, top_exp: Tensor, low: int, decay: float
+    ) -> tuple[Tensor, Tensor]:
+        weight, squares = cpu.shift_sign_forward(shift, sign, top_exp, low, squares=True)
+        ctx.parts = weight.detach(), shift.detach(), scale_of(top_exp)
+        ctx.version, ctx.decay = shift._version, decay
+        ctx.set_materialize_grads(False)
+        return weight, torch.tensor(decay / 2 * squares)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, decayed: Tensor | None) -> tuple[Tensor, Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        weight, shift, top = ctx.parts
+        if shift._version != ctx.version:
+            raise RuntimeError("deepshift_ps: the latents were changed between forward and backward")
+        push = 0.0 if decayed is None else ctx.decay * _LN2 * float(decayed)
+        grad = torch.zeros(weight.shape) if grad is None else grad
+        return *cpu.shift_sign_backward(grad, weight, shift, top, push=push), None, None, None
 
 
 @register
@@ -152,6 +180,12 @@ class DeepShiftPS(Method):
         return per_channel(self.scale_exp - self.low, len(self.shape))
 
     def weight(self) -> Tensor:
+        both = (self.shift, self.sign)
+        decayed = self.training and self.weight_decay and torch.is_grad_enabled() and self.shift.requires_grad
+        if decayed and self.shift.dtype == self.sign.dtype and on_cpu(*both):
+            weight, penalty = _DecayedShiftSign.apply(*both, self._top_exp(), self.low, self.weight_decay)
+            keep_penalty(self, penalty, both)
+            return weight
         return _ShiftSign.apply(self.shift, self.sign, self._top_exp(), self.low)
 
     @torch.no_grad()
@@ -180,6 +214,9 @@ class DeepShiftPS(Method):
 
     def penalty(self) -> Tensor:
         """``weight_decay / 2 * sum((top 2^P)^2)``: the L2 of the effective weights."""
+        found = take_penalty(self, (self.shift, self.sign))
+        if found is not None:
+            return found
         return self.weight_decay / 2 * (torch.exp2(self.shift.float()) * scale_of(self._top_exp())).square().sum()
 
     def param_groups(self, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:

@@ -20,7 +20,9 @@ from bitshift.nn.gates import (
     split_weight,
 )
 from bitshift.nn.init import check_positive, device_of, he_std
+from bitshift.nn.kernels import on_cpu
 from bitshift.nn.method import register
+from bitshift.nn.ste import PushedGateWeight, keep_penalty, take_penalty
 
 
 @lru_cache(maxsize=8)
@@ -119,6 +121,16 @@ class S3(GateMethod):
             raise ValueError(f"s3: start={start!r}; allowed: 'margin', 'sign_consistent'")
         return cls(latents, format, alpha=alpha, scale=scale)
 
+    def weight(self) -> Tensor:
+        if not (self.training and self.alpha and self.stack.requires_grad and torch.is_grad_enabled()):
+            return super().weight()
+        if not on_cpu(self.stack):
+            return super().weight()
+        weight, penalty = PushedGateWeight.apply(self.stack, self.scale(), self._values, self._slopes, self.alpha)
+        keep_penalty(self, penalty, (self.stack,))
+        return weight
+
     def penalty(self) -> Tensor:
         """``alpha * sum(max(-sparse, 0))``: pushes weights out of zero."""
-        return self.alpha * torch.relu(-self.stack[1].float()).sum()
+        found = take_penalty(self, (self.stack,))
+        return self.alpha * torch.relu(-self.stack[1].float()).sum() if found is None else found

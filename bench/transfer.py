@@ -161,6 +161,7 @@ def figures(case: Case, options: argparse.Namespace, test: TrainData) -> list[Ro
     rows = [
         Row(case=label, metric="test accuracy", value=mean, unit="%", runs=len(accuracies), spread=round(spread, 2)),
         Row(case=label, metric="best rate", value=best, unit="lr"),
+        Row(case=label, metric="epochs", value=options.epochs, unit="epochs"),
     ]
     for lr, run in runs.items():
         rows.append(Row(case=label, metric=f"test accuracy, seed 0, lr {lr:g}", value=tested(run, test), unit="%"))

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bitshift.cli import _parse, main
+from bitshift.cli.errors import CliError
 from bitshift.cli.exporting import export_network
 from bitshift.cli.recipes import Line, recipe_lines, recipe_plan
 from bitshift.cli.runs import open_run
@@ -27,10 +28,10 @@ LINES = [line for recipe in RECIPES.values() for line in recipe_lines(recipe)]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What DIR and FILE stand for."""
+    """What DIR, FILE and RUN stand for."""
     folder = tmp_path_factory.mktemp("given")
     (folder / "weights.th").touch()
-    return {"DIR": str(folder), "FILE": str(folder / "weights.th")}
+    return {"DIR": str(folder), "FILE": str(folder / "weights.th"), "RUN": str(folder / "weights.th")}
 
 
 def verb(command: str, files: dict[str, str]) -> Train:
@@ -56,7 +57,13 @@ def test_the_command_of_a_row_trains_that_row(line: Line, files: dict[str, str])
         if recipe.start == "pretrained":
             assert plan.shift.init == "pretrained"
     assert (plan.pretrained is not None) == (recipe.start == "pretrained")
+    assert (plan.backbone is not None) == (recipe.start == "backbone")
     assert plan.normalise == recipe.normalise
+
+
+def test_a_recipe_on_a_backbone_is_refused_without_one(files: dict[str, str]) -> None:
+    with pytest.raises(CliError, match="needs --backbone with a trained run"):
+        verb("bitshift train transfer_cifar100 --data DIR", files).plan()
 
 
 def test_every_published_row_is_listed_once() -> None:
@@ -137,7 +144,7 @@ def tiny_folder(recipe: Recipe, root: Path) -> Path:
         ("deepshift_q_imagenet_pretrained", "resnet20"),  # a small net on ImageNet's data, for the quick suite
         *(
             pytest.param(name, None, marks=pytest.mark.slow)
-            for name in ("ours_cifar10", "s3_imagenet", "apot_imagenet", "ours_imagenet", "inq_imagenet")
+            for name in ("ours_cifar10", "s3_imagenet", "apot_imagenet", "deepshift_ps_imagenet")
         ),
     ],
 )

@@ -219,6 +219,8 @@ def fixed_text(recipe: Recipe) -> list[tuple[str, str]]:
         start = {"random": "the method's own start", "pretrained": "the float weights, converted"}[shift.init]
         if shift.init == "pretrained" and recipe.start == "scratch" and recipe.float_train is None:
             start = "the random float weights, converted"
+        if recipe.start == "backbone":
+            start = "the latents of the run RUN; the last layer, which is new, by the method's own start"
         rows += [
             (
                 "method",

@@ -171,7 +171,7 @@ examples:
 
         from bitshift.cli.training import Plan, make_augment
         from bitshift.train.data import random_crop
-        from bitshift.train.recipes import USER_DATA
+        from bitshift.train.recipes import USER_DATA, get_recipe
         from bitshift.train.schedule import scaled
 
         base = None
@@ -180,6 +180,8 @@ examples:
 
             base = recipe_plan(self.recipe)
         backbone = self._backbone()
+        if base is not None and backbone is None and get_recipe(base.name).start == "backbone":
+            raise CliError(f"recipe {base.name!r} needs --backbone with a trained run; docs/transfer.md makes one")
         trained = backbone.spec if backbone is not None else None
         model = self.model or (trained.model if trained else None)
         if base is None and (self.data is None or model is None):

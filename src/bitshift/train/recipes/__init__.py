@@ -103,7 +103,7 @@ class Recipe:
             :data:`USER_DATA`.
         start: ``pretrained`` where the shift network starts from a trained float net (``--pretrained FILE``, or the
             twin that ``float_train`` trains). From scratch, ``shift.init="pretrained"`` converts the float net's
-            random weights.
+            random weights. ``backbone`` needs ``--backbone RUN``: everything but the last layer comes from there.
         normalise: ``imagenet`` (mean .485 .456 .406, deviation .229 .224 .225: what the published checkpoints
             expect), ``pixel`` (``(p - 128) / 64``: exact in fixed point), or None: as the data set comes.
         pretrained_normalise: what ``--pretrained FILE`` was trained on, where that is not ``normalise``: the first
@@ -122,7 +122,7 @@ class Recipe:
     train: TrainConfig
     float_train: TrainConfig | None = None
     augment: str | None = None
-    start: Literal["scratch", "pretrained"] = "scratch"
+    start: Literal["scratch", "pretrained", "backbone"] = "scratch"
     normalise: Literal["imagenet", "pixel"] | None = None
     pretrained_normalise: Literal["imagenet", "pixel"] | None = None
     image_size: int | None = None
@@ -150,6 +150,8 @@ class Recipe:
         flags = row.flags if row is not None else ""
         if self.start == "pretrained" and "--float-epochs" not in flags:
             words.append("--pretrained FILE")
+        if self.start == "backbone":
+            words.append("--backbone RUN")
         if row is not None:
             words += [f"--model {row.model}"] if row.model != self.model else []
             narrower = row.bits not in (None, self.bits) and "--format" not in flags
@@ -164,6 +166,7 @@ NORMALISE = {"imagenet": IMAGENET_NORMALISE, "pixel": Normalise()}
 USER_DATA = {
     "mnist": "MNIST: a folder with its IDX files, or a .npz file with x_train, y_train, x_test, y_test",
     "cifar10": "CIFAR-10: its binary or python files, or {train,test}/CLASS/*.png",
+    "cifar100": "CIFAR-100: its binary or python files, or {train,test}/CLASS/*.png",
     "imagenet": "ImageNet: {train,val}/CLASS/*.JPEG, or shards (docs/data.md)",
 }
 """Data sets that recipes name and that only the user can give, with ``--data``."""

@@ -115,6 +115,60 @@ def average() -> nn.Module:
     )  # fmt: skip
 
 
+class UNet(nn.Module):
+    """A decoder: overlapping transposed convolutions, skips by concatenation and by addition, nearest upsampling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.bn1 = nn.Conv2d(2, 4, 3, 2, 1, bias=False), nn.BatchNorm2d(4)
+        self.down2, self.bn2 = nn.Conv2d(4, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
+        self.up1, self.bn3 = nn.ConvTranspose2d(8, 4, 4, 2, 1, groups=2, bias=False), nn.BatchNorm2d(4)
+        self.up2 = nn.ConvTranspose2d(8, 3, 3, 2, 1, output_padding=1)
+        self.lateral, self.head = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.bn1(self.down1(x)))
+        b = F.relu(self.bn2(self.down2(a)))
+        b = F.relu(self.bn3(self.up1(b)))
+        y = F.relu(self.up2(torch.cat([a, b], dim=1)) + self.lateral(x))
+        return self.head(F.interpolate(y, scale_factor=2, mode="nearest"))
+
+
+class Block3d(nn.Module):
+    """A residual block over time and space, as R3D-18 has them."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv3d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm3d(outputs))
+        self.conv2 = nn.Sequential(nn.Conv3d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm3d(outputs))
+        same = stride == 1 and inputs == outputs
+        down = nn.Sequential(nn.Conv3d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm3d(outputs))
+        self.downsample = None if same else down
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.conv1(x)))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+def video() -> nn.Module:
+    """R3D in small: a stem over (2, 3, 3), two residual blocks, a transposed convolution back, pools, a classifier."""
+    return nn.Sequential(
+        nn.Conv3d(2, 4, (2, 3, 3), (1, 2, 2), (1, 1, 1), bias=False), nn.BatchNorm3d(4), nn.ReLU(),
+        Block3d(4, 4, 1), Block3d(4, 6, 2), nn.MaxPool3d((1, 2, 2)),
+        nn.ConvTranspose3d(6, 6, (1, 2, 2), (1, 2, 2), groups=2, bias=False), nn.BatchNorm3d(6), nn.ReLU(),
+        nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(6, 3),
+    )  # fmt: skip
+
+
+def decoder1d() -> nn.Module:
+    """Audio from a code: kernels longer than the stride, gaps where the stride is longer, dilation."""
+    return nn.Sequential(
+        nn.ConvTranspose1d(3, 4, 5, 3, 2, output_padding=1), nn.ReLU(),
+        nn.ConvTranspose1d(4, 4, 2, 3, groups=4), nn.ReLU(), nn.Upsample(scale_factor=2), nn.AvgPool1d(2),
+        nn.ConvTranspose1d(4, 2, 3, 1, 1, dilation=2),
+    )  # fmt: skip
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "lenet": (LeNet, (1, 15, 15)),
     "resnet-slice": (lambda: ResNet(project=False), (3, 8, 8)),
@@ -125,6 +179,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (mlp, (3, 7)),
     "tables": (tables, (7,)),
     "average": (average, (1, 14, 14)),
+    "unet": (UNet, (2, 12, 8)),
+    "video": (video, (2, 4, 9, 8)),
+    "decoder1d": (decoder1d, (3, 5)),
 }
 """Constructor and per-sample input shape by name."""
 
@@ -136,7 +193,7 @@ def trained(name: str, *, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
                 module.weight.copy_(torch.randn(module.num_features, generator=generator))
                 module.bias.copy_(torch.randn(module.num_features, generator=generator) / 2)
                 module.running_mean.copy_(torch.randn(module.num_features, generator=generator) / 2)

@@ -11,11 +11,34 @@ from hypothesis import strategies as st
 from torch import nn
 
 import bitshift.nn.methods  # noqa: F401 - fills METHODS
-from bitshift.nn import ActQuant, AffineNorm, ShiftConv1d, ShiftConv2d, ShiftLayer, ShiftLinear, ShiftNorm
+from bitshift.nn import (
+    ActQuant,
+    AffineNorm,
+    ShiftConv1d,
+    ShiftConv2d,
+    ShiftConv3d,
+    ShiftConvTranspose1d,
+    ShiftConvTranspose2d,
+    ShiftConvTranspose3d,
+    ShiftEmbedding,
+    ShiftLayer,
+    ShiftLinear,
+    ShiftNorm,
+)
 from bitshift.nn.freeze import FreezeError, freeze
 from bitshift.nn.method import METHODS
 
-LAYERS = {"linear": ShiftLinear, "conv1d": ShiftConv1d, "conv2d": ShiftConv2d}
+LAYERS = {
+    "linear": ShiftLinear,
+    "conv1d": ShiftConv1d,
+    "conv2d": ShiftConv2d,
+    "conv3d": ShiftConv3d,
+    "transposed1d": ShiftConvTranspose1d,
+    "transposed2d": ShiftConvTranspose2d,
+    "transposed3d": ShiftConvTranspose3d,
+}
+KERNELS = {"linear": (), "1d": (3,), "2d": (3, 2), "3d": (2, 3, 2)}
+SIZES = {"1d": (7,), "2d": (5, 6), "3d": (3, 4, 5)}
 
 
 def quantiser(bits: int, frac: int, *, signed: bool) -> ActQuant:
@@ -31,7 +54,7 @@ def layer_of(kind: str, method: str, bits: int, *, norm: str, groups: int, seed:
     g = torch.Generator().manual_seed(seed)
     cls = METHODS[method]
     groups = 1 if kind == "linear" else groups
-    shape = {"linear": (4, 6), "conv1d": (4, 8 // groups, 3), "conv2d": (4, 8 // groups, 3, 2)}[kind]
+    shape = (4, 6) if kind == "linear" else (4, 8 // groups, *KERNELS[kind[-2:]])
     form = cls.format_for(bits)
     if start == "random":
         made = cls.random(shape, form, generator=g)
@@ -50,7 +73,7 @@ def layer_of(kind: str, method: str, bits: int, *, norm: str, groups: int, seed:
 
 
 def input_of(kind: str, quant: ActQuant, seed: int, size: int = 3) -> torch.Tensor:
-    shape = {"linear": (size, 6), "conv1d": (size, 8, 7), "conv2d": (size, 8, 5, 6)}[kind]
+    shape = (size, 6) if kind == "linear" else (size, 8, *SIZES[kind[-2:]])
     grid = quant.grid
     q = torch.randint(grid.lo, grid.hi + 1, shape, generator=torch.Generator().manual_seed(seed))
     return (q * 2.0**-grid.frac).float()
@@ -121,3 +144,46 @@ def test_state_reloads_and_gradients_reach_every_parameter(method, bits, kind):
     second.load_state_dict(first.state_dict())
     with torch.no_grad():
         assert torch.equal(first.eval()(x), second.eval()(x))
+
+
+class Tokens(nn.Module):
+    """A table behind ids."""
+
+    def __init__(self, layer: ShiftEmbedding) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.layer(ids)
+
+
+@every
+@pytest.mark.parametrize("integer", [False, True])
+def test_an_embedding_gives_its_weights_rows_frozen_too(method, bits, integer):
+    cls = METHODS[method]
+    g = torch.Generator().manual_seed(bits)
+    made = cls.from_float(torch.randn(9, 5, generator=g), cls.format_for(bits), generator=g)
+    padding = 3 if made.format.has_zero else None
+    layer = ShiftEmbedding(made, padding_idx=padding)
+    if integer:
+        layer.set_integer()
+    ids = torch.randint(0, 9, (4, 6), generator=g)
+    model = Tokens(layer).eval()
+    try:
+        frozen = freeze(model, ids)
+    except FreezeError as error:
+        assert "exceeds int32" in str(error)  # noqa: PT017
+        assert made.format.float_only
+        return
+    weight = (made.levels() * made.scale().unsqueeze(-1)).detach()
+    if padding is not None:
+        weight[padding] = 0
+    with torch.no_grad():
+        assert torch.equal(frozen(ids), model(ids))
+        exact = bool((torch.frexp(made.scale())[0] == 0.5).all())
+        want = weight[ids].double()
+        assert torch.equal(model(ids).double(), want) if exact else torch.allclose(model(ids).double(), want, rtol=1e-3)
+    layer.train()(ids).square().sum().backward()
+    grads = [p.grad for p in made.parameters() if p.grad is not None]
+    assert grads
+    assert all(bool(grad.isfinite().all()) for grad in grads)

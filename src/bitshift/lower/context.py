@@ -15,6 +15,9 @@ from bitshift.core.graph import Graph, Node, Value
 from bitshift.lower.capture import Captured, describe, module_path
 from bitshift.lower.errors import LoweringError
 
+_IDS = (torch.int64, torch.int32)
+"""Dtypes of inputs that are integers from the start: token ids."""
+
 
 @dataclass(frozen=True)
 class Deferred:
@@ -102,7 +105,8 @@ class Context:
         self.batch = captured.inputs[0].meta["val"].shape[0] if captured.inputs else None
         self._floats: dict[str, str] = {}
         for node in captured.inputs:
-            self.items[node] = self.add_value(node.name, self.sample_shape(node), Float32())
+            kind = FixedPoint(32, 0) if _first(node).dtype in _IDS else Float32()
+            self.items[node] = self.add_value(node.name, self.sample_shape(node), kind)
 
     def resolve(self, argument: Any) -> Any:
         """``argument`` with every fx node replaced by what it became."""

@@ -4,7 +4,17 @@ from bitshift.nn.activations import ActQuant, FixedPointQuant, calibrate
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import ConversionReport, ConvertError, convert
 from bitshift.nn.freeze import FreezeError, FrozenModel, freeze
-from bitshift.nn.layers import ShiftConv1d, ShiftConv2d, ShiftLayer, ShiftLinear
+from bitshift.nn.layers import (
+    ShiftConv1d,
+    ShiftConv2d,
+    ShiftConv3d,
+    ShiftConvTranspose1d,
+    ShiftConvTranspose2d,
+    ShiftConvTranspose3d,
+    ShiftEmbedding,
+    ShiftLayer,
+    ShiftLinear,
+)
 from bitshift.nn.norms import AffineNorm, ShiftNorm
 
 __all__ = [
@@ -19,6 +29,11 @@ __all__ = [
     "ShiftConfig",
     "ShiftConv1d",
     "ShiftConv2d",
+    "ShiftConv3d",
+    "ShiftConvTranspose1d",
+    "ShiftConvTranspose2d",
+    "ShiftConvTranspose3d",
+    "ShiftEmbedding",
     "ShiftLayer",
     "ShiftLinear",
     "ShiftNorm",

@@ -13,12 +13,23 @@ from torch import Tensor, nn
 
 from bitshift.nn.activations import FixedPointQuant
 from bitshift.nn.config import Rule, ShiftConfig
-from bitshift.nn.layers import ShiftConv1d, ShiftConv2d, ShiftLayer, ShiftLinear
+from bitshift.nn.layers import (
+    ShiftConv1d,
+    ShiftConv2d,
+    ShiftConv3d,
+    ShiftConvTranspose1d,
+    ShiftConvTranspose2d,
+    ShiftConvTranspose3d,
+    ShiftEmbedding,
+    ShiftLayer,
+    ShiftLinear,
+)
 from bitshift.nn.method import Method
 from bitshift.nn.norms import ChannelNorm
 from bitshift.nn.observe import CallOrder, observe
 from bitshift.nn.plan import CONVERTIBLE, NORMS, Choice, ConvertError, describe_scale, make_method, paths_of, plan
 from bitshift.nn.report import ConversionReport, Row
+from bitshift.nn.weights import TRANSPOSED, method_weight
 
 logger = logging.getLogger("bitshift")
 
@@ -33,7 +44,7 @@ def convert(
 ) -> tuple[nn.Module, ConversionReport]:
     """A shift network made from a copy of ``model``, and a report of what changed, what stayed and why.
 
-    With float or fixed-point activations every Linear, Conv1d and Conv2d is swapped in place and the model keeps its
+    With float or fixed-point activations every layer with weights is swapped in place and the model keeps its
     class. With ``config.activations`` of 2 to 8 the model is traced with torch.fx and comes back as a ``GraphModule``
     with quantisers on its values; see docs/convert.md.
 
@@ -68,17 +79,31 @@ def make_layer(
     bias: Tensor | None = None,
     input_quant: FixedPointQuant | None = None,
 ) -> ShiftLayer:
-    """The shift layer with the window of ``module`` (Linear, Conv1d or Conv2d) and the weight of ``method``."""
+    """The shift layer with the window of ``module`` (of a kind in :data:`CONVERTIBLE`) and the weight of ``method``."""
     common = {"bias": bias, "norm": norm, "input_quant": input_quant}
+    kind = next((cls for cls in CONVERTIBLE if isinstance(module, cls)), None)
+    if kind is None:
+        allowed = ", ".join(cls.__name__ for cls in CONVERTIBLE)
+        raise ConvertError(f"no shift layer for {type(module).__name__}; allowed: {allowed}")
     if isinstance(module, nn.Linear):
         layer: ShiftLayer = ShiftLinear(method, **common)
-    elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
-        cls = ShiftConv1d if isinstance(module, nn.Conv1d) else ShiftConv2d
-        window = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups", "padding_mode")}
-        layer = cls(method, **window, **common)
+    elif isinstance(module, nn.Embedding):
+        layer = ShiftEmbedding(method, padding_idx=module.padding_idx)
     else:
-        raise ConvertError(f"no shift layer for {type(module).__name__}; allowed: Linear, Conv1d, Conv2d")
+        names = ["stride", "padding", "dilation", "groups", "padding_mode"]
+        names += ["output_padding"] if kind in TRANSPOSED else []
+        layer = _CONVOLUTIONS[kind](method, **{name: getattr(module, name) for name in names}, **common)
     return layer.train(module.training)
+
+
+_CONVOLUTIONS: dict[type[nn.Module], type[ShiftLayer]] = {
+    nn.Conv1d: ShiftConv1d,
+    nn.Conv2d: ShiftConv2d,
+    nn.Conv3d: ShiftConv3d,
+    nn.ConvTranspose1d: ShiftConvTranspose1d,
+    nn.ConvTranspose2d: ShiftConvTranspose2d,
+    nn.ConvTranspose3d: ShiftConvTranspose3d,
+}
 
 
 def layer_row(path: str, module: nn.Module, layer: ShiftLayer, *, norm: str = "", note: str = "") -> Row:
@@ -146,10 +171,11 @@ def swap_layers(
         weight: Tensor = module.weight  # type: ignore[assignment]
         if weight not in methods:  # tied weights share one method
             behind = module in order.normed
-            methods[weight] = make_method(choice, weight, norm_behind=behind, generator=generator)
+            methods[weight] = make_method(choice, method_weight(module), norm_behind=behind, generator=generator)
         method, note = methods[weight]
         quant = FixedPointQuant(config.activations) if isinstance(config.activations, str) else None
-        layer = make_layer(module, method, bias=module.bias, input_quant=quant)  # type: ignore[arg-type]
+        bias: Any = getattr(module, "bias", None)
+        layer = make_layer(module, method, bias=bias, input_quant=quant)
         if len(paths[module]) > 1:
             note = "; ".join(filter(None, [note, f"shared with {', '.join(paths[module][1:])}"]))
         swaps[module] = layer

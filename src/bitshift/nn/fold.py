@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from bitshift.nn.layers import ShiftConv1d, ShiftConv2d, ShiftLayer, ShiftLinear
+from bitshift.nn.layers import ShiftConv1d, ShiftConv2d, ShiftConv3d, ShiftLayer, ShiftLinear
 from bitshift.nn.method import get_method
 from bitshift.nn.norms import AffineNorm, ChannelNorm, ShiftNorm
 
@@ -91,12 +91,13 @@ def norm_layer(norm: BatchNorm, rank: int | None, *, multiplier: bool, pretraine
     if flat:
         weight, form = torch.diag(sign), "pot2"
     else:
-        axes = 1 if isinstance(norm, nn.BatchNorm1d) or rank == 3 else 2
+        volume = isinstance(norm, nn.BatchNorm3d) or rank == 5
+        axes = 1 if isinstance(norm, nn.BatchNorm1d) or rank == 3 else 3 if volume else 2
         weight, form = sign.view(-1, *[1] * (1 + axes)), "pot1"
     method = nearest.from_float(weight, form, scale=torch.ones(channels)).requires_grad_(False).to(device)
     if flat:
         return ShiftLinear(method, norm=new).train(norm.training)
-    cls = ShiftConv1d if weight.dim() == 3 else ShiftConv2d
+    cls = (ShiftConv1d, ShiftConv2d, ShiftConv3d)[weight.dim() - 3]
     return cls(method, groups=channels, norm=new).train(norm.training)
 
 

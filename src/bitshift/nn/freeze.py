@@ -244,8 +244,8 @@ def _compare(path: str, module: nn.Module, x: Tensor | None, want: Tensor, got: 
     index = tuple(int(i) for i in different.nonzero()[0])
     values = f"expected {float(want[index])!r}, the frozen module gives {float(got[index])!r}"
     message = f"module {path!r} at {index}: {values}"
-    if isinstance(module, FrozenLayer) and x is not None:
-        channel = index[1] if module.is_conv else index[-1]
+    if isinstance(module, FrozenLayer) and x is not None and module.channel_axis is not None:
+        channel = index[module.channel_axis]
         mult, offset, frac = (int(v[channel]) for v in (module.mult, module.offset, module.frac))
         accs = [(float(v[index]) * 2.0**frac - offset) / mult for v in (want, got)]
         message += f"; accumulator expected {accs[0]:.10g}, got {accs[1]:.10g}"

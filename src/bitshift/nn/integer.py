@@ -14,7 +14,7 @@ from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import layer_row, make_layer, other_rows, stay_row
 from bitshift.nn.fold import BatchNorm, affine_norm, folded_gain, folded_norm, fresh_shift_norm, norm_layer
 from bitshift.nn.gains import Unmatched
-from bitshift.nn.layers import ShiftLayer, ShiftLinear
+from bitshift.nn.layers import ShiftEmbedding, ShiftLayer, ShiftLinear
 from bitshift.nn.layers.pointwise import Pointwise
 from bitshift.nn.layers.pool import AvgPool
 from bitshift.nn.method import Method
@@ -24,6 +24,7 @@ from bitshift.nn.plan import CONVERTIBLE, Choice, ConvertError, make_method, pla
 from bitshift.nn.pools import pool_of
 from bitshift.nn.report import ConversionReport, Row
 from bitshift.nn.trace import Flow, argument, function_of, propagate_shapes, trace
+from bitshift.nn.weights import method_weight, output_channels
 
 logger = logging.getLogger("bitshift")
 
@@ -134,7 +135,12 @@ class _Conversion:
         """Functional dropout was traced in eval mode; a module follows ``train()`` again."""
         for node in [n for n in self.calls("dropout") if n.op == "call_function"]:
             name = getattr(node.target, "__name__", "dropout")
-            kinds = {"dropout1d": nn.Dropout1d, "dropout2d": nn.Dropout2d, "alpha_dropout": nn.AlphaDropout}
+            kinds = {
+                "dropout1d": nn.Dropout1d,
+                "dropout2d": nn.Dropout2d,
+                "dropout3d": nn.Dropout3d,
+                "alpha_dropout": nn.AlphaDropout,
+            }
             cls = kinds.get(name, nn.Dropout)
             path = self.add_module(node.name, cls(argument(node, 1, "p", 0.5)))
             new = self.insert(node, path, (self.flow.source(node),))
@@ -161,9 +167,10 @@ class _Conversion:
             return None  # the norm's channels are then not the layer's
         if isinstance(layer, ShiftLayer) and layer.norm is not None:
             return None
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        return users[0] if norm.running_mean is not None and norm.num_features == weight.shape[0] else None
+        if isinstance(layer, (nn.Embedding, ShiftEmbedding)):
+            return None  # its scales belong to rows, not to channels
+        channels = layer.method.shape[0] if isinstance(layer, ShiftLayer) else output_channels(layer)
+        return users[0] if norm.running_mean is not None and norm.num_features == channels else None
 
     def replace_layers(self) -> None:
         """Shift layers for the chosen ones, with the norm behind them."""
@@ -207,9 +214,9 @@ class _Conversion:
     def _build(
         self, module: nn.Module, norm: BatchNorm | None, methods: dict[Any, tuple[Method, str]]
     ) -> tuple[ShiftLayer, str, str]:
-        """Layer, description of its norm and a note for one nn.Linear or nn.Conv."""
-        choice, weight, bias = self.choices[module], module.weight, module.bias
-        assert isinstance(weight, Tensor)
+        """Layer, description of its norm and a note for one convertible module."""
+        choice, weight, bias = self.choices[module], method_weight(module), getattr(module, "bias", None)
+        key = module.weight  # tied weights share one method
         assert bias is None or isinstance(bias, Tensor)
         new_norm: ChannelNorm | None = None
         described, fold = "", None
@@ -225,13 +232,13 @@ class _Conversion:
             folded = weight.detach().float() * fold.float().view(-1, *[1] * (weight.dim() - 1))
             folded.requires_grad_(weight.requires_grad)
             method, note = make_method(choice, folded, norm_behind=True, generator=self.generator)
-        elif weight in methods:
-            method, note = methods[weight]
+        elif key in methods:
+            method, note = methods[key]
         else:
             method, note = make_method(
                 choice, weight, norm_behind=norm is not None, generator=self.generator, pot_step=True
             )
-            methods[weight] = (method, note)
+            methods[key] = (method, note)
         layer = make_layer(module, method, norm=new_norm, bias=bias)
         if fold is not None:
             layer.unmatched = Unmatched(choice, folded.detach())

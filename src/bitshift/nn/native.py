@@ -24,6 +24,7 @@ from bitshift.core.fixed import FixedPoint
 from bitshift.core.formats import get_format
 from bitshift.core.graph import Graph, GraphError, Node, Value
 from bitshift.core.modelfile import ModelFileError
+from bitshift.core.windows import output_length, transposed_length
 
 _MAX_VARIANTS = 8
 """Models that one layer keeps, of different input shapes, ranges and thread counts."""
@@ -74,9 +75,31 @@ def conv(
     wide: bool,
 ) -> Tensor | None:
     """:func:`bitshift.nn.ops.exact_conv` by the engine; None where it cannot take the call."""
-    if x.dim() != codes.dim() or codes.dim() not in (3, 4):
+    if x.dim() != codes.dim() or codes.dim() not in (3, 4, 5):
         return None
-    window = (tuple(stride), tuple(padding), tuple(dilation), groups)
+    window = (tuple(stride), tuple(padding), None, tuple(dilation), groups)
+    return _run(x, (codes, mult, offset, frac), format, frac_in, tuple(x.shape[1:]), window, wide)
+
+
+def conv_transpose(
+    x: Tensor,
+    codes: Tensor,
+    mult: Tensor,
+    offset: Tensor,
+    frac: Tensor,
+    format: str,
+    frac_in: int,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+    wide: bool,
+) -> Tensor | None:
+    """:func:`bitshift.nn.ops.exact_conv_transpose` by the engine; None where it cannot take the call."""
+    if x.dim() != codes.dim() or codes.dim() not in (3, 4, 5):
+        return None
+    window = (tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation), groups)
     return _run(x, (codes, mult, offset, frac), format, frac_in, tuple(x.shape[1:]), window, wide)
 
 
@@ -197,14 +220,18 @@ def _graph(codes: Tensor, shape: tuple[int, ...], kind: FixedPoint, format: str,
     array = codes.detach().contiguous().numpy()
     attrs: dict[str, Any] = {"format": get_format(format).name}
     out: tuple[int, ...] = (array.shape[0],)
+    op = "linear"
     if window is not None:
-        stride, flat, dilation, groups = window
+        stride, flat, extra, dilation, groups = window
+        op = "conv" if extra is None else "conv_transpose"
         padding = tuple(zip(flat[::2], flat[1::2], strict=True))
         attrs |= {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        out += tuple(
-            (n + sum(p) - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(shape[1:], array.shape[2:], stride, padding, dilation, strict=True)
-        )
+        axes = zip(shape[1:], array.shape[2:], stride, padding, dilation, strict=True)
+        if extra is None:
+            out += tuple(output_length(n, k, s, p, d) for n, k, s, p, d in axes)
+        else:
+            attrs["output_padding"] = extra
+            out += tuple(transposed_length(n, k, s, p, e, d) for (n, k, s, p, d), e in zip(axes, extra, strict=True))
     values = {"x": Value("x", shape, kind), "y": Value("y", out, FixedPoint(32, 0))}
-    node = Node("linear" if window is None else "conv", ("x",), "y", attrs, {"codes": "codes"})
+    node = Node(op, ("x",), "y", attrs, {"codes": "codes"})
     return Graph(("x",), ("y",), values, (node,), {"codes": array})

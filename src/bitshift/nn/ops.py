@@ -20,6 +20,7 @@ from torch import Tensor
 from bitshift.core.formats import get_format
 from bitshift.nn import native
 from bitshift.nn.native import power_of_two
+from bitshift.nn.weights import inputs_first
 
 _cpu = torch.library.Library("bitshift", "FRAGMENT")
 _EXACT_FLOAT32 = 1 << 24
@@ -72,12 +73,28 @@ def split_padding(padding: list[int]) -> tuple[list[int], list[int]]:
 def convolve(
     x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> Tensor:
-    """Convolution with 1 or 2 spatial axes (from ``weight``'s shape) and zero padding ``[before, after]`` per axis."""
+    """Convolution with 1 to 3 spatial axes (from ``weight``'s shape) and zero padding ``[before, after]`` per axis."""
     inside, outside = split_padding(padding)
     if outside:
         x = F.pad(x, outside)
-    function = F.conv1d if weight.dim() == 3 else F.conv2d
+    function = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
     return function(x, weight, None, stride, inside, dilation, groups)
+
+
+def convolve_transposed(
+    x: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """Transposed convolution with a ``weight`` ``(O, I/groups, *kernel)`` that crops ``[before, after]`` per axis."""
+    inside, outside = split_padding(padding)
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]
+    y = function(x, inputs_first(weight, groups), None, stride, inside, output_padding, groups, dilation)
+    return F.pad(y, [-side for side in outside]) if outside else y
 
 
 def _finish(acc: Tensor, mult: Tensor, offset: Tensor, frac: Tensor, shape: list[int], wide: bool) -> Tensor:
@@ -124,6 +141,44 @@ def exact_conv(
         return _finish(acc, mult, offset, frac, [-1] + [1] * (codes.dim() - 2), wide)
 
 
+def exact_conv_transpose(
+    x: Tensor,
+    codes: Tensor,
+    mult: Tensor,
+    offset: Tensor,
+    frac: Tensor,
+    format: str,
+    frac_in: int,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+    wide: bool,
+) -> Tensor:
+    """:func:`exact_conv` for a transposed convolution; ``codes`` are ``(O, I/groups, *kernel)`` here, too."""
+    with _plain_float(x):
+        x_int = _on_integers(x, frac_in)
+        levels = decode(codes, format, torch.float64)
+        dtype = exact_dtype(x_int, levels)
+        window = (stride, padding, output_padding, dilation, groups)
+        acc = convolve_transposed(x_int.to(dtype), levels.to(dtype), *window)
+        return _finish(acc, mult, offset, frac, [-1] + [1] * (codes.dim() - 2), wide)
+
+
+def exact_embedding(ids: Tensor, codes: Tensor, mult: Tensor, frac: Tensor, format: str, wide: bool) -> Tensor:
+    """Rows ``level * mult[v] * 2**-frac[v]`` of the table ``codes`` ``(V, E)`` for ``ids`` ``v`` of any shape."""
+    v = ids.long()
+    rows = decode(codes[v], format, torch.float64) * (mult * power_of_two(-frac))[v].unsqueeze(-1)
+    return rows if wide else rows.float()
+
+
+def exact_embedding_float(ids: Tensor, codes: Tensor, scale: Tensor, format: str) -> Tensor:
+    """Rows ``level * scale[v]`` of the table ``codes`` ``(V, E)`` in float32."""
+    v = ids.long()
+    return decode(codes[v], format) * scale[v].unsqueeze(-1)
+
+
 def exact_linear(
     x: Tensor, codes: Tensor, mult: Tensor, offset: Tensor, frac: Tensor, format: str, frac_in: int, wide: bool
 ) -> Tensor:
@@ -154,6 +209,26 @@ def exact_conv_float(
         return y * scale.view(shape) + bias.view(shape)
 
 
+def exact_conv_transpose_float(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    format: str,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """:func:`exact_conv_float` for a transposed convolution."""
+    with _plain_float(x):
+        window = (stride, padding, output_padding, dilation, groups)
+        y = convolve_transposed(x.float(), decode(codes, format), *window)
+        shape = [-1] + [1] * (codes.dim() - 2)
+        return y * scale.view(shape) + bias.view(shape)
+
+
 def exact_linear_float(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor, format: str) -> Tensor:
     """:func:`exact_conv_float` for ``x`` ``(..., I)`` and ``codes`` ``(O, I)``."""
     with _plain_float(x):
@@ -177,14 +252,15 @@ def exact_quantize(x: Tensor, bits: int, frac: int, signed: bool, rounding: str)
 def exact_avg_pool(
     x: Tensor, kernel: list[int], stride: list[int], padding: list[int], mult: int, shift: int, wide: bool
 ) -> Tensor:
-    """``sum over the window * mult * 2**-shift``; ``len(kernel)`` spatial axes, 1 or 2; zeros of the padding count."""
+    """``sum over the window * mult * 2**-shift``; ``len(kernel)`` spatial axes, 1 to 3; zeros of the padding count."""
     inside, outside = split_padding(padding)
     y = F.pad(x.double(), outside) if outside else x.double()
     if len(kernel) == 1:
         y = F.avg_pool2d(y.unsqueeze(-1), [kernel[0], 1], [stride[0], 1], [inside[0], 0], divisor_override=1)
         y = y.squeeze(-1)
     else:
-        y = F.avg_pool2d(y, kernel, stride, inside, divisor_override=1)
+        pool = F.avg_pool2d if len(kernel) == 2 else F.avg_pool3d
+        y = pool(y, kernel, stride, inside, divisor_override=1)
     return (y * (mult * 2.0**-shift)).to(torch.float64 if wide else torch.float32)
 
 
@@ -244,6 +320,98 @@ def conv(
 def _(x, codes, mult, offset, frac, format, frac_in, stride, padding, dilation, groups, wide):
     size = _window(x, list(codes.shape[2:]), stride, padding, dilation)
     return _result(x, [x.shape[0], codes.shape[0], *size], wide)
+
+
+def _window_transposed(
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+) -> list[int]:
+    """Spatial sizes of a transposed convolution's output."""
+    return [
+        (n - 1) * s + (k - 1) * d + 1 - padding[2 * i] - padding[2 * i + 1] + extra
+        for i, (n, k, s, extra, d) in enumerate(
+            zip(x.shape[-len(kernel) :], kernel, stride, output_padding, dilation, strict=True)
+        )
+    ]
+
+
+@_operator
+def conv_transpose(
+    x: Tensor,
+    codes: Tensor,
+    mult: Tensor,
+    offset: Tensor,
+    frac: Tensor,
+    format: str,
+    frac_in: int,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+    wide: bool,
+) -> Tensor:
+    """:func:`exact_conv_transpose` as an operator, on the engine's kernels where they can take the call."""
+    window = (stride, padding, output_padding, dilation, groups)
+    call = (x, codes, mult, offset, frac, format, frac_in, *window, wide)
+    y = native.conv_transpose(*call)
+    return exact_conv_transpose(*call) if y is None else y
+
+
+@conv_transpose.register_fake
+def _(x, codes, mult, offset, frac, format, frac_in, stride, padding, output_padding, dilation, groups, wide):
+    size = _window_transposed(x, list(codes.shape[2:]), stride, padding, output_padding, dilation)
+    return _result(x, [x.shape[0], codes.shape[0], *size], wide)
+
+
+@_operator
+def conv_transpose_float(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    format: str,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """:func:`exact_conv_transpose_float` as an operator."""
+    window = (stride, padding, output_padding, dilation, groups)
+    return exact_conv_transpose_float(x, codes, scale, bias, format, *window)
+
+
+@conv_transpose_float.register_fake
+def _(x, codes, scale, bias, format, stride, padding, output_padding, dilation, groups):
+    size = _window_transposed(x, list(codes.shape[2:]), stride, padding, output_padding, dilation)
+    return _result(x, [x.shape[0], codes.shape[0], *size], False)
+
+
+@_operator
+def embedding(ids: Tensor, codes: Tensor, mult: Tensor, frac: Tensor, format: str, wide: bool) -> Tensor:
+    """:func:`exact_embedding` as an operator."""
+    return exact_embedding(ids, codes, mult, frac, format, wide)
+
+
+@embedding.register_fake
+def _(ids, codes, mult, frac, format, wide):
+    return _result(ids, [*ids.shape, codes.shape[1]], wide)
+
+
+@_operator
+def embedding_float(ids: Tensor, codes: Tensor, scale: Tensor, format: str) -> Tensor:
+    """:func:`exact_embedding_float` as an operator."""
+    return exact_embedding_float(ids, codes, scale, format)
+
+
+@embedding_float.register_fake
+def _(ids, codes, scale, format):
+    return _result(ids, [*ids.shape, codes.shape[1]], False)
 
 
 @_operator

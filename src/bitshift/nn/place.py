@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import fx, nn
 
 from bitshift.nn.activations import ActQuant
-from bitshift.nn.layers import ShiftLayer
+from bitshift.nn.layers import ShiftEmbedding, ShiftLayer
 from bitshift.nn.layers.pointwise import Pointwise
 from bitshift.nn.layers.pool import AvgPool
 from bitshift.nn.report import Row
@@ -84,6 +84,8 @@ def _demands(work: Editor) -> _Groups:
             continue
         module = work.flow.module(node)
         assert module is not None
+        if isinstance(module, ShiftEmbedding):
+            continue  # ids are integers already
         found = readers.setdefault(module, [])  # a shared module has one input grid, wherever it is called
         found += work.flow.origins(work.flow.source(node))
         groups.demand(found, 8 if isinstance(module, Pointwise) else work.bits)
@@ -131,7 +133,9 @@ def place_quantisers(work: Editor) -> None:
         work.flow.forget()
     for node in work.traced.graph.nodes:
         module = work.flow.module(node)
-        if isinstance(module, (ShiftLayer, Pointwise)) and module not in work.kept:
+        if isinstance(module, ShiftEmbedding):
+            module.set_integer()
+        elif isinstance(module, (ShiftLayer, Pointwise)) and module not in work.kept:
             module.set_input(placed[work.flow.origins(work.flow.source(node))[0]])
 
 
@@ -140,8 +144,8 @@ def fence_float_operations(work: Editor) -> None:
     for node in list(work.traced.graph.nodes):
         kind, module = work.flow.kind(node), work.flow.module(node)
         in_float = kind == "other" or (kind in ("layer", "norm", "avg_pool") and not reads_integers(work, node))
-        if not in_float or node.op == "get_attr":
-            continue
+        if not in_float or node.op == "get_attr" or isinstance(module, nn.Embedding):
+            continue  # an embedding reads ids
         for source in node.all_input_nodes:
             if work.flow.kind(source) in ("number", "other", "quant") or source.op == "get_attr":
                 continue

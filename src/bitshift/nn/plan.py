@@ -16,8 +16,9 @@ from bitshift.core.formats import get_format
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.layers import ShiftLayer
 from bitshift.nn.method import Method, get_method
+from bitshift.nn.weights import CONVOLUTIONS, TRANSPOSED
 
-CONVERTIBLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+CONVERTIBLE = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED, nn.Embedding)
 NOT_NEW = "not among the layers called new"
 """The report's reason for a layer that ``convert(..., new=...)`` leaves."""
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm, nn.SyncBatchNorm)
@@ -52,7 +53,7 @@ def paths_of(model: nn.Module) -> dict[nn.Module, list[str]]:
 
 
 def obstacle(module: nn.Module, tied: Mapping[Tensor, list[str]]) -> str:
-    """Why this Linear, Conv1d or Conv2d cannot be replaced, or ``""``."""
+    """Why this module of a convertible kind cannot be replaced, or ``""``."""
     weight = module._parameters.get("weight")
     if weight is None:
         return "weight is computed (weight_norm, spectral_norm, parametrisation); remove that first"
@@ -64,6 +65,15 @@ def obstacle(module: nn.Module, tied: Mapping[Tensor, list[str]]) -> str:
         return f"weight is {weight.dtype}; float32, float16 and bfloat16 are converted"
     if getattr(module, "padding_mode", "zeros") != "zeros":
         return f"padding_mode={module.padding_mode!r} is not supported; pad with F.pad before the layer"
+    if isinstance(module, nn.Embedding):
+        options = {
+            "max_norm": module.max_norm,
+            "sparse": module.sparse,
+            "scale_grad_by_freq": module.scale_grad_by_freq,
+        }
+        found = next((f"{name}={value}" for name, value in options.items() if value), "")
+        if found:
+            return f"{found} is not supported; build the embedding without it"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         return "has hooks, which a replacement would lose; remove them first"
     others = tied.get(weight, [])
@@ -73,7 +83,10 @@ def obstacle(module: nn.Module, tied: Mapping[Tensor, list[str]]) -> str:
 
 
 def _foreign_ties(model: nn.Module) -> dict[Tensor, list[str]]:
-    """Weights of convertible layers that some other kind of module, or a layer of another kind, holds too."""
+    """Weights of convertible layers that some other kind of module, or a layer of another kind, holds too.
+
+    A table and a linear layer of its rows are one kind: what a language model ties.
+    """
     holders: dict[Tensor, list[tuple[str, nn.Module]]] = {}
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
@@ -82,7 +95,8 @@ def _foreign_ties(model: nn.Module) -> dict[Tensor, list[str]]:
     foreign: dict[Tensor, list[str]] = {}
     for parameter, held in holders.items():
         kinds = {type(m) for _, m in held}
-        if len(held) > 1 and (len(kinds) > 1 or not kinds <= set(CONVERTIBLE)):
+        one_kind = len(kinds) == 1 or kinds == {nn.Linear, nn.Embedding}
+        if len(held) > 1 and not (one_kind and kinds <= set(CONVERTIBLE)):
             foreign[parameter] = [name for name, m in held if type(m) not in CONVERTIBLE] or [held[0][0]]
     return foreign
 
@@ -106,7 +120,7 @@ def check_patterns(patterns: Iterable[str], candidates: Iterable[str], who: str)
         hint = (
             f"near misses: {', '.join(map(repr, near))}" if near else f"layers are: {', '.join(map(repr, known[:20]))}"
         )
-        raise ConvertError(f"{who} {pattern!r} matches no Linear, Conv1d or Conv2d; {hint}")
+        raise ConvertError(f"{who} {pattern!r} matches no layer that can be converted; {hint}")
 
 
 def _choice(config: ShiftConfig, rule: Rule | None, keep: bool | str) -> Choice:
@@ -142,7 +156,7 @@ def _choice(config: ShiftConfig, rule: Rule | None, keep: bool | str) -> Choice:
 def plan(
     model: nn.Module, config: ShiftConfig, order: list[nn.Module] | None, new: Sequence[str] = ()
 ) -> dict[nn.Module, Choice]:
-    """A choice for every Linear, Conv1d and Conv2d; ``order`` is the order of the calls where it is known.
+    """A choice for every module of a convertible kind; ``order`` is the order of the calls where it is known.
 
     ``order`` may hold shift layers of an earlier conversion: they count as first and last layer, too. ``new``, where
     given, are patterns of the layers to convert; the others stay.
@@ -155,7 +169,10 @@ def plan(
     paths = paths_of(model)
     layers = [m for m in paths if type(m) in CONVERTIBLE]
     if not layers and not any(isinstance(m, ShiftLayer) for m in paths):
-        raise ConvertError("the model has no nn.Linear, nn.Conv1d or nn.Conv2d to convert (subclasses are left alone)")
+        raise ConvertError(
+            "the model has no nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d/2d/3d or nn.Embedding to "
+            "convert (subclasses are left alone)"
+        )
     check_rules(config.rules, [p for m in layers for p in paths[m]])
     check_patterns(new, [p for m in layers for p in paths[m]], "new")
     tied = _foreign_ties(model)
@@ -171,8 +188,42 @@ def plan(
             choices[module] = Choice(None, note=reason)
             continue
         keep = (module is first and config.keep_first) or (module is last and config.keep_last)
-        choices[module] = _choice(config, _match_rules(paths[module], config.rules), keep)
+        choices[module] = _with_padding_row(module, _choice(config, _match_rules(paths[module], config.rules), keep))
+    _keep_ties(choices, paths)
     return choices
+
+
+def _with_padding_row(module: nn.Module, choice: Choice) -> Choice:
+    """``choice``, or none for a table whose row of zeros the format cannot hold."""
+    index = module.padding_idx if isinstance(module, nn.Embedding) else None
+    if index is None or choice.method is None or get_format(choice.format).has_zero:
+        return choice
+    note = (
+        f"padding_idx={index} needs a row of zeros, and {choice.format} has no level 0; "
+        "give this layer a rule with a method that has (s3, deepshift_q, nearest)"
+    )
+    return Choice(None, note=note)
+
+
+def _keep_ties(choices: dict[nn.Module, Choice], paths: Mapping[nn.Module, list[str]]) -> None:
+    """Layers that share a weight are converted alike, or all of them stay (``choices`` is changed)."""
+    sharing: dict[Tensor, list[nn.Module]] = {}
+    for module in choices:
+        weight = module._parameters.get("weight")
+        if weight is not None:
+            sharing.setdefault(weight, []).append(module)
+    for modules in sharing.values():
+        first = choices[modules[0]]
+        if all(choices[m] == first for m in modules[1:]):
+            continue
+        if not any(isinstance(m, nn.Embedding) for m in modules):
+            continue  # layers of one kind take the first one's method
+        for module in modules:
+            other = next(m for m in modules if m is not module)
+            own, its = (choices[m].format or "float" for m in (module, other))
+            if choices[module].method is not None:
+                note = f"its weight is tied to {paths[other][0]!r}, which gets {its}, not {own}: choose one for both"
+                choices[module] = Choice(None, note=note)
 
 
 def make_method(

@@ -13,6 +13,9 @@ from bitshift.nn.layers.pool import AvgPool, SplitAvgPool
 from bitshift.nn.layers.runs import Window, adaptive_windows, pool_windows
 from bitshift.nn.trace import argument
 
+_ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+_PLAIN = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+
 
 def pool_of(
     node: fx.Node, module: nn.Module | None, shape: Sequence[int] | None, *, power_of_two: bool
@@ -21,21 +24,21 @@ def pool_of(
 
     ``shape`` is that of the input (with the batch) where a sample told it.
     """
-    if isinstance(module, (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)):
-        axes = 1 if isinstance(module, nn.AdaptiveAvgPool1d) else 2
+    if isinstance(module, _ADAPTIVE):
+        axes = 1 + next(i for i, cls in enumerate(_ADAPTIVE) if isinstance(module, cls))
         return _adaptive(module.output_size, axes, shape, power_of_two)
-    if isinstance(module, (nn.AvgPool1d, nn.AvgPool2d)):
-        axes = 1 if isinstance(module, nn.AvgPool1d) else 2
+    if isinstance(module, _PLAIN):
+        axes = 1 + next(i for i, cls in enumerate(_PLAIN) if isinstance(module, cls))
         over = getattr(module, "divisor_override", None)
         settings = (module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad, over)
         return _windowed(axes, *settings, power_of_two)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name.startswith("adaptive"):
-        return _adaptive(argument(node, 1, "output_size"), 1 if name.endswith("1d") else 2, shape, power_of_two)
-    if node.target is F.avg_pool2d or name.startswith("avg_pool"):
+        return _adaptive(argument(node, 1, "output_size"), int(name[-2]), shape, power_of_two)
+    if node.target in (F.avg_pool2d, F.avg_pool3d) or name.startswith("avg_pool"):
         window = (argument(node, 1, "kernel_size"), argument(node, 2, "stride"), argument(node, 3, "padding", 0))
         flags = (argument(node, 4, "ceil_mode", False), argument(node, 5, "count_include_pad", True))
-        axes = 1 if name.endswith("1d") else 2
+        axes = int(name[-2])
         return _windowed(axes, *window, *flags, argument(node, 6, "divisor_override"), power_of_two)
     return _mean(node, shape, power_of_two)
 
@@ -94,9 +97,11 @@ def _mean(node: fx.Node, shape: Sequence[int] | None, power_of_two: bool) -> tup
     if (
         not all(isinstance(d, int) for d in listed)
         or {d % rank for d in listed} != set(range(2, rank))
-        or rank not in (3, 4)
+        or rank not in (3, 4, 5)
     ):
-        return f"mean over axes {listed}: only all spatial axes of (N, C, L) or (N, C, H, W) are a pool"
+        return (
+            f"mean over axes {listed}: only all spatial axes of (N, C, L), (N, C, H, W) or (N, C, D, H, W) are a pool"
+        )
     return AvgPool(None, power_of_two=power_of_two), not argument(node, 2, "keepdim", False)
 
 

@@ -40,36 +40,51 @@ Kind = Literal[
 """What a node does: ``shape`` moves or picks numbers (max-pool too), ``relu`` clamps, ``fn`` is a non-linear function,
 ``number`` is no tensor, ``other`` computes in float."""
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 _RELU: set[Any] = {F.relu, F.relu_, torch.relu, torch.relu_, F.relu6, "relu", "relu_"}
 _CLAMP: set[Any] = {torch.clamp, torch.clamp_min, torch.clip, F.hardtanh, "clamp", "clamp_", "clamp_min", "clip"}
 _SHAPE: set[Any] = {
     F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d,
+    F.max_pool3d, torch.max_pool3d, F.adaptive_max_pool3d,
     torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.transpose, torch.permute, torch.chunk,
     torch.split, torch.narrow, torch.swapaxes, torch.movedim, operator.getitem, F.pixel_shuffle, F.channel_shuffle,
     F.pad, "flatten", "reshape", "view", "squeeze", "unsqueeze", "transpose", "permute", "contiguous", "chunk",
     "split", "narrow", "clone", "view_as", "reshape_as", "t", "unflatten", "movedim", "swapaxes",
 }  # fmt: skip
 _ADD: set[Any] = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_UPSAMPLE: set[Any] = {F.interpolate, F.upsample}
 _CAT: set[Any] = {torch.cat, torch.concat, torch.concatenate}
 _MEAN: set[Any] = {
-    torch.mean, "mean", F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d,
+    torch.mean, "mean", F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d,
+    F.adaptive_avg_pool3d,
     torch.avg_pool1d, torch.adaptive_avg_pool1d,
 }  # fmt: skip
-_DROPOUT: set[Any] = {F.dropout, F.dropout2d, F.dropout1d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout}
+_DROPOUT: set[Any] = {
+    F.dropout,
+    F.dropout3d,
+    F.dropout2d,
+    F.dropout1d,
+    F.alpha_dropout,
+    F.feature_alpha_dropout,
+    torch.dropout,
+}
 _FN: dict[Any, str] = {
     **{getattr(F, name): name for name in FUNCTIONS if hasattr(F, name)},
     torch.sigmoid: "sigmoid", torch.tanh: "tanh", "sigmoid": "sigmoid", "tanh": "tanh",
     "sigmoid_": "sigmoid", "tanh_": "tanh", torch.celu: "celu", torch.selu: "selu",
 }  # fmt: skip
 _SHAPE_MODULES = (
-    nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Unflatten, nn.Identity,
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+    nn.ZeroPad3d, nn.Flatten, nn.Unflatten, nn.Identity,
     nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.ZeroPad1d, nn.ZeroPad2d, nn.ReflectionPad1d,
     nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d,
 )  # fmt: skip
-_POOL_MODULES = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
-_DROPOUT_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_POOL_MODULES = (
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+)  # fmt: skip
+_NEAREST = ("nearest", "nearest-exact")
+_DROPOUT_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _FN_MODULES: dict[type[nn.Module], str] = {
     nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.GELU: "gelu", nn.SiLU: "silu", nn.Hardswish: "hardswish",
     nn.Hardsigmoid: "hardsigmoid", nn.LeakyReLU: "leaky_relu", nn.ELU: "elu", nn.SELU: "selu", nn.CELU: "celu",
@@ -215,6 +230,8 @@ class Flow:
         if target in _SHAPE:
             constant_pad = target is F.pad and argument(node, 2, "mode", "constant") == "constant"
             return "other" if constant_pad and argument(node, 3, "value", None) not in (None, 0, 0.0) else "shape"
+        if target in _UPSAMPLE:
+            return "shape" if argument(node, 3, "mode", "nearest") in _NEAREST else "other"
         if target in _ADD:
             a, b = argument(node, 0, "input"), argument(node, 1, "other")
             both = all(isinstance(v, fx.Node) and self.kind(v) != "number" for v in (a, b))
@@ -249,6 +266,8 @@ class Flow:
             return "avg_pool"
         if type(module) in _FN_MODULES:
             return "fn"
+        if isinstance(module, nn.Upsample):  # nn.UpsamplingNearest2d is one
+            return "shape" if module.mode in _NEAREST else "other"
         plain = isinstance(module, _SHAPE_MODULES) and not getattr(module, "return_indices", False)
         return "shape" if plain else "other"
 

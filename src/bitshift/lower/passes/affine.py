@@ -12,7 +12,7 @@ from bitshift.lower.passes.edit import Edit
 
 
 def fold_affine(graph: Graph) -> Graph:
-    """Fold ``affine`` into the ``conv`` or ``linear`` before it. Float results may change in the last bits."""
+    """Fold ``affine`` into the layer with weights before it. Float results may change in the last bits."""
     edit = Edit(graph)
     while any(_fold(edit, n) for n in edit.nodes if n.op == "affine"):
         pass
@@ -22,7 +22,7 @@ def fold_affine(graph: Graph) -> Graph:
 def _fold(edit: Edit, node: Node) -> bool:
     x = node.inputs[0]
     layer = edit.producer(x)
-    if layer is None or layer.op not in ("conv", "linear") or not edit.single_use(x):
+    if layer is None or layer.op not in ("conv", "conv_transpose", "linear") or not edit.single_use(x):
         return False
     if not isinstance(edit.type(x), Float32):
         return False

@@ -8,7 +8,7 @@ from bitshift.core.fixed import FixedPoint
 from bitshift.core.graph import Graph, Node
 from bitshift.lower.passes.edit import MOVES, Edit, without
 
-CLAMPING = frozenset({"conv", "linear", "add", "requantize", "rescale", "avg_pool"})
+CLAMPING = frozenset({"conv", "conv_transpose", "linear", "embedding", "add", "requantize", "rescale", "avg_pool"})
 """Integer ops with the attribute ``clamp``."""
 
 

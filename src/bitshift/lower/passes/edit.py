@@ -11,7 +11,7 @@ import numpy as np
 from bitshift.core.fixed import ValueType
 from bitshift.core.graph import Graph, Node, Value
 
-MOVES = frozenset({"reshape", "transpose", "slice", "max_pool"})
+MOVES = frozenset({"reshape", "transpose", "slice", "max_pool", "upsample"})
 """Ops that commute with every monotone function of single elements, without a constant of their own."""
 
 

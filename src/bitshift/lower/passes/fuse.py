@@ -16,7 +16,9 @@ from bitshift.lower.passes.edit import Edit, without
 from bitshift.lower.passes.rounding import Rounding, hoist, rounding_of
 from bitshift.lower.wide import is_wide
 
-LAYERS = ("conv", "linear")
+SUMMING = ("conv", "conv_transpose", "linear")
+"""Layers that can add a residual."""
+LAYERS = (*SUMMING, "embedding")
 
 
 def fuse(graph: Graph) -> Graph:
@@ -89,7 +91,7 @@ def _is_free_layer(edit: Edit, name: str) -> bool:
     layer = edit.producer(name)
     return (
         layer is not None
-        and layer.op in LAYERS
+        and layer.op in SUMMING
         and is_wide(edit.type(name))
         and len(layer.inputs) == 1
         and "clamp" not in layer.attrs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bitshift.core.bounds import input_ranges
 from bitshift.core.fixed import FixedPoint
 from bitshift.core.graph import Graph, Node
 from bitshift.core.ops import get_op
@@ -30,10 +31,7 @@ def narrow(graph: Graph) -> Graph:
 
 def value_ranges(graph: Graph) -> dict[str, Range]:
     """Smallest and largest integer of every value (None for f32), from the constants and the types of the inputs."""
-    ranges: dict[str, Range] = {}
-    for name in graph.inputs:
-        kind = graph.values[name].type
-        ranges[name] = (kind.lo, kind.hi) if isinstance(kind, FixedPoint) else None
+    ranges = input_ranges(graph)
     for node in graph.nodes:
         ranges[node.output] = get_op(node.op).bound(node, [ranges[i] for i in node.inputs], graph).range
     return ranges

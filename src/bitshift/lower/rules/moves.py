@@ -198,3 +198,25 @@ def pad(context: Context, call: Call) -> Item:
         raise call.error(f"pads with {number}, which {kind} cannot hold; use 0 or a value of the quantiser's grid")
     attrs = {"padding": padding, "value": value if kind is None else int(value)}
     return context.emit("pad", [x], context.type(x), call, attrs=attrs)
+
+
+@rule(
+    *(
+        f"aten.{kind}{axes}d.{form}"
+        for kind in ("upsample_nearest", "_upsample_nearest_exact")
+        for axes in (1, 2, 3)
+        for form in ("default", "vec")
+    )
+)
+def upsample(context: Context, call: Call) -> Item:
+    """Enlargement by the nearest neighbour, by whole factors."""
+    x = call.value("self" if "self" in call.raw else "input")
+    shape = context.shape(x)
+    if any(big % n for n, big in zip(shape[1:], call.shape[1:], strict=True)):
+        raise call.error(
+            f"enlarges {list(shape[1:])} to {list(call.shape[1:])}; the graph has whole factors: choose such a size"
+        )
+    factor = tuple(big // n for n, big in zip(shape[1:], call.shape[1:], strict=True))
+    if set(factor) == {1}:
+        return x
+    return context.emit("upsample", [x], context.type(x), call, attrs={"factor": factor})

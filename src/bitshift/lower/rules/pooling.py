@@ -27,6 +27,11 @@ def spatial(call: Call, argument: Sequence[int] | int | None, axes: int, default
     return tuple(numbers * axes if len(numbers) == 1 else numbers)
 
 
+def axes_of(call: Call) -> int:
+    """The spatial axes of a pool, from the op's name."""
+    return next(n for n in (1, 2, 3) if f"pool{n}d" in call.op)
+
+
 def window_padding(
     sizes: Sequence[int],
     out: Sequence[int],
@@ -48,11 +53,13 @@ def window_padding(
     "aten.max_pool1d.default",
     "aten.max_pool2d_with_indices.default",
     "aten.max_pool1d_with_indices.default",
+    "aten.max_pool3d.default",
+    "aten.max_pool3d_with_indices.default",
 )
 def max_pool(context: Context, call: Call) -> Item:
     """The maximum over windows."""
     x = call.value("self")
-    axes = 1 if "pool1d" in call.op else 2
+    axes = axes_of(call)
     kernel = spatial(call, call["kernel_size"], axes, ())
     stride = spatial(call, call["stride"], axes, kernel)
     pad = spatial(call, call["padding"], axes, [0] * axes)
@@ -63,7 +70,7 @@ def max_pool(context: Context, call: Call) -> Item:
     return (pooled, None) if "indices" in call.op else pooled
 
 
-@rule("aten.adaptive_max_pool2d.default", "aten.adaptive_max_pool1d.default")
+@rule("aten.adaptive_max_pool2d.default", "aten.adaptive_max_pool1d.default", "aten.adaptive_max_pool3d.default")
 def adaptive_max_pool(context: Context, call: Call) -> Item:
     """The maximum over windows that split the input."""
     x = call.value("self")
@@ -76,11 +83,11 @@ def adaptive_max_pool(context: Context, call: Call) -> Item:
     return (_split_pool(context, call, x, _adaptive_runs(context, call, x), pool), None)
 
 
-@rule("aten.avg_pool2d.default", "aten.avg_pool1d.default")
+@rule("aten.avg_pool2d.default", "aten.avg_pool1d.default", "aten.avg_pool3d.default")
 def avg_pool(context: Context, call: Call) -> Item:
     """The mean over windows."""
     x = call.value("self")
-    axes = 1 if "pool1d" in call.op else 2
+    axes = axes_of(call)
     kernel = spatial(call, call["kernel_size"], axes, ())
     stride = spatial(call, call["stride"], axes, kernel)
     pad = spatial(call, call["padding"], axes, [0] * axes)
@@ -95,7 +102,13 @@ def avg_pool(context: Context, call: Call) -> Item:
     return _split_average(context, call, x, plan)
 
 
-@rule("aten.adaptive_avg_pool2d.default", "aten.adaptive_avg_pool1d.default", "aten._adaptive_avg_pool2d.default")
+@rule(
+    "aten.adaptive_avg_pool2d.default",
+    "aten.adaptive_avg_pool1d.default",
+    "aten._adaptive_avg_pool2d.default",
+    "aten.adaptive_avg_pool3d.default",
+    "aten._adaptive_avg_pool3d.default",
+)
 def adaptive_avg_pool(context: Context, call: Call) -> Item:
     """The mean over windows that split the input."""
     x = call.value("self")
@@ -109,10 +122,10 @@ def mean(context: Context, call: Call) -> Item:
     shape = context.shape(x)
     dims = call["dim"]
     axes = sorted(call.axis(d, len(shape)) for d in (dims or range(-len(shape) - 1, 0)))
-    if len(shape) not in (2, 3) or axes != list(range(1, len(shape))):
+    if len(shape) not in (2, 3, 4) or axes != list(range(1, len(shape))):
         raise call.error(
             f"takes the mean over axes {list(dims or [])} of shape {['N', *shape]}; the graph has the mean over all "
-            "spatial axes of (N, C, L) or (N, C, H, W)"
+            "spatial axes of (N, C, L), (N, C, H, W) or (N, C, D, H, W)"
         )
     kernel = shape[1:]
     pooled = emit_avg_pool(
@@ -151,7 +164,7 @@ def emit_avg_pool(
 
 def _adaptive_runs(context: Context, call: Call, x: str) -> list[list[Run]]:
     """The windows of an adaptive pool, an axis each."""
-    axes = 1 if "pool1d" in call.op else 2
+    axes = axes_of(call)
     sizes = zip(context.shape(x)[-axes:], call.shape[-axes:], strict=True)
     return [runs(adaptive_windows(n, out)) for n, out in sizes]
 

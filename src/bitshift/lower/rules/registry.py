@@ -13,14 +13,16 @@ RULES: dict[str, Rule] = {}
 
 _NO_SOFTMAX = "leave it out of the deployed model: it does not change the order of the classes"
 _NO_NORM = "use a batch norm, which becomes one offset and scale per channel"
-_NO_PRODUCT = "only products with fixed weights (nn.Linear, nn.Conv1d/2d) exist in the graph"
+_NO_PRODUCT = "only products with fixed weights (nn.Linear, nn.Conv, nn.ConvTranspose, nn.Embedding) exist in the graph"
 
 ALTERNATIVES: dict[str, str] = {
     **dict.fromkeys(("softmax", "log_softmax", "_softmax", "_log_softmax"), _NO_SOFTMAX),
     **dict.fromkeys(("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"), _NO_NORM),
     **dict.fromkeys(("matmul", "bmm", "mm", "addmm", "scaled_dot_product_attention"), _NO_PRODUCT),
-    "conv_transpose2d": "repeat the pixels, then use a plain convolution",
-    "conv3d": "convolutions with 1 or 2 spatial axes exist in the graph",
+    **dict.fromkeys(
+        ("upsample_bilinear2d", "upsample_bicubic2d"), "enlarge by mode='nearest', or by nn.ConvTranspose2d"
+    ),
+    "embedding_bag": "use nn.Embedding and a mean over the tokens",
     "_native_batch_norm_legit": "call model.eval(), and use batch norms with track_running_stats=True",
 }
 """What to do instead of an op that has no rule, by the op's short name."""

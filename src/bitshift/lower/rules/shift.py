@@ -41,7 +41,8 @@ def required(call: Call, name: str) -> np.ndarray:
 
 def wide_consts(call: Call, kind: FixedPoint, extra: int) -> tuple[int, dict[str, np.ndarray]]:
     """Per-tensor frac F of a layer's wide output, and its ``codes``, ``mult`` and ``offset`` at that grid (int64)."""
-    codes, mult, offset, frac = (required(call, n) for n in ("codes", "mult", "offset", "frac"))
+    codes, mult, frac = (required(call, n) for n in ("codes", "mult", "frac"))
+    offset = required(call, "offset") if "offset" in call.raw else np.zeros(len(codes), np.int64)
     levels = get_format(call["format"]).decode(codes).reshape(codes.shape[0], -1)
     reach = max(-kind.lo, kind.hi)
     finest = int(frac.max())
@@ -83,6 +84,36 @@ def conv(context: Context, call: Call) -> Item:
     return context.emit("conv", [x], Wide.at(frac), call, attrs=conv_attrs(call), consts=consts)
 
 
+def transposed_attrs(call: Call) -> dict[str, Any]:
+    """Attributes that integer and float transposed convolutions share."""
+    return conv_attrs(call) | {"output_padding": tuple(int(e) for e in call["output_padding"])}
+
+
+@rule("bitshift.conv_transpose.default")
+def conv_transpose(context: Context, call: Call) -> Item:
+    """An integer transposed convolution with shift weights, exact."""
+    x, kind, extra = grid_input(context, call, call["frac_in"])
+    frac, consts = wide_consts(call, kind, extra)
+    return context.emit("conv_transpose", [x], Wide.at(frac), call, attrs=transposed_attrs(call), consts=consts)
+
+
+@rule("bitshift.embedding.default")
+def embedding(context: Context, call: Call) -> Item:
+    """Rows of shift weights by their number, exact."""
+    frac, consts = wide_consts(call, FixedPoint(1, 0, signed=False), 0)
+    attrs = {"format": call["format"]}
+    return context.emit("embedding", [ids_of(context, call)], Wide.at(frac), call, attrs=attrs, consts=consts)
+
+
+def ids_of(context: Context, call: Call, name: str = "ids") -> str:
+    """The argument ``name``: integers that an embedding may read."""
+    ids = call.value(name)
+    kind = context.fixed(ids)
+    if kind is None or kind.frac != 0 or is_wide(kind):
+        raise call.error(f"its ids are {context.type(ids)}; they must be an integer input of the model or an argmax")
+    return ids
+
+
 @rule("bitshift.linear.default")
 def linear(context: Context, call: Call) -> Item:
     """An integer linear layer with shift weights, exact."""
@@ -93,7 +124,7 @@ def linear(context: Context, call: Call) -> Item:
 
 def _float_consts(call: Call) -> dict[str, np.ndarray]:
     names = ("codes", "scale", "bias")
-    found = {n: array for n in names if (array := call.array(n)) is not None}
+    found = {n: array for n in names if n in call.raw and (array := call.array(n)) is not None}
     if "bias" in found and not found["bias"].any():
         del found["bias"]
     return found
@@ -104,6 +135,21 @@ def conv_float(context: Context, call: Call) -> Item:
     """A convolution of floats with shift weights."""
     x = context.as_float(call.value("x"), call)
     return context.emit("conv", [x], Float32(), call, attrs=conv_attrs(call), consts=_float_consts(call))
+
+
+@rule("bitshift.conv_transpose_float.default")
+def conv_transpose_float(context: Context, call: Call) -> Item:
+    """A transposed convolution of floats with shift weights."""
+    x = context.as_float(call.value("x"), call)
+    attrs = transposed_attrs(call)
+    return context.emit("conv_transpose", [x], Float32(), call, attrs=attrs, consts=_float_consts(call))
+
+
+@rule("bitshift.embedding_float.default")
+def embedding_float(context: Context, call: Call) -> Item:
+    """Rows of shift weights by their number, as floats."""
+    attrs, consts = {"format": call["format"]}, _float_consts(call)
+    return context.emit("embedding", [ids_of(context, call)], Float32(), call, attrs=attrs, consts=consts)
 
 
 @rule("bitshift.linear_float.default")

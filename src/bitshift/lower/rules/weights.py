@@ -1,4 +1,4 @@
-"""Rules for layers that stay float: plain convolutions, linear layers and batch norms."""
+"""Rules for layers that stay float: convolutions, linear layers, embeddings and batch norms."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from bitshift.core.fixed import Float32
 from bitshift.lower.context import Call, Context, Item
 from bitshift.lower.rules.pooling import spatial
 from bitshift.lower.rules.registry import rule
+from bitshift.lower.rules.shift import ids_of
 
 
 @rule(
@@ -15,6 +16,8 @@ from bitshift.lower.rules.registry import rule
     "aten.conv1d.default",
     "aten.conv2d.padding",
     "aten.conv1d.padding",
+    "aten.conv3d.default",
+    "aten.conv3d.padding",
     "aten.convolution.default",
 )
 def conv(context: Context, call: Call) -> Item:
@@ -23,11 +26,9 @@ def conv(context: Context, call: Call) -> Item:
     assert weight is not None
     axes = weight.ndim - 2
     if call.raw.get("transposed"):
-        raise call.error(
-            "transposed convolutions do not exist in the graph; repeat the pixels, then use a plain convolution"
-        )
-    if axes not in (1, 2):
-        raise call.error(f"has {axes} spatial axes; the graph has convolutions with 1 or 2")
+        return conv_transpose(context, call)
+    if axes not in (1, 2, 3):
+        raise call.error(f"has {axes} spatial axes; the graph has convolutions with 1 to 3")
     dilation = spatial(call, call["dilation"], axes, ())
     attrs = {
         "stride": spatial(call, call["stride"], axes, ()),
@@ -37,6 +38,35 @@ def conv(context: Context, call: Call) -> Item:
     }
     x = context.as_float(call.value("self" if "self" in call.raw else "input"), call)
     return context.emit("conv", [x], Float32(), call, attrs=attrs, consts=_consts(call, weight, bias))
+
+
+@rule("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
+def conv_transpose(context: Context, call: Call) -> Item:
+    """A transposed convolution with float weights, whose output channels come first in the graph."""
+    weight, bias = call.array("weight"), call.array("bias")
+    assert weight is not None
+    axes, groups = weight.ndim - 2, int(call["groups"])
+    inputs, outputs, kernel = weight.shape[0], weight.shape[1], weight.shape[2:]
+    turned = weight.reshape(groups, inputs // groups, outputs, *kernel).swapaxes(1, 2)
+    attrs = {
+        "stride": spatial(call, call["stride"], axes, ()),
+        "padding": tuple((p, p) for p in spatial(call, call["padding"], axes, ())),
+        "output_padding": spatial(call, call["output_padding"], axes, ()),
+        "dilation": spatial(call, call["dilation"], axes, ()),
+        "groups": groups,
+    }
+    x = context.as_float(call.value("self" if "self" in call.raw else "input"), call)
+    consts = _consts(call, turned.reshape(groups * outputs, inputs // groups, *kernel), bias)
+    return context.emit("conv_transpose", [x], Float32(), call, attrs=attrs, consts=consts)
+
+
+@rule("aten.embedding.default")
+def embedding(context: Context, call: Call) -> Item:
+    """Rows of a float table by their number."""
+    weight = call.array("weight")
+    assert weight is not None
+    ids = ids_of(context, call, "indices")
+    return context.emit("embedding", [ids], Float32(), call, consts=_consts(call, weight, None))
 
 
 def _padding(call: Call, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

@@ -76,7 +76,14 @@ def flip_table(format: ShiftFormat) -> list[int]:
 
 
 def integer_form(
-    codes: Tensor, gain: Tensor, shift: Tensor, format: ShiftFormat, input: FixedPoint, *, fit_int32: bool = False
+    codes: Tensor,
+    gain: Tensor,
+    shift: Tensor,
+    format: ShiftFormat,
+    input: FixedPoint,
+    *,
+    fit_int32: bool = False,
+    sums: Tensor | None = None,
 ) -> IntegerForm:
     """Integers for ``y = acc * 2**-input.frac * gain + shift``.
 
@@ -94,6 +101,7 @@ def integer_form(
         format: of the codes.
         input: type of the layer's input.
         fit_int32: narrow the multipliers so that the sum fits an accumulator.
+        sums: float64 ``(O)``, the largest sum of ``|level|`` that one output adds; all levels of a channel if None.
 
     Raises:
         IntegerError: a gain or shift that is not finite, or too large for the grid.
@@ -104,7 +112,7 @@ def integer_form(
     codes = torch.where(negative, flips[codes.long()], codes)
     levels = torch.tensor(format.levels, dtype=torch.float64, device=codes.device)
     reach = float(max(-input.lo, input.hi))
-    acc_bound = levels.abs()[codes.long()].flatten(1).sum(1) * reach
+    acc_bound = (levels.abs()[codes.long()].flatten(1).sum(1) if sums is None else sums) * reach
     # The widest multiplier that keeps acc * mult in 30 bits, so that the sum still fits int32 when nothing is fused.
     room = 30 - int(acc_bound.max().clamp_min(1).log2().ceil()) if acc_bound.numel() else 16
     mantissa, exponent = torch.frexp(gain.abs().clamp_min(2.0**-1000))
@@ -283,7 +291,12 @@ class ShiftLayer(nn.Module, ABC):
                 gain, shift = gain * norm_gain, shift * norm_gain + norm_shift
             alone = self.norm is None  # such a layer may be the network's output, which is an int32 accumulator
             kind = self._input[0].grid
-            return integer_form(self.method.codes(), gain, shift, self.method.format, kind, fit_int32=alone)
+            codes, form = self.method.codes(), self.method.format
+            return integer_form(codes, gain, shift, form, kind, fit_int32=alone, sums=self._sums(codes))
+
+    def _sums(self, codes: Tensor) -> Tensor | None:  # noqa: ARG002
+        """The largest sum of ``|level|`` that one output of a channel adds; None for all of the channel's."""
+        return None
 
     def _float(self, x: Tensor) -> Tensor:
         """The differentiable float evaluation; the norm follows its own training flag."""

@@ -1,4 +1,4 @@
-"""Convolutions with one and two spatial axes: grouped, depthwise, dilated, asymmetrically padded."""
+"""Convolutions with one to three spatial axes: grouped, depthwise, dilated, asymmetrically padded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Sizes = int | Sequence[int]
 Padding = str | int | Sequence[int] | Sequence[Sequence[int]]
 
 
-def _per_axis(value: Sizes, axes: int, name: str) -> list[int]:
+def per_axis(value: Sizes, axes: int, name: str, least: int = 1) -> list[int]:
+    """``value`` once for each of ``axes`` axes; ValueError for numbers under ``least`` and another count."""
     sizes = [value] * axes if isinstance(value, int) else [int(v) for v in value]
-    if len(sizes) != axes or min(sizes) < 1:
-        raise ValueError(f"{name}={value!r}: needs a positive integer or {axes} of them")
+    if len(sizes) != axes or min(sizes) < least:
+        raise ValueError(f"{name}={value!r}: needs an integer from {least} on, or {axes} of them")
     return sizes
 
 
@@ -73,8 +74,8 @@ class _ShiftConv(ShiftLayer):
         if groups < 1 or method.shape[0] % groups:
             raise ValueError(f"{name}: {method.shape[0]} output channels do not divide into groups={groups}")
         super().__init__(method, **common)
-        self.stride = _per_axis(stride, self.axes, "stride")
-        self.dilation = _per_axis(dilation, self.axes, "dilation")
+        self.stride = per_axis(stride, self.axes, "stride")
+        self.dilation = per_axis(dilation, self.axes, "dilation")
         self.padding = pad_pairs(padding, method.shape[2:], self.stride, self.dilation)
         self.groups = groups
 
@@ -133,3 +134,9 @@ class ShiftConv2d(_ShiftConv):
     """Convolution over two spatial axes; see :class:`ShiftLayer`."""
 
     axes = 2
+
+
+class ShiftConv3d(_ShiftConv):
+    """Convolution over three spatial axes; see :class:`ShiftLayer`."""
+
+    axes = 3

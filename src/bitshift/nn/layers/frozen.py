@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from bitshift.core.fixed import FixedPoint
 from bitshift.nn.activations import ActQuant, FixedPointQuant
 from bitshift.nn.layers.base import IntegerForm, ShiftLayer
-from bitshift.nn.layers.conv import ShiftConv1d, ShiftConv2d
+from bitshift.nn.layers.conv import ShiftConv1d, ShiftConv2d, ShiftConv3d
+from bitshift.nn.layers.embedding import ShiftEmbedding
 from bitshift.nn.layers.pointwise import Pointwise
 from bitshift.nn.layers.pool import AvgPool, SplitAvgPool, divisor
+from bitshift.nn.layers.transposed import (
+    ShiftConvTranspose1d,
+    ShiftConvTranspose2d,
+    ShiftConvTranspose3d,
+    check_output_size,
+)
 
 OPS = torch.ops.bitshift
 
 
 class _Window(nn.Module):
-    """Stride, padding, dilation and groups of a convolution, as the ops take them."""
+    """What a layer does, and the window of a convolution as the ops take it.
+
+    ``op`` is linear, conv, conv_transpose or embedding; ``channel_axis`` the axis of the output's channels, None for
+    the rows of an embedding.
+    """
 
     def __init__(self, layer: ShiftLayer) -> None:
         super().__init__()
-        self.is_conv = isinstance(layer, (ShiftConv1d, ShiftConv2d))
+        self.op, self.window = "linear", ()
         self.axes = len(layer.method.shape) - 2
-        if isinstance(layer, (ShiftConv1d, ShiftConv2d)):
+        self.channel_axis: int | None = -1
+        if isinstance(layer, (ShiftConv1d, ShiftConv2d, ShiftConv3d)):
+            self.op, self.channel_axis = "conv", 1
             self.window = (list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups)
+        elif isinstance(layer, (ShiftConvTranspose1d, ShiftConvTranspose2d, ShiftConvTranspose3d)):
+            self.op, self.channel_axis = "conv_transpose", 1
+            sizes = layer.stride, layer.padding, layer.output_padding, layer.dilation
+            self.window = (*map(list, sizes), layer.groups)
+        elif isinstance(layer, ShiftEmbedding):
+            self.op, self.channel_axis = "embedding", None
 
     def _batched(self, x: Tensor) -> tuple[Tensor, bool]:
-        single = self.is_conv and x.dim() == self.axes + 1
+        single = bool(self.window) and x.dim() == self.axes + 1
         return (x.unsqueeze(0), True) if single else (x, False)
 
 
 class FrozenLayer(_Window):
-    """An integer linear layer or convolution: ``(acc * mult + offset) * 2**-frac``, exact, float64.
+    """An integer layer with weights: ``(acc * mult + offset) * 2**-frac``, exact, float64.
 
     Buffers ``codes`` uint8, ``mult`` int32, ``offset`` int64, ``frac`` int32. ``input`` is the type of the integers
     it reads; ``acc_bound`` (a tuple of numbers per channel) the largest ``|acc|`` that it and the codes allow.
@@ -48,13 +69,16 @@ class FrozenLayer(_Window):
         for name in ("codes", "mult", "offset", "frac"):
             self.register_buffer(name, getattr(form, name).detach().clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, I, ...)`` on the grid of ``input``."""
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """``(N, I, ...)`` on the grid of ``input``, or the ids of an embedding."""
+        if self.op == "embedding":
+            return OPS.embedding(x, self.codes, self.mult, self.frac, self.format, True)
         integers = (self.codes, self.mult, self.offset, self.frac, self.format, self.input.frac)
-        if not self.is_conv:
+        if self.op == "linear":
             return OPS.linear(x, *integers, True)
         x, single = self._batched(x)
-        y = OPS.conv(x, *integers, *self.window, True)
+        y = getattr(OPS, self.op)(x, *integers, *self.window, True)
+        check_output_size(y, output_size, self.axes)
         return y.squeeze(0) if single else y
 
     def extra_repr(self) -> str:
@@ -63,7 +87,7 @@ class FrozenLayer(_Window):
 
 
 class FrozenFloatLayer(_Window):
-    """A linear layer or convolution of float activations: ``(sum x * level) * scale + bias`` in float32.
+    """A layer with weights of float activations: ``(sum x * level) * scale + bias`` in float32.
 
     Buffers ``codes`` uint8, ``scale`` and ``bias`` float32 ``(O)``.
     """
@@ -77,19 +101,22 @@ class FrozenFloatLayer(_Window):
         self.format = layer.method.format.name
         self.input_quant = FrozenFixedPoint(layer.input_quant) if layer.input_quant is not None else None
         for name, value in (
-            ("codes", layer.method.codes()),
+            ("codes", layer.codes() if isinstance(layer, ShiftEmbedding) else layer.method.codes()),
             ("scale", layer.method.scale()),
             ("bias", layer.float_bias()),
         ):
             self.register_buffer(name, value.detach().clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, I, ...)``."""
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """``(N, I, ...)``, or the ids of an embedding."""
+        if self.op == "embedding":
+            return OPS.embedding_float(x, self.codes, self.scale, self.format)
         if self.input_quant is not None:
             x = self.input_quant(x)
         weights = (self.codes, self.scale, self.bias, self.format)
         x, single = self._batched(x)
-        y = OPS.conv_float(x, *weights, *self.window) if self.is_conv else OPS.linear_float(x, *weights)
+        y = getattr(OPS, f"{self.op}_float")(x, *weights, *self.window)
+        check_output_size(y, output_size, self.axes)
         y = y.to(x.dtype) if x.dtype in (torch.bfloat16, torch.float16) else y
         return y.squeeze(0) if single else y
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from bitshift.nn.layers.runs import Run, Window, assemble, runs
 from bitshift.nn.ops import exact_avg_pool
 
+_POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+
 
 def divisor(area: int, *, power_of_two: bool) -> tuple[int, int]:
     """``(mult, shift)`` with ``mult * 2**-shift`` near ``1 / area``.
@@ -29,7 +31,7 @@ def divisor(area: int, *, power_of_two: bool) -> tuple[int, int]:
 
 
 class AvgPool(nn.Module):
-    """``sum over the window / divisor`` over 1 or 2 spatial axes, zeros of the padding counted.
+    """``sum over the window / divisor`` over 1 to 3 spatial axes, zeros of the padding counted.
 
     The divisor is the window's area, or in a multiplication-free network the power of two nearest to it: training
     sees the same factor, so the layer behind adapts. ``kernel=None`` pools everything (global). ``eval`` is exact, in
@@ -65,7 +67,7 @@ class AvgPool(nn.Module):
         """``(N, C, *spatial)``."""
         kernel, stride, padding, mult, shift = self.window(x)
         if self.training:
-            pool = F.avg_pool1d if len(kernel) == 1 else F.avg_pool2d
+            pool = _POOLS[len(kernel) - 1]
             factor = prod(kernel) * mult * 2.0**-shift
             y = pool(x, kernel, stride, padding[::2])
             return y if factor == 1.0 else y * factor
@@ -124,8 +126,7 @@ class SplitAvgPool(AvgPool):
 
     def _train(self, x: Tensor, kernel: list[int], stride: list[int], area: int) -> Tensor:
         mult, shift = divisor(area, power_of_two=self.power_of_two)
-        pool = F.avg_pool1d if len(kernel) == 1 else F.avg_pool2d
-        return pool(x, kernel, stride) * (prod(kernel) * mult * 2.0**-shift)
+        return _POOLS[len(kernel) - 1](x, kernel, stride) * (prod(kernel) * mult * 2.0**-shift)
 
     def _exact(self, x: Tensor, kernel: list[int], stride: list[int], area: int) -> Tensor:
         mult, shift = divisor(area, power_of_two=self.power_of_two)

@@ -56,6 +56,7 @@ CASES = (
     _gates("s3-3-symmetric", "S3 3 bits, symmetric start", "s3", init="symmetric"),
     _gates("denseshift-3-he", "DenseShift 3 bits, He variance", "denseshift", std="he"),
     _gates("denseshift-3-low", "DenseShift 3 bits, std 0.001", "denseshift", std=1e-3),
+    _gates("denseshift-3-lower", "DenseShift 3 bits, std 0.0001", "denseshift", std=1e-4),
 )
 
 
@@ -182,15 +183,10 @@ def title_of(folder: Path) -> str:
     return f"{TITLES[method]} {bits} bits" if method in TITLES and bits.isdecimal() else name
 
 
-def rows(options: argparse.Namespace) -> list[Row]:
-    """Train what is asked for, then read everything that is finished."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if options.draw:
-        kept = json.loads(options.draw.read_text())["study"]
-        draw(kept, options.figures)
-        return [row for run in kept for row in figures(run)]
+def train_all(options: argparse.Namespace) -> None:
+    """Train, or resume, every case of --train."""
     if options.data is None:
-        raise SystemExit("freezing.py: DATA_DIR is missing (or give --draw FILE)")
+        raise SystemExit("freezing.py: DATA_DIR is missing (--train with no case only reads, --draw FILE only draws)")
     from bitshift.train.data import open_data
 
     torch.set_num_threads(1)
@@ -206,6 +202,17 @@ def rows(options: argparse.Namespace) -> list[Row]:
     for case in CASES:
         if options.train is None or case.name in options.train:
             train(case, options, data)
+
+
+def rows(options: argparse.Namespace) -> list[Row]:
+    """Train what is asked for, then read everything that is finished."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if options.draw:
+        kept = json.loads(options.draw.read_text())["study"]
+        draw(kept, options.figures)
+        return [row for run in kept for row in figures(run)]
+    if options.train != []:
+        train_all(options)
     runs = study(options)
     if options.json:
         options.extra = {"study": runs}

@@ -7,7 +7,7 @@ converted to DenseShift-3 by margin initialisation and tuned for 100 steps, dist
 replaced by one for 100 classes, and all of it is trained on --per-class images a class of CIFAR-100 (the next ten of
 each are held out): the same rows, order, augmentation and steps for every case. Each case trains at every rate of
 --rates with the first seed; the rate that is best on the held-out rows is its rate for the other seeds. Accuracy is of
-the last state on all 10,000 test images, which chose nothing. These are runs of `bitshift train --backbone` (see
+the last state on the test images, which chose nothing. These are runs of `bitshift train --backbone` (see
 docs/transfer.md); they lie in --work and are resumed, --only names a part, the JSON holds what is finished.
 """
 
@@ -140,7 +140,7 @@ def _result(run: Path) -> dict[str, Any]:
 
 def tested(run: Path, test: TrainData) -> float:
     """Accuracy in per cent of a finished run on the test set; kept beside it."""
-    kept = run / "test.json"
+    kept = run / f"test-{len(test)}.json"
     if not kept.exists():
         torch.manual_seed(0)
         kept.write_text(json.dumps(evaluate(open_run(run).network(), test, batch_size=500).accuracy))
@@ -174,10 +174,11 @@ def rows(options: argparse.Namespace) -> list[Row]:
     torch.set_num_threads(1)
     if options.quick:
         options.per_class, options.epochs, options.tune_steps, options.rates = 2, 1, 1, [0.01]
+        options.test_rows = 100
         options.work = options.work / "quick"
     train_rows, held, test = splits(options)
-    if options.quick:
-        test = test.subset(slice(0, None, 100))
+    if options.test_rows:
+        test = test.subset(np.random.default_rng(0).permutation(len(test))[: options.test_rows])
     for case in [c for c in CASES if options.only is None or c.name in options.only]:
         held_out = {lr: train(case, lr, options.seeds[0], options, (train_rows, held)) for lr in options.rates}
         best = max(held_out, key=lambda lr, found=held_out: found[lr])
@@ -199,6 +200,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--per-class", type=int, default=100, help="training images a class")
     made.add_argument("--epochs", type=int, default=3)
     made.add_argument("--tune-steps", type=int, default=100, help="steps of the backbone on CIFAR-10")
+    made.add_argument("--test-rows", type=int, help="test images, drawn at random (default: all)")
     made.add_argument("--rates", type=float, nargs="+", default=[0.01, 0.05])
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     made.add_argument("--work", type=Path, default=Path("runs/transfer"), help="folder of the runs (%(default)s)")

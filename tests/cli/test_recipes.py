@@ -16,12 +16,12 @@ from bitshift.cli.errors import CliError
 from bitshift.cli.exporting import export_network
 from bitshift.cli.recipes import Line, recipe_lines, recipe_plan
 from bitshift.cli.runs import open_run
-from bitshift.cli.training import train
+from bitshift.cli.training import _twin, spec_for, train
 from bitshift.cli.verbs.train import Train
 from bitshift.core.formats import get_format
 from bitshift.train.data import ArrayData
 from bitshift.train.models import MODELS, build
-from bitshift.train.recipes import FIGURES, RECIPES, Figure, Published, Reached, Recipe, get_recipe
+from bitshift.train.recipes import FIGURES, NORMALISE, RECIPES, Figure, Published, Reached, Recipe, get_recipe
 
 LINES = [line for recipe in RECIPES.values() for line in recipe_lines(recipe)]
 
@@ -173,6 +173,35 @@ def test_a_recipe_runs_from_the_command_line_on_a_folder(
     assert config["about"]["recipe"] == name
     expected = {"imagenet": 0.485 * 255, "pixel": 128.0, None: 128.0}[recipe.normalise]
     assert config["data"]["normalise"]["mean"][0] == pytest.approx(expected)
+
+
+def test_published_weights_may_be_of_other_pixels(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = build("resnet8", num_classes=10, in_channels=3).eval()
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "net.th")
+    images = np.random.default_rng(0).integers(0, 256, (16, 3, 32, 32), dtype=np.uint8)
+    data = ArrayData(images=images, labels=np.arange(16) % 10, class_names=tuple(map(str, range(10))))
+    plan = replace(
+        recipe_plan("ours_cifar10"), model="resnet8", pretrained=tmp_path / "net.th", shift=None,
+        train=replace(recipe_plan("ours_cifar10").train, epochs=1, batch_size=8, lr=1e-9, warmup_epochs=0.0, amp="off"),
+    )  # fmt: skip
+    assert (plan.normalise, plan.pretrained_normalise) == ("pixel", "imagenet")
+    start, teacher, _ = _twin(plan, spec_for("resnet8", data, None), (data, data), tmp_path / "run", True, None)
+    assert start is not None
+    assert teacher is not None
+    pixels = torch.from_numpy(images)
+    with torch.no_grad():
+        expected = net(NORMALISE["imagenet"](pixels))
+        torch.testing.assert_close(teacher.eval()(NORMALISE["pixel"](pixels)), expected, rtol=1e-4, atol=1e-4)
+        # the padding is of another grey, so the folded start is only near
+        assert (start.eval()(NORMALISE["pixel"](pixels)) - expected).std() < 0.5 * expected.std()
+    done = train(plan, (data, data), tmp_path / "run")
+    again = replace(plan, pretrained=done.result.run_dir, pretrained_normalise="imagenet")  # the run knows better
+    start, _, _ = _twin(again, spec_for("resnet8", data, None), (data, data), tmp_path / "run", True, None)
+    assert start is not None
+    with torch.no_grad():
+        trained = open_run(done.result.run_dir).network()(NORMALISE["pixel"](pixels))
+        torch.testing.assert_close(start.eval()(NORMALISE["pixel"](pixels)), trained)
 
 
 EXPORTED = ("demo_mnist", "cifar10_scratch", "ours_cifar10")

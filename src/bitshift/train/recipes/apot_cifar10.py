@@ -17,7 +17,8 @@ RECIPE = Recipe(
     normalise="imagenet",
     start="pretrained",
     shift=ShiftConfig(
-        method="apot", bits=4, activations=4, multiplier=True, keep_first="int8", keep_last="int8", init="pretrained"
+        method="apot", bits=4, activations=4, multiplier=True, keep_first="int8", keep_last="int8", init="pretrained",
+        options={"lr_alpha": 0.02},
     ),
     float_train=TrainConfig(
         epochs=300, batch_size=128, lr=0.1, optimizer="sgd", momentum=0.9, weight_decay=5e-4, decay_all=True,
@@ -30,7 +31,7 @@ RECIPE = Recipe(
     source="APoT (ICLR 2020) and yhhhli/APoT_Quantization, CIFAR10",
     notes="""
 - The activations' levels are APoT's too in the paper, with a learned clip; ours are uniform on learned power-of-two
-  grids. The clip of the weights has a rate of its own there (0.02).
+  grids. The clip of the weights has a rate of its own there and here, 0.02.
 - The authors start 3 bits from their 4-bit net and 2 from 3; here every width starts from the float net.
 - Pixels are normalised by CIFAR-10's own statistics there; ours by those of the published float nets.
 """,

@@ -26,6 +26,7 @@ RECIPE = Recipe(
 - Start: P ~ U(-10, -1) in convolutions and U(pmin, 0) in linear layers, S ~ U(-1, 1): half of the weights are zero.
 - P and S do not decay; the penalty of the method decays the effective weight. The authors' linear PS layer leaves
   its input unquantised; ours does not.
+- --option lr_sign=0 freezes the signs, as an option of the script does; its alternate updates of S and P are not built.
 - An author's log: ResNet-18, 5 bits: 15.40 % after the first epoch, 44.15 % after the fifth, 65.28 % at the end.
 """,
     published=(

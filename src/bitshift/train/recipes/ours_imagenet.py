@@ -24,7 +24,7 @@ RECIPE = Recipe(
         step_size=30, gamma=0.1,
     ),
     train=TrainConfig(
-        epochs=10, batch_size=256, lr=0.01, optimizer="sgd", momentum=0.9, nesterov=True, weight_decay=1e-4,
+        epochs=10, batch_size=256, lr=0.003, optimizer="sgd", momentum=0.9, nesterov=True, weight_decay=1e-4,
         schedule="cosine", warmup_epochs=0.5, distill_weight=0.9, distill_temperature=4.0, amp="bf16",
         checkpoint_every_steps=1000,
     ),
@@ -39,7 +39,8 @@ RECIPE = Recipe(
         Reached(model="resnet50", bits=4, source=TABLE, case="resnet50, two-term 4"),
         Reached(model="resnet18", bits=3, flags="--format pot3d", source=TABLE, case="resnet18, 3 bits"),
         Reached(
-            model="resnet18", bits=3, flags="--format pot3d --multiplier True --option scale=free", source=TABLE,
+            model="resnet18", bits=3, source=TABLE,
+            flags="--format pot3d --multiplier True --option scale=free --lr 0.01",
             case="resnet18, 3 bits, a multiplier a channel",
         ),
     ),

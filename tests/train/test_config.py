@@ -145,6 +145,19 @@ def test_everything_decays_where_the_papers_code_does_so():
     assert {g["weight_decay"] for g in groups} == {0.5}
 
 
+@pytest.mark.parametrize("method", ["nearest", "uniform", "apot", "denseshift"])
+def test_no_scale_decays_even_where_everything_else_does(method):
+    options = {"nearest": {"learn": "scale"}}.get(method, {})
+    model = convert(net(), ShiftConfig(method=method, bits=3, activations=8, options=options))[0]
+    groups = param_groups(model, lr=0.1, weight_decay=0.5, decay_all=True)
+    decays = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    named = dict(model.named_parameters())
+    assert sorted(decays) == sorted(id(p) for p in named.values())
+    scales = {n for n in named if n.endswith(("log2_step", "log2_gain", "learned.value", ".step", "alpha"))}
+    assert {n for n, p in named.items() if decays[id(p)] == 0.0} == scales
+    assert any(n.endswith("log2_gain") for n in scales)
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_parameter_is_in_one_group_and_latents_follow_their_method(method):
     widths = get_method(method).bits

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitshift.nn.activations import ActQuant
 from bitshift.nn.method import Method
+from bitshift.nn.norms import ShiftNorm
 from bitshift.train.config import TrainConfig
 
 
@@ -15,7 +17,8 @@ def param_groups(model: nn.Module, *, lr: float, weight_decay: float, decay_all:
     """Every trainable parameter once, in a fixed order.
 
     Latents go to the groups of their :class:`Method`. Of the rest, tensors with at least two axes decay;
-    norms, biases and scales (one axis or none) do so with ``decay_all`` only.
+    norms and biases (one axis or none) do so with ``decay_all`` only. Scales never do: those of methods are the
+    methods' business, and the logarithms in :class:`ActQuant` and :class:`ShiftNorm` would decay towards a scale of 1.
     """
     groups: list[dict[str, Any]] = []
     taken: set[int] = set()
@@ -28,7 +31,11 @@ def param_groups(model: nn.Module, *, lr: float, weight_decay: float, decay_all:
                     groups.append({**group, "params": params})
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
     decayed, exempt = [p for p in rest if p.dim() >= 2], [p for p in rest if p.dim() < 2]
-    for params, decay in ((decayed, weight_decay), (exempt, weight_decay if decay_all else 0.0)):
+    logs = {id(m.log2_step) for m in model.modules() if isinstance(m, ActQuant)}
+    logs |= {id(m.log2_gain) for m in model.modules() if isinstance(m, ShiftNorm)}
+    scales = [p for p in exempt if decay_all and id(p) in logs]
+    exempt = [p for p in exempt if not (decay_all and id(p) in logs)]
+    for params, decay in ((decayed, weight_decay), (exempt, weight_decay if decay_all else 0.0), (scales, 0.0)):
         if params:
             groups.append({"params": params, "lr": lr, "weight_decay": decay})
     if not groups:

@@ -1,10 +1,13 @@
-"""One training step of ResNet-18 (forward, loss, backward, SGD with momentum): DenseShift-3 against plain float.
+"""One training step of ResNet-18 and ResNet-50 (forward, loss, backward, SGD with momentum): methods against float.
 
-    python bench/train_step.py --json FILE [--batch 32] [--size 224] [--rounds 5] [--threads 1]
+    python bench/train_step.py --json FILE [--nets resnet18 resnet50] [--batches 32 64] [--methods denseshift-3 ...]
+        [--rounds 3] [--threads 2]
+    python bench/train_step.py --memory --json FILE [the same]
 
-Both nets run in turns in one process, float32. Before timing, the shift network's logits are compared with those of
-a float network that was given its effective weights: they must be equal, as both run the same convolutions. Peak
-memory is the high-water mark of a process of its own per net, above the same process before the net was built.
+All nets of a case run in turns in one process, float32, first and last layer float. Before timing, each shift network's
+logits are compared with those of a float network that was given its effective weights: they must be equal, as both run
+the same convolutions. `--memory` measures instead the peak memory of a process of its own per net, above the same
+process before the net was built.
 """
 
 from __future__ import annotations
@@ -28,30 +31,43 @@ from bitshift.train.distill import task_loss
 from bitshift.train.models import build
 from bitshift.train.optim import build_optimizer
 
-SHIFT = ShiftConfig(method="denseshift", bits=3, keep_first="float", keep_last="float")
-NETS = ("float", "denseshift-3")
+METHODS = (
+    "denseshift-3", "denseshift-2", "denseshift-4", "s3-3", "deepshift_q-5", "deepshift_ps-5", "nearest-4",
+    "uniform-4", "apot-4", "inq-5",
+)  # fmt: skip
+NETS = ("resnet18", "resnet50")
 
 
-def make(name: str) -> nn.Module:
-    """The net before training, seeded."""
+def make(net: str, name: str) -> nn.Module:
+    """``net`` before training, seeded; ``name`` is "float" or METHOD-BITS."""
     torch.manual_seed(0)
-    model = build("resnet18", num_classes=1000, in_channels=3)
+    model = build(net, num_classes=1000, in_channels=3)
     if name == "float":
         return model
-    return convert(model, SHIFT, generator=torch.Generator().manual_seed(0))[0]
+    method, bits = name.rsplit("-", 1)
+    config = ShiftConfig(method=method, bits=int(bits), keep_first="float", keep_last="float")
+    converted = convert(model, config, generator=torch.Generator().manual_seed(0))[0]
+    for m in methods_of(converted):
+        m.set_progress(0.0)
+    return converted
 
 
-def stepper(model: nn.Module, batch: int, size: int) -> Callable[[], None]:
-    """A function that does one whole step, as the training loop does it."""
+def methods_of(model: nn.Module) -> list[Method]:
+    """The methods of ``model``, in order."""
+    return [m for m in model.modules() if isinstance(m, Method)]
+
+
+def stepper(model: nn.Module, batch: int, size: int) -> Callable[[int], None]:
+    """A function that does one whole step on as many images, as the training loop does it."""
     optimizer = build_optimizer(model, TrainConfig(epochs=1, batch_size=batch, lr=0.1))
-    methods = [m for m in model.modules() if isinstance(m, Method)]
+    methods = methods_of(model)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(batch, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (batch,), generator=generator)
     model.train()
 
-    def step() -> None:
-        loss = task_loss(model(images), labels)
+    def step(count: int) -> None:
+        loss = task_loss(model(images[:count]), labels[:count])
         for method in methods:
             loss = loss + method.penalty()
         optimizer.zero_grad(set_to_none=True)
@@ -63,20 +79,20 @@ def stepper(model: nn.Module, batch: int, size: int) -> Callable[[], None]:
     return step
 
 
-def counted(step: Callable[[], None], seconds: list[float]) -> Callable[[], None]:
+def counted(step: Callable[[int], None], batch: int, seconds: list[float]) -> Callable[[], None]:
     """``step``, noting the processor time of each call: on a busy machine it says more than the clock."""
 
     def run() -> None:
         start = time.process_time()
-        step()
+        step(batch)
         seconds.append(time.process_time() - start)
 
     return run
 
 
-def check(size: int) -> None:
+def check(net: str, name: str, size: int) -> None:
     """The shift network computes what a float network with its weights computes."""
-    shift, plain = make(NETS[1]), make(NETS[0])
+    shift, plain = make(net, name), make(net, "float")
     state = plain.state_dict()
     for path, module in shift.named_modules():
         if isinstance(module, Method):
@@ -84,39 +100,59 @@ def check(size: int) -> None:
     missing = plain.load_state_dict(state).missing_keys
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        check_equal("logits", plain.eval()(images).numpy(), shift.eval()(images).numpy())
+        check_equal(f"logits of {net} {name}", plain.train()(images).numpy(), shift.train()(images).numpy())
     if missing:
         raise SystemExit(f"weights not compared: {missing}")
 
 
-def peak(name: str, options: argparse.Namespace) -> float:
-    """MiB of two steps of ``name`` above an idle process, measured in a process of its own."""
-    command = [sys.executable, __file__, "--peak-of", name, "--batch", str(options.batch), "--size", str(options.size)]
-    done = subprocess.run([*command, "--threads", str(options.threads)], capture_output=True, text=True, check=True)
+def peak(net: str, name: str, batch: int, options: argparse.Namespace) -> float:
+    """MiB of two steps above an idle process, measured in a process of its own."""
+    command = [sys.executable, __file__, "--peak-of", name, "--nets", net, "--batches", str(batch)]
+    command += ["--size", str(options.size), "--threads", str(options.threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout))
 
 
 def rows(options: argparse.Namespace) -> list[Row]:
-    """Check, time in turns, then measure memory."""
+    """The rows of every net and batch."""
     torch.set_num_threads(options.threads)
     if options.quick:
-        options.batch, options.size, options.rounds = 2, 64, 2
-    check(min(options.size, 64))
-    case = f"ResNet-18, batch {options.batch}, {options.size}x{options.size}"
-    cpu: dict[str, list[float]] = {n: [] for n in NETS}
+        options.nets, options.batches, options.size, options.rounds = ["resnet18"], [2], 64, 2
+        options.methods = ["denseshift-3", "s3-3"]
+    measure = memory if options.memory else times
+    return [row for net in options.nets for batch in options.batches for row in measure(net, batch, options)]
+
+
+def times(net: str, batch: int, options: argparse.Namespace) -> list[Row]:
+    """Check, then time in turns."""
+    names = ["float", *options.methods]
+    for name in options.methods:
+        check(net, name, min(options.size, 64))
+    case = f"{net}, batch {batch}, {options.size}x{options.size}"
+    cpu: dict[str, list[float]] = {n: [] for n in names}
     steps: dict[str, Callable[[], object]] = {
-        n: counted(stepper(make(n), options.batch, options.size), cpu[n]) for n in NETS
+        n: counted(stepper(make(net, n), batch, options.size), batch, cpu[n]) for n in names
     }
-    times = paired(steps, rounds=options.rounds, warmup=1)
-    used = {n: Timing(tuple(cpu[n][-options.rounds :])) for n in NETS}
-    memory = {n: peak(n, options) for n in NETS}
-    out = [times[n].row(f"{case}, {n}", "time of a step") for n in NETS]
-    for metric, measured in (("time ratio", times), ("processor time ratio", used)):
-        name = f"{case}, denseshift-3"
-        out.append(measured["float"].ratio(measured["denseshift-3"], case=name, against="float", metric=metric))
-    out += [Row(case=f"{case}, {n}", metric="peak memory", value=memory[n], unit="MiB") for n in NETS]
-    larger = memory["denseshift-3"] / memory["float"]
-    out.append(Row(case=f"{case}, denseshift-3", metric="memory ratio", value=larger, unit="x", against="float"))
+    taken = paired(steps, rounds=options.rounds, warmup=1)
+    used = {n: Timing(tuple(cpu[n][-options.rounds :])) for n in names}
+    out = [taken["float"].row(f"{case}, float", "time of a step")]
+    for metric, measured in (("time ratio", taken), ("processor time ratio", used)):
+        out += [
+            measured["float"].ratio(measured[n], case=f"{case}, {n}", against="float", metric=metric)
+            for n in options.methods
+        ]
+    return out
+
+
+def memory(net: str, batch: int, options: argparse.Namespace) -> list[Row]:
+    """Peak memory of each net, and its ratio to the float one's."""
+    case = f"{net}, batch {batch}, {options.size}x{options.size}"
+    base = peak(net, "float", batch, options)
+    out = [Row(case=f"{case}, float", metric="peak memory", value=base, unit="MiB")]
+    for name in options.methods:
+        found = peak(net, name, batch, options)
+        out.append(Row(case=f"{case}, {name}", metric="peak memory", value=found, unit="MiB"))
+        out.append(Row(case=f"{case}, {name}", metric="memory ratio", value=found / base, unit="x", against="float"))
     return out
 
 
@@ -129,23 +165,27 @@ def high_water() -> int:
 
 
 def print_peak(options: argparse.Namespace) -> None:
-    """What :func:`peak` runs: prints the high-water mark of two steps."""
+    """What :func:`peak` runs: prints the high-water mark of a small step, which makes the momentum, and a whole one."""
     torch.set_num_threads(options.threads)
     before = high_water()
-    step = stepper(make(options.peak_of), options.batch, options.size)
-    step()
-    step()
+    (batch,) = options.batches
+    step = stepper(make(options.nets[0], options.peak_of), batch, options.size)
+    step(min(batch, 2))
+    step(batch)
     print(json.dumps((high_water() - before) / 1024))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = arguments(__doc__)
-    made.add_argument("--batch", type=int, default=32)
+    made.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    made.add_argument("--batches", nargs="+", type=int, default=[32])
+    made.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD-BITS")
     made.add_argument("--size", type=int, default=224, help="height and width of the images")
-    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--rounds", type=int, default=3)
     made.add_argument("--threads", type=int, default=1)
-    made.add_argument("--peak-of", choices=NETS, help=argparse.SUPPRESS)
+    made.add_argument("--memory", action="store_true", help="peak memory instead of times")
+    made.add_argument("--peak-of", help=argparse.SUPPRESS)
     return made
 
 

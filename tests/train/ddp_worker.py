@@ -7,15 +7,12 @@ Writes FOLDER/METHOD-WORLD-RANK.npz. The processes are forks of this one, joined
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
-import traceback
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from forked_ranks import run_ranks
 from torch import nn
 
 from bitshift.nn import ShiftConfig, convert
@@ -68,13 +65,7 @@ def train(method: str, folder: Path, world: int, rank: int) -> None:
     np.savez(folder / f"{method}-{world}-{rank}.npz", **states)
 
 
-def one_rank(folder: Path, world: int, rank: int, port: int) -> None:
-    if world > 1:
-        os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
-        }  # fmt: skip
-    torch.set_num_threads(1)
+def one_rank(folder: Path, world: int, rank: int) -> None:
     from bitshift.train.distributed import join_world
 
     get_method("denseshift")  # fills the registry
@@ -84,24 +75,8 @@ def one_rank(folder: Path, world: int, rank: int, port: int) -> None:
 
 
 def main(folder: Path) -> None:
-    warnings.simplefilter("ignore", DeprecationWarning)  # fork in a threaded process; ours has one thread
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     for world in (1, 2):
-        children = []
-        for rank in range(world):
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    one_rank(folder, world, rank, port)
-                    os._exit(0)
-                except BaseException:  # noqa: BLE001 - a fork must not return into main
-                    traceback.print_exc()
-                    os._exit(1)
-            children.append(pid)
-        if any(os.waitpid(pid, 0)[1] for pid in children):
-            raise SystemExit(f"a process of world {world} failed")
+        run_ranks(world, lambda rank, world=world: one_rank(folder, world, rank))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # where torch.distributed has them from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +82,40 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def _store_of_this_life(rank: int, size: int, patience: timedelta) -> Store:
+    """A part of torchrun's store that only the processes of this life of the job know.
+
+    torchrun keeps one store over its restarts, so a restarted process reads the addresses that its dead predecessors
+    left there (pytorch issues 135712 and 167288), and its restart count is not the same on every node. So: every
+    process leaves a fresh word, the main one answers with a fresh name and the words that it has read, and who finds
+    its own word there takes that name.
+    """
+    port = int(os.environ["MASTER_PORT"])
+    store = TCPStore(os.environ["MASTER_ADDR"], port, size, is_master=False, timeout=patience)
+    word, end = uuid.uuid4().hex, time.monotonic() + patience.total_seconds()
+    store.set(f"bitshift/word/{rank}", word)
+    answer, others = "bitshift/answer", [f"bitshift/word/{r}" for r in range(1, size)]
+    written: list[str] | None = None
+    while time.monotonic() < end:
+        if rank == 0:
+            words = [store.get(key).decode() if store.check([key]) else "" for key in others]
+            if words != written:  # first with the words of dead processes, perhaps
+                store.set(answer, " ".join([word, *words]))
+                written = words
+            if all(w and store.check([f"bitshift/{word}/{w}"]) for w in words):
+                return PrefixStore(f"bitshift/{word}", store)
+        elif store.check([answer]):
+            name, *words = store.get(answer).decode().split(" ")
+            if words[rank - 1 : rank] == [word]:
+                store.set(f"bitshift/{name}/{word}", "1")
+                return PrefixStore(f"bitshift/{name}", store)
+        time.sleep(0.02)
+    raise TimeoutError(
+        f"process {rank} of {size} waited {patience.total_seconds():.0f} s for the others to start; do all nodes reach "
+        f"{os.environ['MASTER_ADDR']}:{port}? (TrainConfig.peer_timeout sets how long to wait)"
+    )
+
+
 @contextmanager
 def join_world(device: str = "auto", *, timeout: float = 600.0) -> Iterator[World]:
     """The world that torchrun's environment describes (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR), else one process.
@@ -97,7 +134,14 @@ def join_world(device: str = "auto", *, timeout: float = 600.0) -> Iterator[Worl
     target = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if target.type == "cuda":
         torch.cuda.set_device(target)
-    dist.init_process_group("nccl" if target.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+    patience = timedelta(seconds=timeout)
+    backend = "nccl" if target.type == "cuda" else "gloo"
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        rank = int(os.environ["RANK"])
+        store = _store_of_this_life(rank, size, patience)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+    else:
+        dist.init_process_group(backend, timeout=patience)
     try:
         yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=target)
     finally:

@@ -31,7 +31,7 @@ from bitshift.train.norms import reestimate_norms
 from bitshift.train.progress import Reporter, logger
 from bitshift.train.state import Position, RunState, identity, refuse_differences, seed_everything
 from bitshift.train.step import Stepper, half_type, use_bf16
-from bitshift.train.syncnorm import joint_norms
+from bitshift.train.syncnorm import joint_norms, own_norms
 from bitshift.train.teacher import Teacher, TeacherCache, model_fingerprint
 
 
@@ -225,7 +225,9 @@ class _Run:
     def _calibrate(self) -> None:
         if any(isinstance(module, ActQuant) for module in self.model.modules()):
             # even parts: calibrate averages over batches, so a short last one would weigh as much as a full one
-            calibrate(self.model, self.feed.calibration(self.config.calibration_rows, self.config.eval_batch_size))
+            batches = self.feed.calibration(self.config.calibration_rows, self.config.eval_batch_size)
+            with own_norms(self.model):
+                calibrate(self.model, batches)
 
     def _train(self, stop: threading.Event) -> None:
         config, position = self.config, self.position
@@ -319,10 +321,11 @@ class _Run:
             if self.stepper.average is not None:
                 self.stepper.average.put()
             if config.reestimate_rows:
-                reestimate_norms(
-                    self.model, self.feed.data, rows=config.reestimate_rows, batch_size=config.eval_batch_size,
-                    seed=config.seed, augment=self.feed.augment,
-                )  # fmt: skip
+                with own_norms(self.model):
+                    reestimate_norms(
+                        self.model, self.feed.data, rows=config.reestimate_rows, batch_size=config.eval_batch_size,
+                        seed=config.seed, augment=self.feed.augment,
+                    )  # fmt: skip
             self.world.share_from_main(self.model)
         yield
         if before is not None and not stay:

@@ -129,7 +129,8 @@ class RunState:
             own = sums[world.rank if len(sums) > 1 else 0]
         else:
             seed_everything(step_generator(self.stepper.config.seed, 2, world.rank, position.step))
-            own = sums.sum(0) if world.is_main else torch.zeros_like(sums[0])
+            # each process counted its mean once a step; so will each of now
+            own = sums.sum(0) * (world.size / world_then) if world.is_main else torch.zeros_like(sums[0])
         position.sums.copy_(own)
 
 

@@ -160,18 +160,30 @@ def joint_norms(model: nn.Module) -> Iterator[None]:
     A user's own class derived from a batch norm may compute anything, is left alone and named in a warning;
     ``nn.SyncBatchNorm`` does the same by itself.
     """
-    before: dict[nn.Module, type[nn.Module]] = {}
     for path, module in model.named_modules():
         kind = type(module)
-        if kind in _JOINT:
-            before[module] = kind
-            module.__class__ = _JOINT[kind]
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
+        if kind not in _JOINT and isinstance(module, nn.modules.batchnorm._BatchNorm) and kind is not nn.SyncBatchNorm:
             logger.warning(
                 "norm %r (%s) keeps to each process's own part of the batch: only torch's and bitshift's own classes "
                 "can be joined; several processes will not equal one",
                 path, kind.__name__,
             )  # fmt: skip
+    with _exchanged(model, _JOINT):
+        yield
+
+
+@contextmanager
+def own_norms(model: nn.Module) -> Iterator[None]:
+    """Inside the block, and inside one of :func:`joint_norms`, each process is alone: all of them see the same rows."""
+    with _exchanged(model, {joint: own for own, joint in _JOINT.items()}):
+        yield
+
+
+@contextmanager
+def _exchanged(model: nn.Module, kinds: dict[type[nn.Module], type[nn.Module]]) -> Iterator[None]:
+    before = {module: type(module) for module in model.modules() if type(module) in kinds}
+    for module, kind in before.items():
+        module.__class__ = kinds[kind]
     try:
         yield
     finally:
@@ -179,4 +191,4 @@ def joint_norms(model: nn.Module) -> Iterator[None]:
             module.__class__ = kind
 
 
-__all__ = ["joint_moments", "joint_norms", "joint_sum"]
+__all__ = ["joint_moments", "joint_norms", "joint_sum", "own_norms"]

@@ -178,6 +178,7 @@ def test_a_state_from_the_narrow_part_is_taken_up_there() -> None:
         assert one.learned.factor == 1 / sqrt(40 * 8)
     # a run that is resumed behind both changes enters the last set at once
     late = Nearest.from_float(weight(), "pot3d", **options)
+    assert "int6, (6, 40), pot4x2 from 0.2, pot3d from 0.5" in repr(late)
     late.set_progress(0.9)
     assert late.format.name == "pot3d"
 

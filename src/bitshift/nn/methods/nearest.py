@@ -184,6 +184,11 @@ class Nearest(Method):
             groups.append({"params": [self.learned.value], "lr": lr, "weight_decay": 0.0})
         return groups
 
+    def extra_repr(self) -> str:
+        """As the base, with the sets that come later."""
+        later = ", ".join(f"{f} from {a:g}" for f, a in zip(self.path[1:], self.narrow_at, strict=True))
+        return super().extra_repr() + (f", {later}" if later else "")
+
     def set_progress(self, fraction: float) -> bool:
         stage = bisect_right(self.narrow_at, fraction)
         if stage <= self._stage:

@@ -3,9 +3,10 @@
     python bench/mnist_table.py MNIST.npz --seeds 0 1 2 --json docs/results/mnist_deepshift.json
 
 The recipes (`bitshift train --list deepshift_q_mnist`) are the paper's: batch 64, rate 0.01, constant, every layer,
-16.16 fixed-point activations. The paper trains 10 epochs of 60,000 digits; --epochs says how many of the given set, the
-same for every row, so that a net from the float net has two such budgets, as in the paper. Gaps are to the float net of
-the same seed. Runs lie in --work and are resumed; the table holds every run that is finished, --train names a part.
+16.16 fixed-point activations. The paper trains 10 epochs of 60,000 digits; --epochs says how many of the given set
+(default: 30 FC, 20 Conv), the same for every row of a net, so that one from the float net has two such budgets, as in
+the paper. Gaps are to the float net of the same seed. Runs lie in --work and are resumed; the table holds every run
+that is finished, --train names a part.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from bitshift.cli.training import Plan, open_splits, train
 from bitshift.train.recipes import RECIPES
 
 NETS = {"mlp": "FC", "lenet": "Conv"}
+EPOCHS = {"mlp": 30, "lenet": 20}
 FLOAT = "float"
 ROWS = {
     FLOAT: "deepshift_q_mnist",
@@ -48,18 +50,22 @@ def published(net: str, row: str) -> float:
 
 def folder(options: argparse.Namespace, net: str, row: str, seed: int) -> Path:
     """The run directory of a net."""
-    words = f"{net}-{row.replace(', ', '-')}-{options.epochs}-seed{seed}"
-    return options.work / words
+    return options.work / f"{net}-{row.replace(', ', '-')}-{epochs(options, net)}-seed{seed}"
+
+
+def epochs(options: argparse.Namespace, net: str) -> int:
+    """The budget of every row of ``net``."""
+    return options.epochs or EPOCHS[net]
 
 
 def plan(options: argparse.Namespace, net: str, row: str, seed: int) -> Plan:
     """The recipe of ``row`` with the budget; a net from the float net takes that of the same seed."""
-    base = recipe_plan(ROWS[row])
+    base, count = recipe_plan(ROWS[row]), epochs(options, net)
     budget = replace(
         base.train,
-        epochs=options.epochs,
+        epochs=count,
         seed=seed,
-        eval_every=options.epochs,
+        eval_every=count,
         log_every=100,
         checkpoint_every_steps=500,
     )
@@ -102,7 +108,7 @@ def figures(options: argparse.Namespace, net: str, row: str) -> Iterator[Row]:
         paper = published(net, row) - published(net, FLOAT)
         yield Row(case=case, metric="published gap", value=round(paper, 2), unit="points")
     yield Row(case=case, metric="published", value=published(net, row), unit="%")
-    yield Row(case=case, metric="epochs", value=options.epochs, unit="epochs")
+    yield Row(case=case, metric="epochs", value=epochs(options, net), unit="epochs")
 
 
 def rows(options: argparse.Namespace) -> list[Row]:
@@ -125,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = arguments(__doc__)
     made.add_argument("data", nargs="?", default="mnist_5k", metavar="MNIST", help="as --data (default: %(default)s)")
-    made.add_argument("--epochs", type=int, default=30)
+    made.add_argument("--epochs", type=int, help="of every net")
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
     made.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS))
     made.add_argument("--train", nargs="*", choices=list(ROWS), metavar="ROW", help="only these; none: just the table")

@@ -72,6 +72,22 @@ def test_discrete_weights_alone_start_the_backbone_on_the_same_levels(source: Pa
     assert float(network.conv2.method.stack.detach().std()) == pytest.approx(1e-3, rel=0.1)
 
 
+def test_an_integer_network_s_latents_norms_and_grids_are_carried_over(tmp_path: Path) -> None:
+    first = digits(tmp_path / "four.npz", 4, 0)
+    train(tmp_path / "run", first, "--model", "lenet_bn", "--activations", "8")
+    data = digits(tmp_path / "three.npz", 3, 1)
+    config = train(tmp_path / "new", data, "--backbone", str(tmp_path / "run"), "--lr", "1e-12")
+    assert config["about"]["network"]["shift"]["activations"] == 8
+    old, new = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "new"))
+    latents = [name for name in old if name.endswith("method.stack") and not name.startswith("fc2")]
+    grids = [name for name in old if "quant" in name and name.endswith("log2_step")]
+    assert latents
+    assert grids
+    for name in latents:
+        assert np.allclose(old[name], new[name], atol=1e-8)
+    assert new["fc2.method.stack"].shape == (4, 3, 500)
+
+
 def test_a_float_backbone_stays_float_or_starts_a_shift_network(source: Path, tmp_path: Path) -> None:
     first = digits(tmp_path / "four.npz", 4, 0)
     train(tmp_path / "float", first, "--model", "lenet_bn", "--method", "float")

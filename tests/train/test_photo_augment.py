@@ -61,6 +61,14 @@ def test_random_boxes_follow_the_law_of_the_papers(height, width):
         assert distance < 1.95 * math.sqrt(2 / count), "Kolmogorov-Smirnov at 0.1 %"
 
 
+def test_one_box_is_that_of_the_batch():
+    for crop in (RandomResizedCrop(), RandomResizedCrop(scale=(0.7, 1.0), ratio=(0.2, 5.0))):
+        drawn = crop.draw(500, step_generator(3))
+        for height, width in ((375, 500), (90, 31)):
+            one_by_one = [crop.box(row, height, width) for row in drawn.tolist()]
+            assert crop.boxes(drawn, height, width).tolist() == [list(box) for box in one_by_one]
+
+
 def test_a_picture_too_narrow_for_any_try_gives_its_centre():
     crop = RandomResizedCrop(scale=(0.9, 1.0))
     boxes = crop.boxes(crop.draw(50, step_generator(0)), 400, 30)

@@ -37,7 +37,9 @@ class Normalise:
         shape = (1, -1) + (1,) * (images.dim() - 2)
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).view(shape)
         scale = torch.tensor(self.scale, dtype=torch.float32, device=images.device).view(shape)
-        return (images.to(torch.float32) - mean) * scale
+        if images.dtype == torch.float32:
+            return (images - mean).mul_(scale)
+        return images.to(torch.float32).sub_(mean).mul_(scale)  # in place: memory is what this costs
 
     @staticmethod
     def from_mean_std(mean: Sequence[float], std: Sequence[float]) -> Normalise:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,10 +73,28 @@ class RandomResizedCrop(Augment):
         Where none of ten tries fits: the largest centred window of an allowed ratio.
         """
         boxes, fits = random_boxes(drawn, height, width, self.scale, self.ratio)
+        centred = torch.tensor(self._centred(height, width), device=boxes.device)
+        return torch.where(fits[:, None], boxes, centred)
+
+    def box(self, drawn: Sequence[float], height: int, width: int) -> tuple[int, int, int, int]:
+        """One window, as :meth:`boxes` gives it, without the cost of twenty tensors: for decoders."""
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for share, turn in zip(drawn[:_TRIES], drawn[_TRIES : 2 * _TRIES], strict=True):
+            area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * share)
+            aspect = math.exp(low + (high - low) * turn)
+            wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < wide <= width and 0 < tall <= height:
+                top, left = (
+                    min(int(u * (room + 1)), room)
+                    for u, room in zip(drawn[2 * _TRIES :], (height - tall, width - wide), strict=True)
+                )
+                return top, left, tall, wide
+        return self._centred(height, width)
+
+    def _centred(self, height: int, width: int) -> tuple[int, int, int, int]:
         ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
         tall, wide = min(height, round(width / ratio)), min(width, round(height * ratio))
-        centred = torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide], device=boxes.device)
-        return torch.where(fits[:, None], boxes, centred)
+        return (height - tall) // 2, (width - wide) // 2, tall, wide
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
         height, width = images.shape[2:]

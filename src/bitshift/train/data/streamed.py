@@ -6,10 +6,12 @@ import logging
 import multiprocessing.connection
 import os
 import signal
+import sys
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -222,7 +224,7 @@ class _Decoder(Dataset[_Decoded]):
         window = None
         if place and self.crop is not None:
             seed, *rest = place
-            window = partial(_window, self.crop, self.crop.draw(1, step_generator(seed, 5, *rest, drawn)))
+            window = partial(self.crop.box, self.crop.draw(1, step_generator(seed, 5, *rest, drawn))[0].tolist())
         image = decode(
             self.pictures.read(source), where, channels=self.shape[0], size=self.size, short=self.short, window=window
         )
@@ -242,11 +244,6 @@ class _Decoder(Dataset[_Decoded]):
         raise DataError(f"none of the {count} images can be decoded; the last: {broken[-1][1]}")
 
 
-def _window(crop: RandomResizedCrop, drawn: Tensor, height: int, width: int) -> tuple[int, int, int, int]:
-    top, left, high, wide = crop.boxes(drawn, height, width)[0].tolist()
-    return top, left, high, wide
-
-
 def _ending(status: int) -> str:
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
 
@@ -259,6 +256,13 @@ def _quiet_worker(_: int) -> None:
     """Ctrl-C reaches every process of the terminal: the training process answers it and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the training loop's handler came along with the fork
+    sys.excepthook = _without_hang_ups
+
+
+def _without_hang_ups(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A training process that was stopped while it took a batch has hung up on its worker: nothing to report."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 __all__ = ["StreamedData", "default_workers"]

@@ -155,7 +155,8 @@ def test_details_of_single_papers():
         (4, None),
     }
     assert RECIPES["inq_imagenet"].train.cycles == 3
-    assert {RECIPES[name].augment for name in IMAGENET} == {"imagenet"}
+    augments = {"imagenet": "imagenet", "cifar10": "pad_crop_flip", "mnist": None}
+    assert all(r.augment == augments[r.data] for r in RECIPES.values() if r.data in augments)
     assert {RECIPES[name].normalise for name in IMAGENET} == {"imagenet", "pixel"}
     for name in ("ours_cifar10", "ours_imagenet"):
         assert shift(name).integer

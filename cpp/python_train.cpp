@@ -238,11 +238,19 @@ void shift_sign_backward(int real, Address g, Address weight, Address shift, std
   });
 }
 
+void rounded_sgd(Address g, Address p, Address m, std::size_t n, float lr, float momentum, float decay, bool nesterov, std::uint32_t key,
+                 int threads) {
+  if (n >> 32) throw nb::value_error("rounded_sgd: fewer than 2^32 elements");
+  const tr::Rate rate{lr, momentum, decay, nesterov};
+  nb::gil_scoped_release released;
+  share(threads, n, kGrain, [&](std::size_t begin, std::size_t end, int) { tr::rounded_sgd(in(g), out(p), out(m), rate, key, begin, end); });
+}
+
 }  // namespace
 
 void bind_train(nb::module_ &m) {
   nb::module_ sub = m.def_submodule("train", "Training kernels on addresses; only bitshift/nn/kernels/cpu.py calls them.");
-  sub.attr("version") = 3;  // one more with each change of a signature; cpu.py has its twin
+  sub.attr("version") = 4;  // one more with each change of a signature; cpu.py has its twin
   sub.def("grid_forward", &grid_forward, "y = clamp(floor(x / step + 1/2), lo, hi) * step");
   sub.def("grid_backward", &grid_backward, "The gradient for x; returns the sum that the step's gradient is made of.");
   sub.def("channel_sums", &channel_sums, "Sums of a, and of (a - shift) * (b - shift), per channel.");
@@ -254,5 +262,6 @@ void bind_train(nb::module_ &m) {
   sub.def("level_backward", &level_backward, "Clipped straight-through gradient, and the sums of the scale's.");
   sub.def("power_forward", &power_forward, "The nearest power of two in the log domain.");
   sub.def("shift_sign_forward", &shift_sign_forward, "Weight of a shift and a sign.");
+  sub.def("rounded_sgd", &rounded_sgd, "A step of SGD on bfloat16, rounded stochastically.");
   sub.def("shift_sign_backward", &shift_sign_backward, "Gradients of a shift and a sign.");
 }

@@ -92,5 +92,17 @@ double shift_sign_forward(Real real, const void *shift, const void *sign, std::s
 void shift_sign_backward(Real real, const float *g, const float *weight, const void *shift, const Weights &shape, float push, void *d_shift,
                          void *d_sign, std::size_t begin, std::size_t end);
 
+// ---- SGD on bfloat16 ----
+
+struct Rate {
+  float lr, momentum, decay;
+  bool nesterov;
+};
+
+// step = g + p * decay; with momentum m = m * momentum + step, and step becomes m (nesterov: step + m * momentum); p -= step * lr.
+// Sums are floats, m and p are rounded up or down at random with the right mean. The noise is a function of `key` and the place alone,
+// so that any number of threads and processes gives the same bits. All bfloat16; `m` may be null; fewer than 2^32 elements.
+void rounded_sgd(const void *g, void *p, void *m, const Rate &rate, std::uint32_t key, std::size_t begin, std::size_t end);
+
 }  // namespace bitshift::train
 #endif

@@ -62,6 +62,8 @@ class ShiftConfig:
         rules: exceptions by module path; the first match wins.
         init: "random" starts the weights by the method, "pretrained" from the model's own.
         options: keyword options of the method.
+        latents: type in which the latents are kept while training: "float32", or "bfloat16", which halves their memory
+            and that of gradients and momenta; SGD then rounds stochastically (``nn/latents.py``).
     """
 
     method: str = "denseshift"
@@ -74,8 +76,11 @@ class ShiftConfig:
     rules: tuple[Rule, ...] = ()
     init: Literal["random", "pretrained"] = "random"
     options: Mapping[str, Any] = field(default_factory=dict)
+    latents: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
+        if self.latents not in ("float32", "bfloat16"):
+            raise ValueError(f"latents={self.latents!r}; allowed are 'float32', 'bfloat16'")
         if self.format is not None and self.bits is not None:
             raise ValueError(f"format={self.format!r} and bits={self.bits}: give one of them")
         for name in ("keep_first", "keep_last"):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bitshift.nn.activations import ActQuant
+from bitshift.nn.latents import RoundedSGD
 from bitshift.nn.method import Method
 from bitshift.nn.norms import ShiftNorm
 from bitshift.train.config import TrainConfig
@@ -46,18 +47,27 @@ def param_groups(model: nn.Module, *, lr: float, weight_decay: float, decay_all:
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimiser of ``config`` over :func:`param_groups`; each group keeps its peak rate as ``initial_lr``.
 
-    SGD and AdamW run as one fused pass over the parameters where torch has that for their device and type.
+    SGD and AdamW run as one fused pass over the parameters where torch has that for their device and type. Latents in
+    bfloat16 are rounded stochastically, by SGD.
+
+    Raises:
+        ValueError: bfloat16 latents and another optimiser, whose small steps they would lose.
     """
     groups = param_groups(model, lr=config.lr, weight_decay=config.weight_decay, decay_all=config.decay_all)
     for group in groups:
         group["initial_lr"] = group["lr"]
     parameters = [p for group in groups for p in group["params"]]
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    narrow = any(p.dtype == torch.bfloat16 for p in parameters)
+    if narrow and config.optimizer != "sgd":
+        raise ValueError(
+            f"optimizer={config.optimizer!r} with latents in bfloat16: only 'sgd' rounds them stochastically; others "
+            "would lose their small steps. Use optimizer='sgd', or latents='float32'"
+        )
     match config.optimizer:
         case "sgd":
-            made = torch.optim.SGD(
-                groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
-            )
+            options = {"lr": config.lr, "momentum": config.momentum, "nesterov": config.nesterov, "fused": fused}
+            made = RoundedSGD(groups, seed=config.seed, **options) if narrow else torch.optim.SGD(groups, **options)
             # the fused pass wants the momenta of all or none, but a parameter may get its first gradient late;
             # from zero a momentum starts at the gradient, as torch's own does
             for p in parameters if config.momentum else ():

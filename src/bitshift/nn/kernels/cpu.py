@@ -17,7 +17,7 @@ from bitshift.nn.native import train_kernels
 REALS: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
 """Element types and the module's codes for them."""
 
-_VERSION = 3  # of the calls below; the module says which it has, so that one built earlier is not called wrongly
+_VERSION = 4  # of the calls below; the module says which it has, so that one built earlier is not called wrongly
 
 native: Any = train_kernels if getattr(train_kernels, "version", 0) == _VERSION else None
 
@@ -237,3 +237,19 @@ def shift_sign_backward(
         scale.data_ptr(), push, d_shift.data_ptr(), d_sign.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return d_shift, d_sign
+
+
+# ---- SGD on bfloat16 ----
+
+
+def rounded_sgd(
+    grad: Tensor, latent: Tensor, momentum: Tensor | None, *, lr: float, factor: float, decay: float, nesterov: bool,
+    key: int,
+) -> None:  # fmt: skip
+    """One step of SGD on a contiguous bfloat16 ``latent``, in place; see ``nn/latents.py``, whose formula this is."""
+    grad = grad.contiguous()
+    native.rounded_sgd(
+        grad.data_ptr(), latent.data_ptr(), 0 if momentum is None else momentum.data_ptr(), latent.numel(), lr, factor,
+        decay, nesterov, key, torch.get_num_threads(),
+    )  # fmt: skip
+    torch.autograd.graph.increment_version([latent] if momentum is None else [latent, momentum])

@@ -175,7 +175,7 @@ def train(case: Case, seed: int, options: argparse.Namespace, data: Scenes) -> N
         return
     run.mkdir(parents=True, exist_ok=True)
     config = TrainConfig(
-        epochs=options.epochs, batch_size=8, lr=options.lr, warmup_epochs=0.5, weight_decay=1e-4, seed=seed
+        epochs=options.epochs, batch_size=options.batch, lr=options.lr, warmup_epochs=0.5, weight_decay=1e-4, seed=seed
     )
     model = make(case, options, seed).train()
     optimizer = build_optimizer(model, config)
@@ -297,6 +297,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--state", type=Path, required=True, help="published weights of the float ResNet-20 (.th)")
     made.add_argument("--backbone", type=Path, required=True, metavar="RUN", help="the shift backbone's run directory")
     made.add_argument("--epochs", type=int, default=6)
+    made.add_argument("--batch", type=int, default=4)
     made.add_argument("--lr", type=float, default=0.05)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     made.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="products in bfloat16")

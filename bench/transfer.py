@@ -138,6 +138,18 @@ def _result(run: Path) -> dict[str, Any]:
     return [x for x in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if x["kind"] == "result"][-1]
 
 
+def head_flips(run: Path) -> list[tuple[str, float]]:
+    """What the records of a run say about the head, in per cent; figures that it does not have are left out."""
+    lines = [x for x in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if x["kind"] == "flips"]
+    heads = [next(x for x in line["layers"] if x["name"].startswith(f"{HEAD}.")) for line in lines]
+    found = [
+        ("head: codes changed, epoch 1", heads[0]["value_rate"]),
+        ("head: signs changed, epoch 1", heads[0]["sign_rate"]),
+        ("head: signs never changed", heads[-1]["never_flipped"]),
+    ]
+    return [(name, round(100 * value, 2)) for name, value in found if value is not None]
+
+
 def tested(run: Path, test: TrainData) -> float:
     """Accuracy in per cent of a finished run on the test set; kept beside it."""
     kept = run / f"test-{len(test)}.json"
@@ -163,7 +175,8 @@ def figures(case: Case, options: argparse.Namespace, test: TrainData) -> list[Ro
         Row(case=label, metric="best rate", value=best, unit="lr"),
         Row(case=label, metric="epochs", value=options.epochs, unit="epochs"),
     ]
-    for lr, run in runs.items():
+    rows += [Row(case=label, metric=name, value=value, unit="%") for name, value in head_flips(runs[best])]
+    for lr, run in runs.items() if len(runs) > 1 else ():
         rows.append(Row(case=label, metric=f"test accuracy, seed 0, lr {lr:g}", value=tested(run, test), unit="%"))
     return rows
 

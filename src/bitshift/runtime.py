@@ -26,6 +26,8 @@ Arrays = Any
 """One array, or arrays by name."""
 _SPEED = ("threads", "isa", "tune")
 """Options that say how the engine computes, never what: other backends ignore them."""
+_INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64")
+"""Dtypes that token ids may have."""
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -33,7 +35,8 @@ class Model:
     """A graph and the backend that runs it.
 
     Inputs are batches (N, *shape). A fixed-point input takes its own integer dtype unchanged, or float32/float64
-    values, which are quantised by the rule of the op ``quantize``. One array stands for the only input or output of
+    values, which are quantised by the rule of the op ``quantize``; token ids (an input with frac 0 of more than 8
+    bits) may have any width of integers. One array stands for the only input or output of
     a graph; where there are several, they are given and returned by name.
 
     Arrays are numpy's, or objects that lend their memory by ``__dlpack__`` (torch tensors on the CPU). The engine
@@ -261,8 +264,23 @@ def _warn_slow(reason: str) -> None:
     )
 
 
+def _ids(array: Any, value: Value) -> Any:
+    """Integers of another width in the input's own, where it holds plain integers (frac 0), as token ids are."""
+    type, name = value.type, str(getattr(array, "dtype", "")).removeprefix("torch.")
+    if not isinstance(type, FixedPoint) or type.frac != 0 or type.bits <= 8 or name not in _INTEGERS:
+        return array
+    found = _as_numpy(array)
+    if not isinstance(found, np.ndarray) or found.dtype == type.dtype:
+        return array
+    if found.size and not type.lo <= int(found.min()) <= int(found.max()) <= type.hi:
+        lo, hi = int(found.min()), int(found.max())
+        raise ValueError(f"input {value.name!r} holds {lo} to {hi}; {type} goes from {type.lo} to {type.hi}")
+    return found.astype(type.dtype)
+
+
 def _lent(array: Any, value: Value) -> Any:
     """``array`` as the engine reads it: as it is, but for numpy arrays that are not contiguous, aligned and native."""
+    array = _ids(array, value)
     if isinstance(array, np.ndarray):
         _check_input(array, value)
         flags = array.flags
@@ -299,6 +317,7 @@ def _check_input(array: Any, value: Value) -> None:
 
 def _border(array: Any, value: Value) -> np.ndarray:
     """``array`` in the dtype of ``value``, quantised if it holds floats for a fixed-point input; refuses all else."""
+    array = _ids(array, value)
     _check_input(array, value)
     dtype = array.dtype.newbyteorder("=")
     if dtype == value.type.dtype:

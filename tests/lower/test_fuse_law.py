@@ -72,6 +72,36 @@ class Writer:
             mult=np.array(mult, np.int64), offset=np.array(offset, np.int64),
         )  # fmt: skip
 
+    def transposed(self, x: str) -> str:
+        pick, (channels, length) = self.pick, self.values[x].shape
+        if is_wide(self.type(x)):
+            x = self.quantise(x)
+        if length > 2 * LENGTH:
+            return self.part(x)
+        form = FORMATS[pick.one(["pot2", "pot3d", "int4"])]
+        outputs, kernel, stride = pick.int(1, 3), pick.int(1, 4), pick.int(1, 3)
+        extra = pick.int(0, stride - 1)
+        before = pick.int(0, 1) if kernel > 1 else 0
+        codes = np.array([pick.one(form.valid_levels) for _ in range(outputs * channels * kernel)])
+        mult = [pick.one([1, 2, 8, 3]) << pick.int(0, 3) for _ in range(outputs)]
+        offset = [pick.int(-(2 ** pick.int(0, 20)), 2 ** pick.int(0, 20)) for _ in range(outputs)]
+        attrs = {
+            "format": form.name, "stride": (stride,), "padding": ((before, 0),), "output_padding": (extra,),
+            "dilation": (1,), "groups": 1,
+        }  # fmt: skip
+        size = (length - 1) * stride + kernel - before + extra
+        return self.add(
+            "conv_transpose", [x], (outputs, size), Wide.at(self.type(x).frac + pick.int(0, 12)), attrs,
+            codes=form.encode(codes.reshape(outputs, channels, kernel)),
+            mult=np.array(mult, np.int64), offset=np.array(offset, np.int64),
+        )  # fmt: skip
+
+    def upsampled(self, x: str) -> str:
+        channels, length = self.values[x].shape
+        if length > 2 * LENGTH:
+            return self.part(x)
+        return self.add("upsample", [x], (channels, 2 * length), self.type(x), {"factor": (2,)})
+
     def residual(self, x: str) -> str:
         same = [n for n in self.values if self.values[n].shape == self.values[x].shape]
         other = self.pick.one(same)
@@ -152,6 +182,8 @@ class Writer:
     STEPS = (
         "conv",
         "conv",
+        "transposed",
+        "upsampled",
         "quantise",
         "residual",
         "clamp",

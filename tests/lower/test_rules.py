@@ -57,6 +57,13 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "dropout": lambda x: F.dropout(x, 0.5, training=False),
     "double": lambda x: x.double().relu().float(),
     "max pool": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "max pool 3d": lambda x: F.max_pool3d(x.unsqueeze(1), (2, 3, 2), 1, (1, 1, 0)),
+    "adaptive max pool 3d": lambda x: F.adaptive_max_pool3d(x.unsqueeze(1), (2, 2, 4)),
+    "nearest": lambda x: F.interpolate(x, scale_factor=2),
+    "nearest, by size": lambda x: F.interpolate(x, size=(10, 18), mode="nearest"),
+    "nearest, exact": lambda x: F.interpolate(x, scale_factor=(3, 1), mode="nearest-exact"),
+    "nearest 1d": lambda x: F.interpolate(x.flatten(2), scale_factor=2),
+    "nearest 3d": lambda x: F.interpolate(x.unsqueeze(1), scale_factor=(1, 2, 3)),
     "max pool, ceil": lambda x: F.max_pool2d(x, 2, 2, ceil_mode=True),
     "max pool, dilated": lambda x: F.max_pool2d(x, (2, 3), 1, (1, 0), (2, 1)),
     "max pool, indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
@@ -90,6 +97,7 @@ def test_moves_limits_and_sums_are_exact_on_integers() -> None:
     assert_equal(graph, model, x)
 
 
+WEIGHT = torch.randn(4, 3, 2, 3, generator=torch.Generator().manual_seed(4))
 SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
@@ -121,6 +129,14 @@ SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
     "conv same": lambda x: F.conv2d(x, torch.full((2, 4, 2, 3), 0.1), torch.tensor([1.0, 0.0]), padding="same"),
     "conv grouped": lambda x: F.conv2d(x, torch.full((4, 1, 3, 3), -0.3), None, 2, 1, 1, 4),
     "conv 1d": lambda x: F.conv1d(x.flatten(2), torch.full((3, 4, 2), 0.2), padding=1, dilation=3),
+    "conv 3d": lambda x: F.conv3d(x.unsqueeze(1), torch.full((2, 1, 2, 3, 2), 0.2), torch.ones(2), 1, (1, 0, 1)),
+    "transposed": lambda x: F.conv_transpose2d(x, torch.full((4, 2, 4, 3), 0.1), torch.ones(2), 2, 1, 1),
+    "transposed, grouped": lambda x: F.conv_transpose2d(x, WEIGHT, None, (2, 3), (0, 2), 0, 2, (3, 1)),
+    "transposed 1d": lambda x: F.conv_transpose1d(x.flatten(2), torch.full((4, 3, 2), 0.2), None, 3, 1, 2),
+    "transposed 3d": lambda x: F.conv_transpose3d(x.unsqueeze(1), torch.full((1, 2, 2, 3, 2), 0.2), None, 2),
+    "avg pool 3d": lambda x: F.avg_pool3d(x.unsqueeze(1), (2, 3, 2), (1, 2, 2), (0, 1, 1)),
+    "adaptive 3d": lambda x: F.adaptive_avg_pool3d(x.unsqueeze(1), (2, 2, 4)),
+    "mean 3d": lambda x: x.unsqueeze(1).mean((2, 3, 4)),
     "linear": lambda x: F.linear(x, torch.arange(12.0).view(2, 6), torch.tensor([0.5, -1.0])),
 }
 

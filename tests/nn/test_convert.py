@@ -87,8 +87,9 @@ def test_tied_weights_share_one_method():
     assert result[0].bias is not result[2].bias
 
 
-def test_a_weight_tied_to_an_embedding_stays_and_the_report_says_why(caplog):
-    model = nn.ModuleDict({"embed": nn.Embedding(9, 4), "body": nn.Linear(4, 4), "head": nn.Linear(4, 9, bias=False)})
+def test_a_weight_tied_to_a_foreign_module_stays_and_the_report_says_why(caplog):
+    bag = nn.EmbeddingBag(9, 4)
+    model = nn.ModuleDict({"embed": bag, "body": nn.Linear(4, 4), "head": nn.Linear(4, 9, bias=False)})
     model["head"].weight = model["embed"].weight
     with caplog.at_level(logging.WARNING, logger="bitshift"):
         result, report = convert(model, ShiftConfig())
@@ -105,7 +106,7 @@ class Custom(nn.Linear):
 def test_what_stays_is_reported_with_its_reason():
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"),
-        nn.ConvTranspose2d(4, 4, 2),
+        nn.Bilinear(4, 4, 2),
         nn.BatchNorm2d(4),
         Custom(4, 4),
         nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
@@ -117,7 +118,7 @@ def test_what_stays_is_reported_with_its_reason():
     _, report = convert(model, ShiftConfig())
     notes = {r.path: r.note for r in report.stayed}
     assert "reflect" in notes["0"]
-    assert "no shift layer for ConvTranspose2d" in notes["1"]
+    assert "no shift layer for Bilinear" in notes["1"]
     assert "norm" in notes["2"]
     assert "subclass" in notes["3"]
     assert "float64" in notes["5"]

@@ -18,6 +18,7 @@ from bitshift.cli.bench.peers import OURS, PEERS, Peer
 from bitshift.cli.bench.rounds import Measured, interleave
 from bitshift.cli.bench.twin import make_twin
 from bitshift.cli.bench.worker import Job, Worker, WorkerError
+from bitshift.core.bounds import input_ranges
 from bitshift.core.fixed import FixedPoint
 from bitshift.core.graph import Graph
 from bitshift.core.modelfile import load, save
@@ -62,12 +63,13 @@ class Comparison:
 
 def draw_inputs(graph: Graph, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Random inputs in the dtypes of the graph: N(0, 1) for floats, all integers of its range alike for fixed point."""
-    rng, found = np.random.default_rng(seed), {}
+    rng, found, ranges = np.random.default_rng(seed), {}, input_ranges(graph)
     for name in graph.inputs:
         value = graph.values[name]
         shape = (batch, *value.shape)
         if isinstance(value.type, FixedPoint):
-            found[name] = rng.integers(value.type.lo, value.type.hi + 1, shape).astype(value.type.dtype)
+            lo, hi = ranges[name] or (0, 0)
+            found[name] = rng.integers(lo, hi + 1, shape).astype(value.type.dtype)
         else:
             found[name] = rng.standard_normal(shape, dtype=np.float32)
     return found

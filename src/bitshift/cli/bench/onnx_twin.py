@@ -135,6 +135,49 @@ def _conv(w: _Writer, layer: Layer) -> str:
     )  # fmt: skip
 
 
+def _conv_transpose(w: _Writer, layer: Layer) -> str:
+    """In float32 always: no runtime has an integer kernel for it."""
+    a, weight = layer.attrs, layer.arrays["weight"]
+    groups, per_group = a["groups"], len(weight) // a["groups"]
+    turned = weight.reshape(groups, per_group, *weight.shape[1:]).swapaxes(1, 2)  # inputs first, as ONNX has them
+    x, kernel = w.read(layer.inputs[0]), weight.shape[2:]
+    stored = w.constant(f"{layer.output}:weight", turned.reshape(-1, per_group, *kernel))
+    bias = w.constant(f"{layer.output}:bias", layer.arrays["bias"])
+    window = {"strides": list(a["stride"]), "dilations": list(a["dilation"]), "group": groups}
+    axes = list(zip(kernel, a["stride"], a["dilation"], a["padding"], a["output_padding"], strict=True))
+    if all(max(p) <= (k - 1) * d and extra < s for k, s, d, p, extra in axes):
+        pads = {"pads": _pads(a["padding"]), "output_padding": list(a["output_padding"])}
+        return w.node("ConvTranspose", [x, stored, bias], layer.output, **window, **pads)
+    # Runtimes refuse what crops or adds more than a kernel: the whole output, then its part, then zeros, then the bias.
+    y = w.node("ConvTranspose", [x, stored], f"{layer.output}:whole", **window)
+    sizes, out = w.twin.shapes[layer.inputs[0]][1:], w.twin.shapes[layer.output][1:]
+    whole = [(n - 1) * s + (k - 1) * d + 1 for n, (k, s, d, *_) in zip(sizes, axes, strict=True)]
+    begin = [before for before, _ in a["padding"]]
+    end = [min(n, b + m) for n, b, m in zip(whole, begin, out, strict=True)]
+    rest = [b + m - e for b, m, e in zip(begin, out, end, strict=True)]
+    lists = {"begin": begin, "end": end, "axes": range(2, 2 + len(out))}
+    ends = [w.constant(f"{layer.output}:{k}", np.array(list(v), np.int64)) for k, v in lists.items()]
+    y = w.node("Slice", [y, *ends], f"{layer.output}:part")
+    if any(rest):
+        pads = w.constant(f"{layer.output}:rest", np.array([0] * (2 + len(out)) + [0, 0, *rest], np.int64))
+        y = w.node("Pad", [y, pads], f"{layer.output}:padded")
+    spread = w.constant(f"{layer.output}:spread", layer.arrays["bias"].reshape(-1, *[1] * len(out)))
+    return w.node("Add", [y, spread], layer.output)
+
+
+def _embedding(w: _Writer, layer: Layer) -> str:
+    ids = w.node("Cast", [w.read(layer.inputs[0])], f"{layer.output}:ids", to=TensorProto.INT64)
+    return w.node("Gather", [w.constant(f"{layer.output}:weight", layer.arrays["weight"]), ids], layer.output, axis=0)
+
+
+def _upsample(w: _Writer, layer: Layer) -> str:
+    scales = w.constant(f"{layer.output}:scales", np.array([1, 1, *layer.attrs["factor"]], np.float32))
+    return w.node(
+        "Resize", [w.read(layer.inputs[0]), "", scales], layer.output, mode="nearest",
+        coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+    )  # fmt: skip
+
+
 def _linear(w: _Writer, layer: Layer) -> str:
     x = w.read(layer.inputs[0])
     if len(w.twin.shapes[layer.inputs[0]]) == 1:
@@ -275,7 +318,8 @@ def _argmax(w: _Writer, layer: Layer) -> str:
 
 
 _OPS: dict[str, Callable[[_Writer, Layer], str]] = {
-    "conv": _conv, "linear": _linear, "add": _add, "clip": _clip, "affine": _affine, "max_pool": _max_pool,
+    "conv": _conv, "conv_transpose": _conv_transpose, "embedding": _embedding, "upsample": _upsample,
+    "linear": _linear, "add": _add, "clip": _clip, "affine": _affine, "max_pool": _max_pool,
     "avg_pool": _avg_pool, "concat": _concat, "pad": _pad, "slice": _slice, "reshape": _reshape,
     "transpose": _transpose, "unary": _unary, "table": _table, "argmax": _argmax,
 }  # fmt: skip

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitshift.cli.bench.twin import Layer, Twin
+from bitshift.nn.ops import convolve_transposed
 
 
 class TorchTwin(nn.Module):
@@ -45,8 +46,21 @@ def _conv(x: list[Tensor], layer: Layer, w: Arrays) -> Tensor:
     pads: Any = [before for before, _ in a["padding"]]
     if any(before != after for before, after in a["padding"]):
         y, pads = _padded(y, a["padding"], 0.0), [0] * len(pads)
-    run: Callable[..., Tensor] = F.conv1d if y.ndim == 3 else F.conv2d
+    run: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[y.ndim - 3]
     return run(y, w["weight"], w["bias"], a["stride"], pads, a["dilation"], a["groups"])
+
+
+def _conv_transpose(x: list[Tensor], layer: Layer, w: Arrays) -> Tensor:
+    a = layer.attrs
+    y = convolve_transposed(
+        x[0], w["weight"], list(a["stride"]), [side for pair in a["padding"] for side in pair],
+        list(a["output_padding"]), list(a["dilation"]), a["groups"],
+    )  # fmt: skip
+    return y + w["bias"].reshape(-1, *[1] * (y.ndim - 2))
+
+
+def _upsample(x: list[Tensor], layer: Layer, w: Arrays) -> Tensor:  # noqa: ARG001
+    return F.interpolate(x[0], scale_factor=tuple(float(f) for f in layer.attrs["factor"]), mode="nearest")
 
 
 def _clip(x: list[Tensor], layer: Layer, w: Arrays) -> Tensor:  # noqa: ARG001 - one signature for all
@@ -64,13 +78,13 @@ def _max_pool(x: list[Tensor], layer: Layer, w: Arrays) -> Tensor:  # noqa: ARG0
     pads: Any = [before for before, _ in a["padding"]]
     if any(p[0] != p[1] or 2 * p[0] > k for p, k in zip(a["padding"], a["kernel"], strict=True)):
         y, pads = _padded(y, a["padding"], -torch.inf), [0] * len(pads)
-    run = F.max_pool1d if y.ndim == 3 else F.max_pool2d
+    run = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[y.ndim - 3]
     return run(y, a["kernel"], a["stride"], pads, a["dilation"])
 
 
 def _avg_pool(x: list[Tensor], layer: Layer, w: Arrays) -> Tensor:  # noqa: ARG001
     a, y = layer.attrs, _padded(x[0], layer.attrs["padding"], 0.0)
-    run = F.avg_pool1d if y.ndim == 3 else F.avg_pool2d
+    run = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[y.ndim - 3]
     return run(y, a["kernel"], a["stride"])
 
 
@@ -101,6 +115,9 @@ def _unary(x: list[Tensor], layer: Layer, w: Arrays) -> Tensor:  # noqa: ARG001
 
 _OPS: dict[str, Callable[[list[Tensor], Layer, Arrays], Tensor]] = {
     "conv": _conv,
+    "conv_transpose": _conv_transpose,
+    "embedding": lambda x, layer, w: F.embedding(x[0].long(), w["weight"]),  # noqa: ARG005
+    "upsample": _upsample,
     "linear": lambda x, layer, w: F.linear(x[0], w["weight"], w["bias"]),  # noqa: ARG005
     "add": lambda x, layer, w: x[0] + x[1],  # noqa: ARG005
     "clip": _clip,

@@ -32,8 +32,10 @@ class Grid:
 class Layer:
     """One float operation.
 
-    ``op`` is conv, linear, add, clip, affine, max_pool, avg_pool, concat, pad, slice, reshape, transpose, unary, table,
-    argmax or identity. ``levels`` and ``level_scale`` of conv and linear are the weight again: ``level * scale[c]``.
+    ``op`` is conv, conv_transpose, embedding, upsample, linear, add, clip, affine, max_pool, avg_pool, concat, pad,
+    slice, reshape, transpose, unary, table, argmax or identity. ``levels`` and ``level_scale`` of conv and linear are
+    the weight again: ``level * scale[c]``.
+    The weight of conv_transpose has its output channels first, as in the graph.
     """
 
     op: str
@@ -149,9 +151,9 @@ def _factors(node: Node, graph: Graph, channels: int, frac_in: int) -> tuple[np.
 
 def _weighted(builder: _Builder, node: Node) -> None:
     graph, x, out = builder.graph, source(node, builder.graph), result(node, builder.graph)
-    names = ("stride", "padding", "dilation", "groups") if node.op == "conv" else ()
-    attrs = {name: node.attrs[name] for name in names}
-    channels = out.shape[0] if node.op == "conv" else out.shape[-1]
+    names = ("stride", "padding", "output_padding", "dilation", "groups") if node.op != "linear" else ()
+    attrs = {name: node.attrs[name] for name in names if name in node.attrs}
+    channels = out.shape[0] if node.op != "linear" else out.shape[-1]
     if is_kept(node):
         weight, bias = graph.const(node, "weight"), vector(node, graph, "bias", channels)
         builder.layer(node.op, (x.name,), node.output, out.shape, attrs, weight=weight, bias=bias)
@@ -166,7 +168,7 @@ def _weighted(builder: _Builder, node: Node) -> None:
         "weight": (levels * gain.reshape(rows)).astype(np.float32),
         "bias": bias.astype(np.float32),
     }
-    if not is_float(node, graph):
+    if not is_float(node, graph) and node.op != "conv_transpose":  # peers have no integer kernel for that one
         # The levels of most formats are int8 already; wider ones are rounded to it, as an int8 runtime would have them.
         fit = max(1.0, FORMATS[node.attrs["format"]].max_level / 127)
         arrays["levels"] = np.rint(levels / fit).astype(np.int8)
@@ -191,12 +193,26 @@ def _scaled(builder: _Builder, name: str, gain: np.ndarray, node: Node) -> str:
     if (gain == 1).all():
         return name
     shape = builder.shapes[name]
-    axis = 0 if node.op == "conv" else len(shape) - 1
+    axis = 0 if node.op != "linear" else len(shape) - 1
     zeros = np.zeros(len(gain), np.float32)
     attrs = {"axis": axis}
     return builder.layer(
         "affine", (name,), f"{node.output}/residual", shape, attrs, scale=gain.astype(np.float32), bias=zeros
     )
+
+
+def _embedding(builder: _Builder, node: Node) -> None:
+    graph, out = builder.graph, result(node, builder.graph)
+    if is_kept(node):
+        builder.layer(node.op, node.inputs, node.output, out.shape, weight=graph.const(node, "weight"))
+        return
+    levels = levels_of(node, graph).astype(np.float64)
+    if isinstance(out.type, FixedPoint):
+        gain, bias, _ = _factors(node, graph, len(levels), 0)
+    else:
+        gain, bias = (vector(node, graph, role, len(levels)).astype(np.float64) for role in ("scale", "bias"))
+    weight = (levels * gain[:, None] + bias[:, None]).astype(np.float32)
+    builder.finish(builder.layer(node.op, node.inputs, f"{node.output}/rows", out.shape, weight=weight), node)
 
 
 def _add(builder: _Builder, node: Node) -> None:
@@ -235,7 +251,7 @@ def _moved(builder: _Builder, node: Node) -> None:
         attrs["value"] = attrs["value"] * 2.0**-out.type.frac
     builder.layer(node.op, node.inputs, node.output, out.shape, attrs)
     builder.put_grid(node.output)
-    if node.op in ("max_pool", "pad", "slice", "reshape", "transpose") and node.inputs[0] in builder.grids:
+    if node.op in ("max_pool", "pad", "slice", "reshape", "transpose", "upsample") and node.inputs[0] in builder.grids:
         builder.grids[node.output] = builder.grids[node.inputs[0]]
 
 
@@ -282,7 +298,8 @@ def _table(builder: _Builder, node: Node) -> None:
 
 
 _RULES: dict[str, Callable[[_Builder, Node], None]] = {
-    "conv": _weighted, "linear": _weighted, "add": _add, "requantize": _same, "rescale": _rescale, "affine": _affine,
+    "conv": _weighted, "conv_transpose": _weighted, "linear": _weighted, "embedding": _embedding, "upsample": _moved,
+    "add": _add, "requantize": _same, "rescale": _rescale, "affine": _affine,
     "concat": _moved, "pad": _moved, "slice": _moved, "max_pool": _moved, "avg_pool": _avg_pool, "clamp": _clamp,
     "table": _table, "unary": _moved, "reshape": _moved, "transpose": _moved, "quantize": _border,
     "dequantize": _border, "argmax": _moved,

@@ -264,8 +264,12 @@ def _warn_slow(reason: str) -> None:
     )
 
 
-def _ids(array: Any, value: Value) -> Any:
-    """Integers of another width in the input's own, where it holds plain integers (frac 0), as token ids are."""
+def plain_integers(array: Any, value: Value) -> Any:
+    """``array`` in the integers of an input that holds plain ones (frac 0), as token ids are; all else unchanged.
+
+    Raises:
+        ValueError: integers beyond the input's type.
+    """
     type, name = value.type, str(getattr(array, "dtype", "")).removeprefix("torch.")
     if not isinstance(type, FixedPoint) or type.frac != 0 or type.bits <= 8 or name not in _INTEGERS:
         return array
@@ -280,7 +284,7 @@ def _ids(array: Any, value: Value) -> Any:
 
 def _lent(array: Any, value: Value) -> Any:
     """``array`` as the engine reads it: as it is, but for numpy arrays that are not contiguous, aligned and native."""
-    array = _ids(array, value)
+    array = plain_integers(array, value)
     if isinstance(array, np.ndarray):
         _check_input(array, value)
         flags = array.flags
@@ -317,7 +321,7 @@ def _check_input(array: Any, value: Value) -> None:
 
 def _border(array: Any, value: Value) -> np.ndarray:
     """``array`` in the dtype of ``value``, quantised if it holds floats for a fixed-point input; refuses all else."""
-    array = _ids(array, value)
+    array = plain_integers(array, value)
     _check_input(array, value)
     dtype = array.dtype.newbyteorder("=")
     if dtype == value.type.dtype:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bitshift.cli.errors import CliError
+from bitshift.core.bounds import input_ranges
 from bitshift.core.fixed import FixedPoint, Float32, ValueType
 from bitshift.core.graph import Value
 
@@ -65,7 +66,22 @@ def _read_array(path: Path, value: Value, model: Model, pixels: bool) -> np.ndar
             raise CliError(f"{path}: --pixels needs a uint8 array of pixels 0..255; this one is {array.dtype}")
         _needed(model, path)
         return prepare(model, array)
-    return _check_dtype(path, array, value.type, pictures="preprocess" in model.graph.meta)
+    from bitshift.runtime import plain_integers
+
+    try:
+        array = plain_integers(array, value)  # token ids, which numpy holds as int64
+    except ValueError as error:
+        raise CliError(f"{path}: {error}") from None
+    found = _check_dtype(path, array, value.type, pictures="preprocess" in model.graph.meta)
+    lo, hi = input_ranges(model.graph)[value.name] or (0, 0)
+    if isinstance(value.type, FixedPoint) and (lo, hi) != (value.type.lo, value.type.hi):
+        outside = np.argwhere((found < lo) | (found > hi))
+        if len(outside):
+            at = tuple(int(i) for i in outside[0])
+            raise CliError(
+                f"{path}: the id {found[at]} at index {list(at)}; the embedding that reads it has the rows {lo} to {hi}"
+            )
+    return found
 
 
 def _check_dtype(path: Path, array: np.ndarray, kind: ValueType, *, pictures: bool) -> np.ndarray:

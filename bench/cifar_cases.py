@@ -73,9 +73,9 @@ PRETRAINED = (
     Case(name="INQ-5", shift={"method": "inq", "bits": 5}, lr=0.01),
     _ours("two-term 4", "pot4x2", 0.003),
     _ours("3 bits", "pot3d", 0.003),
-    _ours("3 bits, a multiplier a channel", "pot3d", 0.01, multiplier=True),
+    _ours("3 bits, a multiplier a channel", "pot3d", 0.003, multiplier=True),
     *(_ours("two-term 4", "pot4x2", 0.003, bits=b) for b in (7, 6)),
-    *(_ours("3 bits, a multiplier a channel", "pot3d", 0.01, bits=b, multiplier=True) for b in (7, 6)),
+    *(_ours("3 bits, a multiplier a channel", "pot3d", 0.003, bits=b, multiplier=True) for b in (7, 6)),
 )
 """From the published float network, distilled from it."""
 

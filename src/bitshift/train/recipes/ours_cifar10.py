@@ -7,7 +7,7 @@ from bitshift.train.config import TrainConfig
 from bitshift.train.recipes import Reached, Recipe
 
 TABLE, NET = "cifar_pretrained.json", "resnet20"
-MULTIPLIER = "--format pot3d --multiplier True --option scale=free --lr 0.01"
+MULTIPLIER = "--format pot3d --multiplier True --option scale=free"
 
 RECIPE = Recipe(
     name="ours_cifar10",
@@ -37,7 +37,7 @@ RECIPE = Recipe(
 - Not settled yet, to be tried by flags: scales that train (--option learn=scale) and bits that narrow on the way
   (--format pot3d --option learn=scale wide=pot4x2 narrow_at=0.3).
 - The float net teaches: with it half a point more than from the labels alone. A rate of 0.003 leaves a smaller loss
-  than 0.01 where scales are powers of two.
+  than 0.01.
 """,
     reached=(
         Reached(model=NET, bits=4, source=TABLE, case="ours: two-term 4, 8-bit activations"),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from bitshift.train.distributed import World
 from bitshift.train.progress import logger
 from bitshift.train.step import Forward
+from bitshift.train.syncnorm import keep_from_compiler
 
 
 def compiled_forward(model: nn.Module, images: Tensor, *, half: torch.dtype | None, world: World) -> Forward:
@@ -21,6 +22,7 @@ def compiled_forward(model: nn.Module, images: Tensor, *, half: torch.dtype | No
     compiled: Forward = model
     with torch.random.fork_rng(devices=devices):
         try:
+            keep_from_compiler()
             compiled = torch.compile(model, dynamic=False)
             with torch.autocast(world.device.type, half, enabled=half is not None):
                 logits = compiled(images)

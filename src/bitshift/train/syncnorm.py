@@ -104,31 +104,26 @@ def _batch_norm(norm: Any, y: Tensor) -> Tensor:
 
 
 class _JointBatchNorm1d(nn.BatchNorm1d):
-    @torch.compiler.disable
     def forward(self, input: Tensor) -> Tensor:
         return _batch_norm(self, input) if self.training else super().forward(input)
 
 
 class _JointBatchNorm2d(nn.BatchNorm2d):
-    @torch.compiler.disable
     def forward(self, input: Tensor) -> Tensor:
         return _batch_norm(self, input) if self.training else super().forward(input)
 
 
 class _JointBatchNorm3d(nn.BatchNorm3d):
-    @torch.compiler.disable
     def forward(self, input: Tensor) -> Tensor:
         return _batch_norm(self, input) if self.training else super().forward(input)
 
 
 class _JointAffineNorm(AffineNorm):
-    @torch.compiler.disable
     def forward(self, y: Tensor) -> Tensor:
         return _batch_norm(self, y) if self.training else super().forward(y)
 
 
 class _JointShiftNorm(ShiftNorm):
-    @torch.compiler.disable
     def forward(self, y: Tensor) -> Tensor:
         if not self.training:
             return super().forward(y)
@@ -151,6 +146,13 @@ _JOINT: dict[type[nn.Module], type[nn.Module]] = {
     AffineNorm: _JointAffineNorm,
     ShiftNorm: _JointShiftNorm,
 }
+
+
+def keep_from_compiler() -> None:
+    """Leave collectives out of what torch.compile compiles. Decorators would import all of the compiler, always."""
+    for kind in _JOINT.values():
+        if not hasattr(kind.forward, "_torchdynamo_disable"):
+            kind.forward = torch.compiler.disable(kind.forward)
 
 
 @contextmanager
@@ -191,4 +193,4 @@ def _exchanged(model: nn.Module, kinds: dict[type[nn.Module], type[nn.Module]]) 
             module.__class__ = kind
 
 
-__all__ = ["joint_moments", "joint_norms", "joint_sum", "own_norms"]
+__all__ = ["joint_moments", "joint_norms", "joint_sum", "keep_from_compiler", "own_norms"]

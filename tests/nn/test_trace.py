@@ -84,7 +84,7 @@ def test_calls_are_known_by_what_they_do(function, want):
         (nn.Hardtanh(-0.3, 0.3), "other"), (nn.Flatten(), "shape"), (nn.MaxPool2d(2), "shape"),
         (nn.Identity(), "shape"),
         (nn.Dropout(), "dropout"), (nn.AdaptiveAvgPool2d(1), "avg_pool"), (nn.GELU(), "fn"), (nn.LayerNorm(1), "other"),
-        (nn.ConvTranspose2d(1, 1, 1), "other"), (ActQuant(8, signed=True), "quant"),
+        (nn.ConvTranspose2d(1, 1, 1), "layer"), (ActQuant(8, signed=True), "quant"),
     ],
 )  # fmt: skip
 def test_modules_are_known_by_what_they_do(module, want):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bitshift.nn.activations import FixedPointQuant
 from bitshift.nn.config import Rule, ShiftConfig
+from bitshift.nn.latents import keep_in_bfloat16
 from bitshift.nn.layers import (
     ShiftConv1d,
     ShiftConv2d,
@@ -61,14 +62,28 @@ def convert(
         ConvertError: nothing to convert, a rule that matches nothing, a model that cannot be traced.
         ValueError: an unknown method, format or option.
     """
-    model = copy.deepcopy(model)
+    from bitshift.nn.foreign import to_float
+
+    try:
+        model = copy.deepcopy(model)
+    except RuntimeError as error:  # weights that the old weight_norm has computed with a gradient
+        first = str(error).partition("\n")[0]
+        raise ConvertError(
+            f"{type(model).__name__} cannot be copied ({first}); run it once under torch.no_grad(), or remove the old "
+            "weight norms with torch.nn.utils.remove_weight_norm"
+        ) from error
+    model, notes = to_float(model)
     if config.integer:
         from bitshift.nn.integer import convert_integer
 
-        return convert_integer(model, config, sample=sample, generator=generator, new=new)
-    order = observe(model, sample)
-    choices = plan(model, config, order.calls, new)
-    return swap_layers(model, config, choices, order, generator)
+        model, report = convert_integer(model, config, sample=sample, generator=generator, new=new)
+    else:
+        order = observe(model, sample)
+        choices = plan(model, config, order.calls, new)
+        model, report = swap_layers(model, config, choices, order, generator)
+    if config.latents == "bfloat16":
+        keep_in_bfloat16(model)
+    return model, report.with_notes(notes)
 
 
 def make_layer(

@@ -13,6 +13,7 @@ from bitshift.nn.activations import ActQuant
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import layer_row, make_layer, other_rows, stay_row
 from bitshift.nn.fold import BatchNorm, affine_norm, folded_gain, folded_norm, fresh_shift_norm, norm_layer
+from bitshift.nn.foreign_range import KnownRange
 from bitshift.nn.gains import Unmatched
 from bitshift.nn.layers import ShiftEmbedding, ShiftLayer, ShiftLinear
 from bitshift.nn.layers.pointwise import Pointwise
@@ -46,6 +47,7 @@ def convert_integer(
     propagate_shapes(traced, sample)
     work = _Conversion(traced, config, generator, paths, before)
     work.choose(model, new)
+    work.take_ranges()
     work.replace_dropout()
     work.replace_layers()
     work.replace_lone_norms()
@@ -130,6 +132,27 @@ class _Conversion:
                 self.rows[module] = stay_row(path, module, note)
                 if not choice.intended:
                     logger.warning("convert: %r stays float: %s", path, note)
+
+    def take_ranges(self) -> None:
+        """A grid that another method chose for a value becomes its quantiser where we have the very same one."""
+        for node in [n for n in self.traced.graph.nodes if isinstance(self.flow.module(n), KnownRange)]:
+            known, path = self.flow.module(node), str(node.target)
+            assert isinstance(known, KnownRange)
+            entry = all(self.flow.kind(n) == "input" for n in self.flow.origins(self.flow.source(node)))
+            quant = known.quantiser(8 if entry else self.bits)
+            if isinstance(quant, str):
+                node.replace_all_uses_with(self.flow.source(node))
+                self.traced.graph.erase_node(node)
+                note = f"not taken over: {quant}; calibrate(model, batches) or training sets a new one"
+                self.extra.append(Row(path=path, was="grid of a value", note=note))
+                self.flow.forget()
+                continue
+            quant.path = path
+            self.set_module(path, quant.to(next((p.device for p in self.traced.parameters()), None)))
+            row = Row(
+                path=path, was="grid of a value", became="ActQuant", quantiser=quant.describe(), note="taken over"
+            )
+            self.extra.append(row)
 
     def replace_dropout(self) -> None:
         """Functional dropout was traced in eval mode; a module follows ``train()`` again."""

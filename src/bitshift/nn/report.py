@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,13 @@ class ConversionReport:
             if row.path == path:
                 return row
         raise KeyError(path)
+
+    def with_notes(self, notes: Mapping[str, str]) -> ConversionReport:
+        """The same report with a remark in front of the note of some paths."""
+        if not notes:
+            return self
+        joined = ((r, [t for t in (notes.get(r.path), r.note) if t]) for r in self.rows)
+        return ConversionReport(rows=tuple(replace(r, note="; ".join(texts)) for r, texts in joined))
 
     def to_json(self) -> str:
         """``{"rows": [...]}`` with the fields of :class:`Row`."""

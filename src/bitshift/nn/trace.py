@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bitshift.nn.activations import ActQuant
+from bitshift.nn.foreign_range import KnownRange
 from bitshift.nn.layers import ShiftLayer
 from bitshift.nn.layers.pointwise import FUNCTIONS, Pointwise
 from bitshift.nn.layers.pool import AvgPool
@@ -268,7 +269,7 @@ class Flow:
             return "fn"
         if isinstance(module, nn.Upsample):  # nn.UpsamplingNearest2d is one
             return "shape" if module.mode in _NEAREST else "other"
-        plain = isinstance(module, _SHAPE_MODULES) and not getattr(module, "return_indices", False)
+        plain = isinstance(module, (*_SHAPE_MODULES, KnownRange)) and not getattr(module, "return_indices", False)
         return "shape" if plain else "other"
 
     def source(self, node: fx.Node) -> fx.Node:

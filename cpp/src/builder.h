@@ -107,9 +107,10 @@ bool add_spread(Builder &, const Node &);
 bool can_pad(const Builder &, const Node &);
 bool add_pad(Builder &, const Node &);
 
-// Planar steps with fast kernels: linear, and convolution of floats. False: nothing was added.
+// Planar steps with fast kernels: linear, convolution of floats, convolution of bytes over three axes. False: nothing was added.
 bool add_linear(Builder &, const Node &);          // steps_linear.cpp
 bool add_float(Builder &, const Node &);
+bool add_volume(Builder &, const Node &);          // steps_volume.cpp
 
 }  // namespace bitshift
 #endif

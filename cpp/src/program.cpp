@@ -239,6 +239,7 @@ void Builder::add_node(const Node &node, bool on_map) {
   if (on_map && find_map_op(node.op)->add(*this, node)) return;
   if (node.op == &linear_op && add_linear(*this, node)) return;
   if (node.op == &conv_op && add_float(*this, node)) return;
+  if (node.op == &conv_op && is_volume(graph, node) && add_volume(*this, node)) return;
   add_planar(node);
 }
 

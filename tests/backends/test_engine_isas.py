@@ -239,6 +239,24 @@ def test_transposed_convolutions_between_maps_give_the_references_integers_in_ev
     assert_runs_alike(Case(graph, inputs), *ways(data))
 
 
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_convolutions_over_three_axes_give_the_references_integers_in_every_way(data: st.DataObject) -> None:
+    pick = Drawn(data.draw)
+    b = Builder()
+    x = b.input((pick.one([1, 2, 3, 4, 8, 16]), pick.int(1, 4), pick.int(1, 6), pick.int(1, 7)), small_type(pick))
+    for _ in range(pick.int(1, 2)):
+        found = grow_wide_conv(pick, b, x)
+        if found is None:
+            break
+        x = found
+    if not b.nodes:
+        return
+    graph = b.graph([x])
+    inputs = {n: numbers(pick, graph.values[n].type, (2, *graph.values[n].shape)) for n in graph.inputs}
+    assert_runs_alike(Case(graph, inputs), *ways(data))
+
+
 def test_where_maps_do_not_fit_the_limit_a_model_runs_portable() -> None:
     b = Builder()
     x = b.input((8, 2, 2), FixedPoint(8, 0))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bitshift.core.fixed import FixedPoint
-from bitshift.nn.kernels import cpu, on_cpu
+from bitshift.nn.kernels import cpu, fused
 from bitshift.nn.modes import kept_modes
 from bitshift.nn.norms import ChannelNorm
 from bitshift.nn.ops import exact_quantize, power_of_two
@@ -35,11 +35,11 @@ class _GridSTE(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, t: Tensor, lo: int, hi: int) -> Tensor:
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         step = power_of_two(torch.floor(t.detach().double() + 0.5)).to(dtype)
-        ctx.range, ctx.fused = (lo, hi), on_cpu(x)
-        if ctx.fused:
+        ctx.range, ctx.fused = (lo, hi), fused(x)
+        if ctx.fused is not None:
             x = cpu.dense(x)
             ctx.save_for_backward(x, step)
-            return cpu.grid_forward(x, float(step), lo, hi)
+            return ctx.fused.grid_forward(x, step, lo, hi)
         half = torch.full_like(step, 0.5)
         y = torch.addcmul(half, x.to(dtype), 1 / step).floor_().clamp_(lo, hi).mul_(step).to(x.dtype)
         ctx.save_for_backward(x, step, y)
@@ -51,8 +51,8 @@ class _GridSTE(torch.autograd.Function):
         (g,) = grads
         x, step = ctx.saved_tensors[:2]
         lo, hi = ctx.range
-        if ctx.fused:
-            d_x, total = cpu.grid_backward(g, x, float(step), lo, hi)
+        if ctx.fused is not None:
+            d_x, total = ctx.fused.grid_backward(g, x, step, lo, hi)
         else:
             d_x = _inside(g, x, lo, hi, step)
             # s * (q - x/s) is y - x, and s * q is y: both brackets at once.

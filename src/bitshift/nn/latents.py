@@ -14,7 +14,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from bitshift.nn.kernels import cpu, on_cpu
+from bitshift.nn.kernels import fused
 from bitshift.nn.method import Method
 
 _WORD = 0xFFFFFFFF
@@ -65,8 +65,9 @@ def rounded_sgd(
     """
     options = {"lr": lr, "factor": factor, "decay": decay, "nesterov": nesterov, "key": key}
     stored = momentum is None or momentum.is_contiguous()
-    if latent.is_contiguous() and stored and grad.dtype == latent.dtype and on_cpu(grad, latent):
-        cpu.rounded_sgd(grad, latent, momentum, **options)
+    kernels = fused(grad, latent) if latent.is_contiguous() and stored and grad.dtype == latent.dtype else None
+    if kernels is not None:
+        kernels.rounded_sgd(grad, latent, momentum, **options)
         return
     words = noise(latent.numel(), key, latent.device)
     value = latent.float()

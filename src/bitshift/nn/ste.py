@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bitshift.core.formats import ShiftFormat, get_format
-from bitshift.nn.kernels import cpu, on_cpu
+from bitshift.nn.kernels import cpu, fused
 from bitshift.nn.scale_search import nearest_level, per_channel, sorted_levels
 
 _MOST_LEVELS = 64
@@ -47,9 +47,9 @@ class GateWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, latents: Tensor, scale: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
-        ctx.dtype, ctx.fused = latents.dtype, on_cpu(latents, scale)
-        if ctx.fused:
-            weight, pattern, _ = cpu.gate_forward(latents, scale, values)
+        ctx.dtype, ctx.fused = latents.dtype, fused(latents, scale)
+        if ctx.fused is not None:
+            weight, pattern, _ = ctx.fused.gate_forward(latents, scale, values)
         else:
             pattern = gate_pattern(latents)
             weight = look_up(values, pattern.flatten().int()).view(pattern.shape)
@@ -61,8 +61,8 @@ class GateWeight(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         pattern, scale, slopes = ctx.saved_tensors
-        if ctx.fused:
-            return cpu.gate_backward(grad, pattern, scale, slopes, ctx.dtype), None, None, None
+        if ctx.fused is not None:
+            return ctx.fused.gate_backward(grad, pattern, scale, slopes, ctx.dtype), None, None, None
         grad = grad.float() * per_channel(scale, grad.ndim)
         index = pattern.flatten().int()
         out = torch.empty((slopes.shape[0], *pattern.shape), dtype=torch.float32, device=grad.device)
@@ -134,10 +134,11 @@ class ClippedNearest(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, latent: Tensor, scale: Tensor, format: ShiftFormat) -> Tensor:
-        ctx.dtype, ctx.levels = latent.dtype, fused_levels(format.name) if on_cpu(latent, scale) else None
-        if ctx.levels is not None:
+        kernels = fused(latent, scale)
+        ctx.dtype, ctx.fused, ctx.levels = latent.dtype, kernels, kernels and fused_levels(format.name)
+        if kernels is not None and ctx.levels is not None:
             ctx.save_for_backward(latent, scale)
-            return cpu.level_forward(latent, scale, ctx.levels)
+            return kernels.level_forward(latent, scale, ctx.levels)
         scale = per_channel(scale, latent.ndim)
         values = latent.float() / scale
         ctx.save_for_backward(values.abs() <= format.max_level)
@@ -148,7 +149,7 @@ class ClippedNearest(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if ctx.levels is not None:
             latent, scale = ctx.saved_tensors
-            return cpu.level_backward(grad, latent, scale, ctx.levels, learned=False)[0], None, None
+            return ctx.fused.level_backward(grad, latent, scale, ctx.levels, learned=False)[0], None, None
         (inside,) = ctx.saved_tensors
         return (grad.float() * inside).to(ctx.dtype), None, None
 

@@ -45,21 +45,29 @@ def like(g: Tensor, x: Tensor) -> Tensor:
 # ---- activation quantiser ----
 
 
-def grid_forward(x: Tensor, step: float, lo: int, hi: int) -> Tensor:
+def grid_forward(x: Tensor, step: Tensor, lo: int, hi: int) -> Tensor:
     """``clamp(floor(x / step + 1/2), lo, hi) * step`` for a dense ``x``; ``step`` is a power of two."""
     y = torch.empty_like(x)
     native.grid_forward(
-        REALS[x.dtype], x.data_ptr(), y.data_ptr(), x.numel(), step, lo, hi, torch.get_num_threads()
+        REALS[x.dtype], x.data_ptr(), y.data_ptr(), x.numel(), float(step), lo, hi, torch.get_num_threads()
     )  # fmt: skip
     return y
 
 
-def grid_backward(g: Tensor, x: Tensor, step: float, lo: int, hi: int) -> tuple[Tensor, float]:
+def grid_backward(g: Tensor, x: Tensor, step: Tensor, lo: int, hi: int) -> tuple[Tensor, float]:
     """``g`` where ``lo <= x / step <= hi``, else 0; and the sum of ``g * (y - x inside, y outside)``."""
     g = like(g, x)
     out = torch.empty_like(x)
     total = native.grid_backward(
-        REALS[x.dtype], g.data_ptr(), x.data_ptr(), out.data_ptr(), x.numel(), step, lo, hi, torch.get_num_threads()
+        REALS[x.dtype],
+        g.data_ptr(),
+        x.data_ptr(),
+        out.data_ptr(),
+        x.numel(),
+        float(step),
+        lo,
+        hi,
+        torch.get_num_threads(),
     )
     return out, total
 
@@ -114,7 +122,7 @@ def channel_map_backward(g: Tensor, x: Tensor, mean: Tensor, a: Tensor, b: Tenso
 # ---- weights; latents are contiguous ----
 
 
-def _rows(latent: Tensor, scale: Tensor) -> tuple[int, int]:
+def rows(latent: Tensor, scale: Tensor) -> tuple[int, int]:
     """``(scales, weights that share one)``."""
     groups = scale.numel()
     return groups, latent.numel() // max(groups, 1)
@@ -132,7 +140,7 @@ def gate_forward(
     weight = torch.empty(latents.shape[1:])
     pattern = torch.empty(latents.shape[1:], dtype=torch.uint8)
     total = native.gate_forward(
-        REALS[latents.dtype], latents.data_ptr(), latents.shape[0], *_rows(weight, scale), scale.data_ptr(),
+        REALS[latents.dtype], latents.data_ptr(), latents.shape[0], *rows(weight, scale), scale.data_ptr(),
         values.data_ptr(), negative, weight.data_ptr(), pattern.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return weight, pattern, total
@@ -149,7 +157,7 @@ def gate_backward(
     grad, scale, slopes = grad.float().contiguous(), scale.contiguous(), slopes.contiguous()
     out = torch.empty((slopes.shape[0], *pattern.shape), dtype=dtype)
     native.gate_backward(
-        REALS[dtype], grad.data_ptr(), pattern.data_ptr(), slopes.shape[0], *_rows(pattern, scale), scale.data_ptr(),
+        REALS[dtype], grad.data_ptr(), pattern.data_ptr(), slopes.shape[0], *rows(pattern, scale), scale.data_ptr(),
         slopes.data_ptr(), 0 if pushed is None else pushed.data_ptr(), push, out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out
@@ -175,7 +183,7 @@ def level_forward(latent: Tensor, scale: Tensor, levels: Levels) -> Tensor:
     latent, scale = latent.contiguous(), scale.contiguous()
     weight = torch.empty(latent.shape)
     native.level_forward(
-        REALS[latent.dtype], latent.data_ptr(), *_rows(latent, scale), scale.data_ptr(), *levels.arguments(),
+        REALS[latent.dtype], latent.data_ptr(), *rows(latent, scale), scale.data_ptr(), *levels.arguments(),
         weight.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return weight
@@ -193,7 +201,7 @@ def level_backward(
     out = torch.empty_like(latent)
     sums = torch.empty(scale.numel(), dtype=torch.float64) if learned else None
     native.level_backward(
-        REALS[latent.dtype], grad.data_ptr(), latent.data_ptr(), *_rows(latent, scale), scale.data_ptr(),
+        REALS[latent.dtype], grad.data_ptr(), latent.data_ptr(), *rows(latent, scale), scale.data_ptr(),
         *levels.arguments(), out.data_ptr(), 0 if sums is None else sums.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out, None if sums is None else sums.float()
@@ -204,7 +212,7 @@ def power_forward(latent: Tensor, low: Tensor, high: Tensor) -> Tensor:
     latent, low, high = latent.contiguous(), low.contiguous(), high.contiguous()
     weight = torch.empty(latent.shape)
     native.power_forward(
-        REALS[latent.dtype], latent.data_ptr(), *_rows(latent, low), low.data_ptr(), high.data_ptr(),
+        REALS[latent.dtype], latent.data_ptr(), *rows(latent, low), low.data_ptr(), high.data_ptr(),
         weight.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return weight
@@ -220,7 +228,7 @@ def shift_sign_forward(
     shift, sign, top = shift.contiguous(), sign.contiguous(), top.contiguous()
     weight = torch.empty(shift.shape)
     total = native.shift_sign_forward(
-        REALS[shift.dtype], shift.data_ptr(), sign.data_ptr(), *_rows(shift, top), top.data_ptr(), low, squares,
+        REALS[shift.dtype], shift.data_ptr(), sign.data_ptr(), *rows(shift, top), top.data_ptr(), low, squares,
         weight.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return weight, total
@@ -233,7 +241,7 @@ def shift_sign_backward(
     grad, shift, scale = grad.float().contiguous(), shift.contiguous(), scale.contiguous()
     d_shift, d_sign = torch.empty_like(shift), torch.empty_like(shift)
     native.shift_sign_backward(
-        REALS[shift.dtype], grad.data_ptr(), weight.data_ptr(), shift.data_ptr(), *_rows(weight, scale),
+        REALS[shift.dtype], grad.data_ptr(), weight.data_ptr(), shift.data_ptr(), *rows(weight, scale),
         scale.data_ptr(), push, d_shift.data_ptr(), d_sign.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return d_shift, d_sign

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bitshift.nn.init import device_of
-from bitshift.nn.kernels import cpu, on_cpu
+from bitshift.nn.kernels import cpu, fused, on_cpu
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of, start_scale
 from bitshift.nn.ste import keep_penalty, take_penalty
@@ -29,13 +29,13 @@ class _ShiftSign(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, shift: Tensor, sign: Tensor, top_exp: Tensor, low: int) -> Tensor:
-        ctx.fused = shift.dtype == sign.dtype and on_cpu(shift, sign)
-        if ctx.fused:
-            weight, _ = cpu.shift_sign_forward(shift, sign, top_exp, low)
+        ctx.fused = fused(shift, sign) if shift.dtype == sign.dtype else None
+        if ctx.fused is not None:
+            weight, _ = ctx.fused.shift_sign_forward(shift, sign, top_exp, low)
         else:
             exponent, trit = rounded(shift, sign, low)
             weight = scale_of(exponent.add_(top_exp)).mul_(trit)
-        ctx.save_for_backward(weight, scale_of(top_exp), *((shift,) if ctx.fused else ()))
+        ctx.save_for_backward(weight, scale_of(top_exp), *(() if ctx.fused is None else (shift,)))
         ctx.dtypes = shift.dtype, sign.dtype
         return weight
 
@@ -43,8 +43,8 @@ class _ShiftSign(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         weight, top, *shift = ctx.saved_tensors
-        if ctx.fused:
-            return *cpu.shift_sign_backward(grad, weight, shift[0], top), None, None
+        if ctx.fused is not None:
+            return *ctx.fused.shift_sign_backward(grad, weight, shift[0], top), None, None
         grad = grad.float()
         return (grad * weight).mul_(_LN2).to(ctx.dtypes[0]), (grad * top).to(ctx.dtypes[1]), None, None
 
@@ -96,7 +96,7 @@ class DeepShiftPS(Method):
 
     Where we differ: the paper projects P inside the forward, we after the optimiser's step. ``scale`` (a power of two
     per channel) moves the set for layers without a norm: W = S~ 2^P~ * top with top = scale * 2^-pmin, and ``dS = g
-    top``. ``scale="search"`` takes the one with the least squared error for a pretrained weight, and S = 0 where zero is
+    top``. ``scale="search"`` takes the one of least squared error for a pretrained weight, and S = 0 where zero is
     the nearest level.
     """
 

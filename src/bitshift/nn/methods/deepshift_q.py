@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bitshift.nn.init import default_weight, draw_seed
-from bitshift.nn.kernels import cpu, on_cpu
+from bitshift.nn.kernels import fused
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of, start_scale
 
@@ -47,8 +47,9 @@ class _PowerOfTwo(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, latent: Tensor, low: Tensor, high: Tensor, noise: Tensor | None) -> Tensor:
         ctx.dtype = latent.dtype
-        if noise is None and on_cpu(latent, low, high):
-            return cpu.power_forward(latent, low, high)
+        kernels = fused(latent, low, high) if noise is None else None
+        if kernels is not None:
+            return kernels.power_forward(latent, low, high)
         return quantise(latent, low, high, noise)
 
     @staticmethod

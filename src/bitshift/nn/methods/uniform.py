@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bitshift.nn.init import default_weight
-from bitshift.nn.kernels import cpu, on_cpu
+from bitshift.nn.kernels import cpu, fused
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import SCALE_EXP_MAX, SCALE_EXP_MIN, check_weight, midpoint_distance, per_channel
 
@@ -27,10 +27,10 @@ class _LearnedStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, latent: Tensor, step: Tensor, top: int, factor: float) -> Tensor:
         ctx.top, ctx.factor, ctx.step_shape, ctx.dtype = top, factor, step.shape, latent.dtype
-        ctx.levels = cpu.Levels(top) if on_cpu(latent, step) else None
-        if ctx.levels is not None:
+        ctx.fused, ctx.levels = fused(latent, step), cpu.Levels(top)
+        if ctx.fused is not None:
             ctx.save_for_backward(latent, step)
-            return cpu.level_forward(latent, step, ctx.levels)
+            return ctx.fused.level_forward(latent, step, ctx.levels)
         values = latent.float() / step
         level = _round(values, top)
         ctx.save_for_backward(values)
@@ -39,9 +39,9 @@ class _LearnedStep(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if ctx.levels is not None:
+        if ctx.fused is not None:
             latent, step = ctx.saved_tensors
-            d_latent, sums = cpu.level_backward(grad, latent, step, ctx.levels, learned=True)
+            d_latent, sums = ctx.fused.level_backward(grad, latent, step, ctx.levels, learned=True)
             assert sums is not None
             return d_latent, sums.view(ctx.step_shape).mul_(ctx.factor), None, None
         (values,) = ctx.saved_tensors

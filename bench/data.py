@@ -1,4 +1,4 @@
-"""Photos to network inputs: decoded, cropped at random to 224, mirrored, normalised; beside a plain torch DataLoader.
+"""Photos to network inputs: decoded, cropped at random, mirrored, normalised; beside a plain torch DataLoader.
 
 The peer is what torchvision's ImageNet reference does, step by step with PIL and torch (torchvision itself is not
 needed): decode, random resized crop, flip, to float, normalise, all for each image in the worker, then collate.
@@ -33,6 +33,7 @@ from bitshift.train.data import (
     Request,
     StreamedData,
     crops_at_decoding,
+    eval_short,
     index_folder,
     index_shards,
     open_folder,
@@ -44,7 +45,7 @@ from bitshift.train.data.decode import GAP, decode, measure
 from bitshift.train.data.index import FolderIndex
 from bitshift.train.data.opening import streamed
 
-SIZE, SHORT, BATCH = 224, 256, 64
+BATCH = 64
 PEER = "torch DataLoader + PIL"
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
@@ -52,7 +53,8 @@ MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.2
 class Plain(Dataset[tuple[Tensor, int]]):
     """The peer's images."""
 
-    def __init__(self, index: FolderIndex, *, train: bool) -> None:
+    def __init__(self, index: FolderIndex, size: int, *, train: bool) -> None:
+        self.size, self.short = size, eval_short(size)
         self.files = [str(index.root / index.names[row]) for row in range(len(index))]
         self.labels, self.train = index.labels.tolist(), train
         self.crop = RandomResizedCrop()
@@ -68,13 +70,13 @@ class Plain(Dataset[tuple[Tensor, int]]):
             drawn = self.crop.draw(1, torch.default_generator)[0].tolist()
             top, left, high, wide = self.crop.box(drawn, picture.height, picture.width)
             picture = picture.crop((left, top, left + wide, top + high))
-            picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
             return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1) < 0.5 else picture
-        factor = SHORT / min(picture.size)
-        width, height = (max(SHORT, round(side * factor)) for side in picture.size)
-        left, top = (width - SIZE) // 2, (height - SIZE) // 2
+        factor = self.short / min(picture.size)
+        width, height = (max(self.short, round(side * factor)) for side in picture.size)
+        left, top = (width - self.size) // 2, (height - self.size) // 2
         scaled = picture.resize((width, height), Image.Resampling.BILINEAR)
-        return scaled.crop((left, top, left + SIZE, top + SIZE))
+        return scaled.crop((left, top, left + self.size, top + self.size))
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         pixels = torch.from_numpy(np.array(self.picture(row))).permute(2, 0, 1).contiguous()
@@ -99,9 +101,9 @@ def ours(data: StreamedData, workers: int, batches: int) -> Callable[[], object]
     return run
 
 
-def plain(index: FolderIndex, workers: int, batches: int) -> Callable[[], object]:
+def plain(index: FolderIndex, size: int, workers: int, batches: int) -> Callable[[], object]:
     """Iterate the peer over ``batches`` batches."""
-    dataset = Plain(index, train=True)
+    dataset = Plain(index, size, train=True)
 
     def run() -> None:
         sampler = torch.utils.data.RandomSampler(dataset, num_samples=batches * BATCH)
@@ -131,7 +133,7 @@ def _processor() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
-def steps_of_an_image(index: FolderIndex, rows: int) -> list[Row]:
+def steps_of_an_image(index: FolderIndex, size: int, rows: int) -> list[Row]:
     """Processor time of each step of our pipeline, one after another in this process."""
     files = [index.read(row) for row in np.linspace(0, len(index) - 1, rows).astype(int)]
     crop = RandomResizedCrop()
@@ -139,11 +141,11 @@ def steps_of_an_image(index: FolderIndex, rows: int) -> list[Row]:
         crop.box(crop.draw(1, step_generator(0, 5, i))[0].tolist(), *measure(data, "")[1:])
         for i, data in enumerate(files)
     ]
-    batch = torch.zeros((rows, 3, SIZE, SIZE), dtype=torch.uint8)
+    batch = torch.zeros((BATCH, 3, size, size), dtype=torch.uint8)
     flip = AUGMENTS["flip"]
 
     def whole(at: int) -> None:
-        decode(files[at], "", channels=3, size=SIZE, window=lambda *_: windows[at])
+        decode(files[at], "", channels=3, size=size, window=lambda *_: windows[at])
 
     def pixels(at: int) -> None:
         decode(files[at], "", channels=3)
@@ -151,9 +153,9 @@ def steps_of_an_image(index: FolderIndex, rows: int) -> list[Row]:
     work: dict[str, tuple[Callable[[int], object], int]] = {
         "read the file": (lambda at: index.read(at), 1),
         "draw the window": (lambda at: crop.box(crop.draw(1, step_generator(0, 5, 0, 0, at))[0].tolist(), 375, 500), 1),
-        "decode the whole JPEG": (pixels, 1),
+        "decode the whole picture": (pixels, 1),
         "decode, cut out, scale": (whole, 1),
-        "mirror and normalise, by batch": (lambda _: IMAGENET_NORMALISE(flip(batch, step_generator(0))), rows),
+        "mirror and normalise, by batch": (lambda _: IMAGENET_NORMALISE(flip(batch, step_generator(0))), BATCH),
     }
     found = []
     for name, (step, images) in work.items():
@@ -162,15 +164,15 @@ def steps_of_an_image(index: FolderIndex, rows: int) -> list[Row]:
             begin = time.process_time()
             for at in range(rows if images == 1 else 1):
                 step(at)
-            seconds.append((time.process_time() - begin) / rows)
+            seconds.append((time.process_time() - begin) / (rows if images == 1 else images))
         found.append(Timing(tuple(seconds)).row(f"one image: {name}", "processor time"))
     return found
 
 
-def check(index: FolderIndex, data: StreamedData) -> None:
+def check(index: FolderIndex, size: int, data: StreamedData) -> None:
     """The centre crops of both are equal, but where ours decodes a large JPEG at a fraction."""
-    dataset = Plain(index, train=False)
-    rows = [r for r in range(len(index)) if min(measure(index.read(r), "")[1:]) < GAP * SHORT][:8]
+    dataset = Plain(index, size, train=False)
+    rows = [r for r in range(len(index)) if min(measure(index.read(r), "")[1:]) < GAP * dataset.short][:8]
     images = data.batch(np.array(rows))[0].numpy()
     for row, image in zip(rows, images, strict=True):
         check_equal(index.where(row), np.asarray(dataset.picture(row)).transpose(2, 0, 1), image)
@@ -181,18 +183,19 @@ def rows(options: argparse.Namespace) -> Sequence[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         root = options.data or _made(Path(scratch) / "photos", 64 if options.quick else 640)
         index = index_folder(root / "train")
-        data = open_folder(root / "train", size=SIZE, short=SHORT, stream=True)
+        size = options.size
+        data = open_folder(root / "train", size=size, short=eval_short(size), stream=True)
         assert isinstance(data, StreamedData)
-        check(index, data.with_normalise(IMAGENET_NORMALISE))
+        check(index, size, data)
         packed = pack_folder(index, Path(scratch) / "shards", "train")
-        shards = streamed(index_shards(list(packed.shards)), size=SIZE, short=SHORT, where=root)
+        shards = streamed(index_shards(list(packed.shards)), size=size, short=eval_short(size), where=root)
         batches, rounds = (1, 1) if options.quick else (options.batches, options.rounds)
         found: list[Row] = []
         for workers in (1, 2):
             candidates: dict[str, Any] = {
                 "bitshift, folder": ours(data, workers, batches),
                 "bitshift, shards": ours(shards, workers, batches),
-                PEER: plain(index, workers, batches),
+                PEER: plain(index, size, workers, batches),
             }
             clock, processor = timed(candidates, rounds)
             for name in candidates:
@@ -203,7 +206,7 @@ def rows(options: argparse.Namespace) -> Sequence[Row]:
                 if name != PEER:
                     found.append(clock[name].ratio(clock[PEER], case=case, against=PEER))
                     found.append(processor[name].ratio(processor[PEER], case=case, against=PEER, metric="work saved"))
-        return [*found, *steps_of_an_image(index, min(len(index), 16 if options.quick else 200))]
+        return [*found, *steps_of_an_image(index, size, min(len(index), 16 if options.quick else 200))]
 
 
 def _made(root: Path, count: int) -> Path:
@@ -220,6 +223,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, help="folder with train/CLASS/*.jpg; default: made photos")
+    parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, default=8, help=f"batches of {BATCH} a round")
     main(__doc__, rows, parser=parser)

@@ -24,13 +24,18 @@ class ImageOptions:
     """Of test rows; training rows are cropped from the whole photo, or scaled by their short side to ``size``."""
     stream: bool | None = None
     workers: int | None = None
+    skip_corrupt: bool = False
+    """Of training rows."""
 
     def open(self, name: str, split: str) -> ArrayData | StreamedData:
         """A split of the data set ``name``."""
         from bitshift.train.data import open_data
 
         short = self.short if split == "test" else None
-        return open_data(name, split, size=self.size, short=short, stream=self.stream, workers=self.workers)
+        return open_data(
+            name, split, size=self.size, short=short, stream=self.stream, workers=self.workers,
+            skip_corrupt=self.skip_corrupt and split == "train",
+        )  # fmt: skip
 
     def recorded(self) -> dict[str, Any]:
         """What decides pixels, as an entry of ``about``; nothing when no size was given."""
@@ -50,12 +55,14 @@ class ImageFlags:
     """Image folders and shards: scale and crop photos to squares of N pixels."""
     image_short: int | None = None
     """Short side of test photos before their centre is cut out; default N, or 8/7 N with random crops (256 for 224)."""
-    stream: Literal["auto", "yes", "no"] | None = None
-    """Decode photos while training, or once into memory; auto: above 2 GiB, and with random crops of photos."""
+    stream: Literal["yes", "no"] | None = None
+    """Decode photos while training, or once into memory; default: above 2 GiB, and with random crops of photos."""
     data_workers: int | None = None
     """Processes that decode, for each training process; 0: none; default: the cores, at most 8."""
 
-    def image_options(self, base: ImageOptions | None = None, *, random_crop: bool = False) -> ImageOptions:
+    def image_options(
+        self, base: ImageOptions | None = None, *, random_crop: bool = False, skip_corrupt: bool = False
+    ) -> ImageOptions:
         """``base`` with the flags' changes; ``random_crop`` says that training crops photos at random."""
         base = base or ImageOptions()
         for flag, value, least in (
@@ -67,18 +74,18 @@ class ImageFlags:
                 raise CliError(f"{flag} {value}: must be at least {least}")
         size = self.image_size if self.image_size is not None else base.size
         short = self.image_short if self.image_short is not None or self.image_size is not None else base.short
-        stream = {"yes": True, "no": False}.get(self.stream or "auto", base.stream)
+        stream = {"yes": True, "no": False}.get(self.stream or "", base.stream)
         if size is None and short is not None:
             raise CliError(f"--image-short {short} needs --image-size: what is cut out of it?")
         if random_crop and size is not None:
             from bitshift.train.data import eval_short
 
             short = short if short is not None else eval_short(size)
-            stream = True if stream is None and self.stream != "auto" else stream
+            stream = True if stream is None else stream
         if short is not None and size is not None and short < size:
             raise CliError(f"--image-short {short}: must be at least --image-size {size}, which is cut out of it")
         workers = self.data_workers if self.data_workers is not None else base.workers
-        return ImageOptions(size=size, short=short, stream=stream, workers=workers)
+        return ImageOptions(size=size, short=short, stream=stream, workers=workers, skip_corrupt=skip_corrupt)
 
 
 __all__ = ["ImageFlags", "ImageOptions"]

@@ -135,6 +135,8 @@ examples:
     """Pixels: imagenet (what published checkpoints expect), pixel ((p - 128) / 64), or data (as the data set comes)."""
     pretrained_normalise: str | None = None
     """What --pretrained was trained on, imagenet or pixel, if that differs: the first layer takes the difference."""
+    skip_corrupt: bool = False
+    """Replace training photos that cannot be decoded by the next ones, and count them, instead of stopping."""
     resume: bool = True
     """Refuse a run directory that is in use, instead of continuing its run."""
     export: bool = True
@@ -225,6 +227,7 @@ examples:
             images=self.image_options(
                 ImageOptions(size=base.image_size) if base else None,
                 random_crop=random_crop(make_augment(augment)) is not None,
+                skip_corrupt=self.skip_corrupt,
             ),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -51,15 +52,15 @@ class ArrayData:
         """Whether images are uint8 pixels 0..255; else they are float32 features."""
         return self.images.dtype == np.uint8
 
-    def subset(self, index: np.ndarray | slice) -> ArrayData:
+    def subset(self, index: np.ndarray | slice) -> Self:
         """The rows of ``index``, in its order."""
         return replace(self, images=self.images[index], labels=self.labels[index])
 
-    def with_normalise(self, normalise: Normalise) -> ArrayData:
+    def with_normalise(self, normalise: Normalise) -> Self:
         """The same data under another normalisation."""
         return replace(self, normalise=normalise)
 
-    def with_class_names(self, class_names: tuple[str, ...]) -> ArrayData:
+    def with_class_names(self, class_names: tuple[str, ...]) -> Self:
         """The same data with another list of class names."""
         return replace(self, class_names=class_names)
 

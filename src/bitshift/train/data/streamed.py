@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -88,20 +88,20 @@ class StreamedData:
         """Always uint8 pixels."""
         return True
 
-    def subset(self, index: np.ndarray | slice) -> StreamedData:
+    def subset(self, index: np.ndarray | slice) -> Self:
         """The rows of ``index``, in its order."""
         rows = np.arange(len(self.pictures)) if self.rows is None else self.rows
         return replace(self, rows=rows[index], labels=self.labels[index], skipped={})
 
-    def with_normalise(self, normalise: Normalise) -> StreamedData:
+    def with_normalise(self, normalise: Normalise) -> Self:
         """The same data under another normalisation."""
         return replace(self, normalise=normalise)
 
-    def with_class_names(self, class_names: tuple[str, ...]) -> StreamedData:
+    def with_class_names(self, class_names: tuple[str, ...]) -> Self:
         """The same data with another list of class names."""
         return replace(self, class_names=class_names)
 
-    def with_crop(self, crop: RandomResizedCrop | None) -> StreamedData:
+    def with_crop(self, crop: RandomResizedCrop | None) -> Self:
         """The same data with another random part."""
         return replace(self, crop=crop)
 

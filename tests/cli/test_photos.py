@@ -1,0 +1,116 @@
+"""Photos and shards through the verbs: what is trained, remembered and packed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitshift.cli import main
+from bitshift.cli.errors import CliError
+from bitshift.cli.images import ImageFlags, ImageOptions
+from photo_folder import cut, photo_folder
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+]
+NET = """
+from torch import nn
+
+def net(num_classes, in_channels):
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(64, num_classes))
+"""
+FLAGS = [
+    "--model", "photo_net:net", "--epochs", "1", "--batch-size", "8", "--image-size", "16", "--augment", "imagenet",
+    "--bits", "3", "--set", "progress=off",
+]  # fmt: skip
+
+
+def verb(*argv: str | Path) -> Any:
+    stream = io.StringIO()
+    with contextlib.redirect_stdout(stream):
+        code = main([*map(str, argv), "--json"])
+    assert code == 0, stream.getvalue()
+    return json.loads(stream.getvalue())
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BITSHIFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo_net.py").write_text(NET)
+    photo_folder(tmp_path / "photos")
+    photo_folder(tmp_path / "photos", split="val", each=2)
+    return Path("photos")
+
+
+def test_photos_and_their_shards_train_to_the_same_bits(photos, tmp_path):
+    packed = verb("shards", photos, "packed", "--shard-mb", "1")
+    assert (packed["train"]["rows"], packed["test"]["rows"]) == (24, 6)
+    for data, flags in (("photos", ["--data-workers", "0"]), ("packed", ["--data-workers", "1", "--no-export"])):
+        verb("train", "--data", data, *FLAGS, *flags, "--run-dir", f"run-{data}")
+    weights = [(tmp_path / f"run-{data}" / "model.safetensors").read_bytes() for data in ("photos", "packed")]
+    assert weights[0] == weights[1]
+    about = json.loads(Path("run-photos/config.json").read_text())["about"]
+    assert about["images"] == {"size": 16, "short": 19}
+    one = verb("eval", "run-photos", "--data-workers", "0")
+    assert one["samples"] == 6
+    file = verb("eval", "run-photos/net.safetensors", "--data", "packed", "--image-size", "16", "--image-short", "19")
+    assert file["confusion"] == one["confusion"]
+    verb(
+        "convert", "photo_net:net", "--data", "photos", "--image-size", "16", "--activations", "8", "--output", "run-c"
+    )
+    assert verb("eval", "run-c")["samples"] == 6
+
+
+def test_a_cut_photo_stops_training_by_name_unless_it_may_be_replaced(photos, capsys, caplog):
+    cut(photos / "train" / "c1" / "2.jpg")
+    command = ["train", "--data", "photos", *FLAGS, "--no-export", "--run-dir", "run"]
+    assert main(command) == 2
+    assert "2.jpg: cannot be decoded as an image" in capsys.readouterr().err
+    with caplog.at_level(logging.WARNING, logger="bitshift"):
+        verb(*command, "--skip-corrupt")
+    assert "1 images of 24 could not be decoded and were replaced" in caplog.text
+
+
+def test_photos_of_several_sizes_ask_for_a_size(photos, capsys):
+    assert main(["train", "--data", "photos", "--model", "photo_net:net"]) == 2
+    assert "--image-size N" in capsys.readouterr().err
+
+
+def test_shards_asks_for_a_folder_with_the_split(photos, capsys):
+    assert main(["shards", "photos/train", "out"]) == 2
+    assert "no folder for the split train" in capsys.readouterr().err
+
+
+def test_flags_become_options_and_random_crops_ask_for_streaming_and_a_border():
+    flags = ImageFlags(image_size=224)
+    assert flags.image_options() == ImageOptions(size=224)
+    assert flags.image_options(random_crop=True) == ImageOptions(size=224, short=256, stream=True)
+    assert ImageFlags(stream="no").image_options(ImageOptions(size=64), random_crop=True) == ImageOptions(
+        size=64, short=74, stream=False
+    )
+    remembered = ImageOptions(size=224, short=256)
+    assert ImageOptions.from_about(remembered.recorded()) == remembered
+    assert ImageOptions().recorded() == {}
+    assert ImageFlags(image_size=64).image_options(remembered) == ImageOptions(size=64), "another size, another border"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"image_size": 0}, "--image-size 0: must be at least 1"), ({"image_short": 9}, "needs --image-size"),
+        ({"image_size": 9, "image_short": 8}, "must be at least --image-size 9"),
+        ({"data_workers": -1}, "--data-workers -1: must be at least 0"),
+    ],
+)  # fmt: skip
+def test_flags_that_do_not_fit_are_refused(flags, message):
+    with pytest.raises(CliError, match=message):
+        ImageFlags(**flags).image_options()

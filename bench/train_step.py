@@ -32,20 +32,21 @@ from bitshift.train.models import build
 from bitshift.train.optim import build_optimizer
 
 METHODS = (
-    "denseshift-3", "denseshift-2", "denseshift-4", "s3-3", "deepshift_q-5", "deepshift_ps-5", "nearest-4",
-    "uniform-4", "apot-4", "inq-5",
+    "denseshift-3", "denseshift-3-bf16", "denseshift-2", "denseshift-4", "s3-3", "deepshift_q-5", "deepshift_ps-5",
+    "nearest-4", "uniform-4", "apot-4", "inq-5",
 )  # fmt: skip
 NETS = ("resnet18", "resnet50")
 
 
 def make(net: str, name: str) -> nn.Module:
-    """``net`` before training, seeded; ``name`` is "float" or METHOD-BITS."""
+    """``net`` before training, seeded; ``name`` is "float", METHOD-BITS or METHOD-BITS-bf16 (latents)."""
     torch.manual_seed(0)
     model = build(net, num_classes=1000, in_channels=3)
     if name == "float":
         return model
-    method, bits = name.rsplit("-", 1)
-    config = ShiftConfig(method=method, bits=int(bits), keep_first="float", keep_last="float")
+    method, bits, *narrow = name.split("-")
+    latents = "bfloat16" if narrow == ["bf16"] else "float32"
+    config = ShiftConfig(method=method, bits=int(bits), keep_first="float", keep_last="float", latents=latents)
     converted = convert(model, config, generator=torch.Generator().manual_seed(0))[0]
     for m in methods_of(converted):
         m.set_progress(0.0)

@@ -147,6 +147,8 @@ METHODS = [
     ("denseshift", 2, {}), ("denseshift", 3, {}), ("denseshift", 4, {}), ("denseshift", 3, {"surrogate": False}),
     ("s3", 2, {}), ("s3", 3, {}), ("s3", 4, {"alpha": 0.3}), ("s3", 3, {"alpha": 0.0}),
     ("nearest", 2, {}), ("nearest", 3, {}), ("nearest", 4, {}), ("nearest", 6, {}), ("nearest", 4, {"scale": "free"}),
+    ("nearest", 3, {"learn": "scale"}), ("nearest", 4, {"learn": "scale", "scale": "free"}),
+    ("nearest", 3, {"learn": "scale", "granularity": "tensor"}),
     ("uniform", 2, {}), ("uniform", 3, {}), ("uniform", 8, {}), ("uniform", 4, {"granularity": "tensor"}),
     ("uniform", 4, {"step": "pot"}), ("deepshift_q", 3, {}), ("deepshift_q", 5, {}),
     ("deepshift_ps", 3, {}), ("deepshift_ps", 5, {"weight_decay": 0.1}), ("deepshift_ps", 4, {"weight_decay": 0.0}),

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bitshift.core.formats import ShiftFormat
+from bitshift.nn.kernels import fused
 from bitshift.nn.scale_search import SCALE_EXP_MAX, SCALE_EXP_MIN, nearest_level, per_channel, scale_of
+from bitshift.nn.ste import fused_levels
 
 HYSTERESIS = 0.2
 """A power of two changes when the trained logarithm is this much more than half an octave away from its exponent."""
@@ -124,18 +126,26 @@ class ScaledNearest(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, latent: Tensor, scale: Tensor, format: ShiftFormat) -> Tensor:
-        shaped = per_channel(scale, latent.ndim)
+        shaped, kernels = per_channel(scale, latent.ndim), fused(latent, scale)
+        ctx.shape, ctx.dtype = shaped.shape, latent.dtype
+        ctx.fused, ctx.levels = kernels, kernels and fused_levels(format.name)
+        if kernels is not None and ctx.levels is not None:
+            ctx.save_for_backward(latent, scale)
+            return kernels.level_forward(latent, scale, ctx.levels)
         values = latent.float() / shaped
         level = nearest_level(values, format)
         inside = values.abs() <= format.max_level
         # where(), because v may be infinite outside
         ctx.save_for_backward(level - torch.where(inside, values, 0.0), inside)
-        ctx.shape, ctx.dtype = shaped.shape, latent.dtype
         return level.mul_(shaped)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if ctx.levels is not None:
+            latent, scale = ctx.saved_tensors
+            d_latent, d_scale = ctx.fused.level_backward(grad, latent, scale, ctx.levels, learned=True)
+            return d_latent, d_scale, None
         slope, inside = ctx.saved_tensors
         grad = grad.float()
         return (grad * inside).to(ctx.dtype), (grad * slope).sum_to_size(ctx.shape).view(-1), None

@@ -16,7 +16,8 @@ namespace bitshift {
 
 namespace {
 
-// For this machine; with the portable kernels alone where a sample's maps would not fit into the memory limit.
+// For this machine; with the portable kernels alone where a sample's maps would not fit into the memory limit, and without the parts
+// of transposed convolutions where these would not.
 std::unique_ptr<const Runner> make_runner(const Graph &graph, const std::vector<Bound> &bounds, Settings &settings, const ModelBytes &file,
                                           std::uint64_t memory, double operations) {
   const auto release = [&file](const Graph &g, const Node &node) {
@@ -27,16 +28,23 @@ std::unique_ptr<const Runner> make_runner(const Graph &graph, const std::vector<
     const auto packed = [&](const Node &node) { release(g, node); };
     return std::make_unique<const Runner>(make_program(g, b, settings, packed), settings, memory, operations);
   };
+  const auto make_split = [&] {
+    if (!has_splittable(graph)) return make(graph, bounds);
+    const Graph split = split_transposed(graph);
+    return make(split, check_bounds(split));
+  };
   if (settings.isa) {
     try {
-      if (!has_splittable(graph)) return make(graph, bounds);
-      const Graph split = split_transposed(graph);
-      return make(split, check_bounds(split));
+      return make_split();
     } catch (const UsageError &) {
       settings.isa = nullptr;
     }
   }
-  return make(graph, bounds);
+  try {
+    return make_split();
+  } catch (const UsageError &) {  // the parts of a transposed convolution need memory of their own
+    return make(graph, bounds);
+  }
 }
 
 // "the id 7 at sample 0, element 3": the first of `count` integers that is out of `range`.

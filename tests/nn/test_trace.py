@@ -146,6 +146,41 @@ def test_even_windows_of_an_adaptive_pool_are_known_from_a_sample():
     assert len(pools(lambda x: F.adaptive_avg_pool2d(x, 1), None)) == 1
 
 
+class StochasticDepth(nn.Module):
+    """As torchvision has it: a branch on the training flag, in a function that torch.fx does not follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if not self.training else x * torch.empty(len(x), 1, 1, 1).bernoulli_(0.5)
+
+
+class DropPath(nn.Module):
+    """Named as timm's, but it scales in evaluation too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+def test_dropped_paths_stay_modules_so_that_training_drops_them_again():
+    class Branch(nn.Module):
+        def __init__(self, drop: nn.Module) -> None:
+            super().__init__()
+            self.a, self.b, self.drop = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1), drop
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return x + self.drop(self.b(x))
+
+    x = torch.randn(8, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    result, report = convert(Branch(StochasticDepth()), ShiftConfig(activations=8), sample=x)
+    assert not report.stayed
+    result.train()(x)
+    torch.manual_seed(0)
+    assert not torch.equal(result.train()(x), result.train()(x))
+    assert torch.equal(result.eval()(x), result.eval()(x))
+    _, report = convert(Branch(DropPath()), ShiftConfig(activations=8), sample=x)
+    assert [r.was for r in report.stayed] == ["mul"]
+
+
 class Softplus(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.softplus(x, 2, 5)

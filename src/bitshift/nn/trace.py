@@ -86,6 +86,8 @@ _POOL_MODULES = (
 )  # fmt: skip
 _NEAREST = ("nearest", "nearest-exact")
 _DROPOUT_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_DROP_PATHS = ("StochasticDepth", "DropPath", "DropBlock2d")
+"""Classes of torchvision and timm that drop whole branches in training and pass their input on in evaluation."""
 _FN_MODULES: dict[type[nn.Module], str] = {
     nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.GELU: "gelu", nn.SiLU: "silu", nn.Hardswish: "hardswish",
     nn.Hardsigmoid: "hardsigmoid", nn.LeakyReLU: "leaky_relu", nn.ELU: "elu", nn.SELU: "selu", nn.CELU: "celu",
@@ -98,11 +100,21 @@ _FN_POSITIONS = {
 _NUMBER_METHODS = {"size", "dim", "numel", "ndimension", "get_device", "is_floating_point"}
 
 
+def _drops_paths(module: nn.Module | None) -> bool:
+    """Whether this is one of ``_DROP_PATHS`` and really hands on its input in evaluation."""
+    if type(module).__name__ not in _DROP_PATHS or module is None or any(True for _ in module.parameters()):
+        return False
+    probe = torch.ones(1, 1, 1, 1)
+    with kept_modes(module):
+        return module.eval().forward(probe) is probe  # no call: torch.fx is listening to calls while it traces
+
+
 class _Tracer(fx.Tracer):
-    """Leaves: torch's own modules (not containers) and this package's."""
+    """Leaves: torch's own modules (not containers), this package's, and those that drop paths."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return m.__module__.startswith("bitshift.nn") or super().is_leaf_module(m, module_qualified_name)
+        own = m.__module__.startswith("bitshift.nn") or _drops_paths(m)
+        return own or super().is_leaf_module(m, module_qualified_name)
 
 
 def _user_line(error: BaseException) -> str:
@@ -261,7 +273,7 @@ class Flow:
             return "avg_pool"
         if isinstance(module, Pointwise):
             return "fn"
-        if isinstance(module, _DROPOUT_MODULES):
+        if isinstance(module, _DROPOUT_MODULES) or _drops_paths(module):
             return "dropout"
         if isinstance(module, _POOL_MODULES):
             return "avg_pool"

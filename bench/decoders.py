@@ -3,7 +3,8 @@
     python bench/decoders.py [rounds]
 
 Prints milliseconds of processor time for one sample (the best of the rounds), operations a second (a multiply-add
-counts two), and the kernels that ran. Bytes in, bytes out, two-term 4-bit weights. All sets must give the same integers.
+counts two), and the kernels that ran. Bytes in, bytes out, two-term 4-bit weights. All sets must give the same
+integers.
 """
 
 from __future__ import annotations

@@ -93,6 +93,33 @@ def test_random_windows_groups_and_batches_give_the_float_paths_bits(seed: int) 
     same_conv(x, codes, format, frac, (stride, padding, dilation, groups), wide=bool(seed % 2))
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_random_transposed_windows_and_volumes_give_the_float_paths_bits(seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+
+    def pick(*values: int) -> int:
+        return values[int(torch.randint(len(values), (), generator=g))]
+
+    axes, groups = 1 + seed % 3, pick(1, 1, 2)
+    stride, dilation = [pick(1, 2, 3) for _ in range(axes)], [pick(1, 1, 2) for _ in range(axes)]
+    extra = [pick(0, s - 1) for s in stride]
+    kernel = [pick(2, 3, 4) for _ in range(axes)]
+    sides = [pick(0, 1) for _ in range(2 * axes)]
+    x = grid((pick(1, 3), 4 * groups, *(pick(3, 5) for _ in range(axes))), 3, pick_kind(seed), seed)
+    codes = codes_of("pot4x2", (3 * groups, 4, *kernel), seed)
+    call = (x, codes, *vectors(3 * groups, 7), "pot4x2", 3, stride, sides, extra, dilation, groups, True)
+    got = native.conv_transpose(*call)
+    assert got is not None
+    assert torch.equal(got, ops.exact_conv_transpose(*call))
+    assert torch.equal(torch.ops.bitshift.conv_transpose(*call), got)
+    if axes == 3:
+        same_conv(x, codes, "pot4x2", 3, ([1, 2, 1], [1] * 6, [1, 1, 1], groups))
+
+
+def pick_kind(seed: int) -> str:
+    return sorted(RANGES)[seed % len(RANGES)]
+
+
 @pytest.mark.parametrize("shape", [(40,), (1, 40), (3, 40), (2, 5, 40), (33, 40)])
 @pytest.mark.parametrize("wide", [True, False])
 def test_linear_takes_any_leading_axes(shape: tuple[int, ...], wide: bool) -> None:

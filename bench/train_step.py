@@ -1,13 +1,16 @@
 """One training step of ResNet-18 and ResNet-50 (forward, loss, backward, SGD with momentum): methods against float.
 
     python bench/train_step.py --json FILE [--nets resnet18 resnet50] [--batches 32 64] [--methods denseshift-3 ...]
-        [--rounds 3] [--threads 2]
+        [--rounds 3] [--threads 2] [--amp]
     python bench/train_step.py --memory --json FILE [the same]
 
-All nets of a case run in turns in one process, float32, first and last layer float. Before timing, each shift network's
-logits are compared with those of a float network that was given its effective weights: they must be equal, as both run
-the same convolutions. `--memory` measures instead the peak memory of a process of its own per net, above the same
-process before the net was built.
+METHOD-BITS may end in -bf16, latents in bfloat16, or -a8, an integer network with 8-bit activations. `--amp` runs all
+nets in bfloat16 autocast. `--nets resnet20 --size 32 --batches 128` is CIFAR's network.
+
+All nets of a case run in turns in one process, float32; but for -a8 the first and last layer stay float. Before timing,
+each shift network's logits are compared with those of a float network that was given its effective weights: they must
+be equal, as both run the same convolutions (not for -a8, which rounds activations). `--memory` measures instead the
+peak memory of a process of its own per net, above the same process before the net was built.
 """
 
 from __future__ import annotations
@@ -35,19 +38,25 @@ METHODS = (
     "denseshift-3", "denseshift-3-bf16", "denseshift-2", "denseshift-4", "s3-3", "deepshift_q-5", "deepshift_ps-5",
     "nearest-4", "uniform-4", "apot-4", "inq-5",
 )  # fmt: skip
-NETS = ("resnet18", "resnet50")
+NETS = ("resnet18", "resnet50", "resnet20")
 
 
-def make(net: str, name: str) -> nn.Module:
-    """``net`` before training, seeded; ``name`` is "float", METHOD-BITS or METHOD-BITS-bf16 (latents)."""
+def make(net: str, name: str, size: int) -> nn.Module:
+    """``net`` before training, seeded; ``name`` is "float" or METHOD-BITS with what the module's docstring allows."""
     torch.manual_seed(0)
-    model = build(net, num_classes=1000, in_channels=3)
+    model = build(net, num_classes=10 if net == "resnet20" else 1000, in_channels=3)
     if name == "float":
         return model
-    method, bits, *narrow = name.split("-")
-    latents = "bfloat16" if narrow == ["bf16"] else "float32"
-    config = ShiftConfig(method=method, bits=int(bits), keep_first="float", keep_last="float", latents=latents)
-    converted = convert(model, config, generator=torch.Generator().manual_seed(0))[0]
+    method, bits, *more = name.split("-")
+    integer = "a8" in more
+    config = ShiftConfig(
+        method=method, bits=int(bits), latents="bfloat16" if "bf16" in more else "float32",
+        keep_first=False if integer else "float", keep_last=False if integer else "float",
+        activations=8 if integer else None, init="pretrained" if integer else "random",
+    )  # fmt: skip
+    sample = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(0)
+    converted = convert(model, config, sample=sample if integer else None, generator=generator)[0]
     for m in methods_of(converted):
         m.set_progress(0.0)
     return converted
@@ -58,17 +67,19 @@ def methods_of(model: nn.Module) -> list[Method]:
     return [m for m in model.modules() if isinstance(m, Method)]
 
 
-def stepper(model: nn.Module, batch: int, size: int) -> Callable[[int], None]:
+def stepper(model: nn.Module, batch: int, size: int, *, amp: bool) -> Callable[[int], None]:
     """A function that does one whole step on as many images, as the training loop does it."""
     optimizer = build_optimizer(model, TrainConfig(epochs=1, batch_size=batch, lr=0.1))
     methods = methods_of(model)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(batch, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(1000, (batch,), generator=generator)
+    labels = torch.randint(10, (batch,), generator=generator)
     model.train()
 
     def step(count: int) -> None:
-        loss = task_loss(model(images[:count]), labels[:count])
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            logits = model(images[:count])
+        loss = task_loss(logits, labels[:count])
         for method in methods:
             loss = loss + method.penalty()
         optimizer.zero_grad(set_to_none=True)
@@ -93,7 +104,7 @@ def counted(step: Callable[[int], None], batch: int, seconds: list[float]) -> Ca
 
 def check(net: str, name: str, size: int) -> None:
     """The shift network computes what a float network with its weights computes."""
-    shift, plain = make(net, name), make(net, "float")
+    shift, plain = make(net, name, size), make(net, "float", size)
     state = plain.state_dict()
     for path, module in shift.named_modules():
         if isinstance(module, Method):
@@ -109,7 +120,7 @@ def check(net: str, name: str, size: int) -> None:
 def peak(net: str, name: str, batch: int, options: argparse.Namespace) -> float:
     """MiB of two steps above an idle process, measured in a process of its own."""
     command = [sys.executable, __file__, "--peak-of", name, "--nets", net, "--batches", str(batch)]
-    command += ["--size", str(options.size), "--threads", str(options.threads)]
+    command += ["--size", str(options.size), "--threads", str(options.threads), *(["--amp"] if options.amp else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout))
 
@@ -127,12 +138,13 @@ def rows(options: argparse.Namespace) -> list[Row]:
 def times(net: str, batch: int, options: argparse.Namespace) -> list[Row]:
     """Check, then time in turns."""
     names = ["float", *options.methods]
-    for name in options.methods:
+    for name in (n for n in options.methods if not n.endswith("-a8")):
         check(net, name, min(options.size, 64))
-    case = f"{net}, batch {batch}, {options.size}x{options.size}"
+    case = f"{net}, batch {batch}, {options.size}x{options.size}" + (", bf16 autocast" if options.amp else "")
     cpu: dict[str, list[float]] = {n: [] for n in names}
     steps: dict[str, Callable[[], object]] = {
-        n: counted(stepper(make(net, n), batch, options.size), batch, cpu[n]) for n in names
+        n: counted(stepper(make(net, n, options.size), batch, options.size, amp=options.amp), batch, cpu[n])
+        for n in names
     }
     taken = paired(steps, rounds=options.rounds, warmup=1)
     used = {n: Timing(tuple(cpu[n][-options.rounds :])) for n in names}
@@ -147,7 +159,7 @@ def times(net: str, batch: int, options: argparse.Namespace) -> list[Row]:
 
 def memory(net: str, batch: int, options: argparse.Namespace) -> list[Row]:
     """Peak memory of each net, and its ratio to the float one's."""
-    case = f"{net}, batch {batch}, {options.size}x{options.size}"
+    case = f"{net}, batch {batch}, {options.size}x{options.size}" + (", bf16 autocast" if options.amp else "")
     base = peak(net, "float", batch, options)
     out = [Row(case=f"{case}, float", metric="peak memory", value=base, unit="MiB")]
     for name in options.methods:
@@ -170,7 +182,7 @@ def print_peak(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     before = high_water()
     (batch,) = options.batches
-    step = stepper(make(options.nets[0], options.peak_of), batch, options.size)
+    step = stepper(make(options.nets[0], options.peak_of, options.size), batch, options.size, amp=options.amp)
     step(min(batch, 2))
     step(batch)
     print(json.dumps((high_water() - before) / 1024))
@@ -179,12 +191,13 @@ def print_peak(options: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = arguments(__doc__)
-    made.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    made.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS[:2]))
     made.add_argument("--batches", nargs="+", type=int, default=[32])
     made.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD-BITS")
     made.add_argument("--size", type=int, default=224, help="height and width of the images")
     made.add_argument("--rounds", type=int, default=3)
     made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     made.add_argument("--memory", action="store_true", help="peak memory instead of times")
     made.add_argument("--peak-of", help=argparse.SUPPRESS)
     return made

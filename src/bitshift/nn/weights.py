@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -26,10 +27,26 @@ def method_weight(module: nn.Module) -> Tensor:
     return outputs_first(weight, module.groups) if isinstance(module, TRANSPOSED) else weight
 
 
+def set_weight(module: nn.Module, weight: Tensor) -> None:
+    """Write a ``weight`` ``(O, ...)``, as :func:`method_weight` gives it, into ``module``; without a gradient."""
+    own: Tensor = module.weight  # type: ignore[assignment]
+    turned = inputs_first(weight, module.groups) if isinstance(module, TRANSPOSED) else weight
+    with torch.no_grad():
+        own.copy_(turned.to(own.dtype))
+
+
 def output_channels(module: nn.Module) -> int:
     """Channels that a Linear, Conv or ConvTranspose gives."""
     weight: Tensor = module.weight  # type: ignore[assignment]
     return weight.shape[1] * module.groups if isinstance(module, TRANSPOSED) else weight.shape[0]
 
 
-__all__ = ["CONVOLUTIONS", "TRANSPOSED", "inputs_first", "method_weight", "output_channels", "outputs_first"]
+__all__ = [
+    "CONVOLUTIONS",
+    "TRANSPOSED",
+    "inputs_first",
+    "method_weight",
+    "output_channels",
+    "outputs_first",
+    "set_weight",
+]

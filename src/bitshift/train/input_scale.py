@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.nn.observe import observe
-from bitshift.nn.plan import CONVERTIBLE
+from bitshift.nn.weights import CONVOLUTIONS
 from bitshift.train.data.base import Normalise
 
 
@@ -63,7 +63,7 @@ def fold_input(model: nn.Module, old: Normalise, new: Normalise, *, sample: Tens
     model = copy.deepcopy(model)
     channels = int(sample.shape[1])
     layer = next(iter(observe(model, sample).calls), None)
-    if not isinstance(layer, CONVERTIBLE):
+    if not isinstance(layer, (nn.Linear, *CONVOLUTIONS)):
         found = "no such layer" if layer is None else type(layer).__name__
         raise ValueError(f"the first layer must be nn.Linear or a convolution to take the input's scale; found {found}")
     factor, shift = change_of_input(old, new, channels)

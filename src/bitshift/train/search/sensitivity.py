@@ -17,6 +17,7 @@ from bitshift.nn.method import get_method
 from bitshift.nn.modes import kept_modes
 from bitshift.nn.observe import observe
 from bitshift.nn.plan import CONVERTIBLE, NORMS, obstacle, paths_of
+from bitshift.nn.weights import method_weight, output_channels, set_weight
 from bitshift.train.data.augment import Augment
 from bitshift.train.data.base import Request, TrainData
 from bitshift.train.data.sampler import step_generator
@@ -105,9 +106,10 @@ def scan(
             weight = module.weight
             assert isinstance(weight, Tensor)
             original, norm = weight.detach().clone(), behind.get(module)
+            rows_first = method_weight(module).detach().float().clone()
             for f, name in enumerate(formats):
-                method = nearest.from_float(original.float(), name, scale=scale)
-                weight.copy_(method.weight().to(weight.dtype))
+                method = nearest.from_float(rows_first, name, scale=scale)
+                set_weight(module, method.weight())
                 damage[i, f] = _divergence(model, norm, batches, expected)
             weight.copy_(original)
             if not np.isfinite(damage[i]).all():
@@ -116,7 +118,7 @@ def scan(
                 "search: %s  %s", path, "  ".join(f"{n} {d:.4g}" for n, d in zip(formats, damage[i], strict=True))
             )
     layers = tuple(
-        Layer(path=path, weights=module.weight.numel(), channels=module.weight.shape[0])  # type: ignore[union-attr,operator]
+        Layer(path=path, weights=module.weight.numel(), channels=output_channels(module))  # type: ignore[union-attr,operator]
         for path, module in found
     )
     return Scan(layers=layers, formats=tuple(formats), damage=damage, rows=len(order))

@@ -32,7 +32,7 @@ RATES: tuple[Panel, ...] = (
     ("weights that changed their code, since the record before", _value("value_rate")),
     ("weights that changed their sign (zero is one of its own)", _value("sign_rate")),
     ("weights whose sign never changed", _value("never_flipped")),
-    ("distance to the nearest threshold, mean, in deviations of the latents", _value("distance")),
+    ("distance to a threshold, mean, in deviations of the latents", _value("distance")),
 )
 FINE: tuple[Panel, ...] = (
     ("weights that changed their code, since the record before", _value("value_rate")),
@@ -53,7 +53,7 @@ def draw_all(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     fine = [run for run in runs if run["step_records"]]
     if fine:
         x = "training step"
-        made.append(_panels(fine, "step_records", FINE, x, folder / "freezing_steps.svg", log=(3,)))
+        made.append(_panels(fine, "step_records", FINE, x, folder / "freezing_steps.svg", log=(0, 1, 3)))
         made.append(_layers(fine, folder / "freezing_layers.svg"))
     long = [run for run in runs if len(run["epoch_records"]) > 2]
     if long:
@@ -77,7 +77,6 @@ def _panels(
     log: Sequence[int] = (),
 ) -> Path:  # fmt: skip
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import PercentFormatter
 
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), squeeze=False)
     x_key = "step" if records == "step_records" else "epoch"
@@ -91,9 +90,10 @@ def _panels(
         axis.grid(alpha=0.25)
         if number in log:
             axis.set_yscale("log")
-        elif not title.startswith("distance"):
-            axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-        axis.set_ylim(bottom=None if number in log else 0, top=1 if "never" in title else None)
+        elif "never" not in title:
+            axis.set_ylim(bottom=0)
+        if title.startswith("weights"):
+            axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         axis.tick_params(labelsize=8)
     for axis in axes[-1]:
         axis.set_xlabel(x_label, fontsize=9)

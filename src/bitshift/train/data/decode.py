@@ -84,16 +84,21 @@ def _cut(opened: Any, mode: str, size: int, short: int | None, window: Window | 
         factor = scaled / min(width, height)
         target = max(scaled, round(width * factor)), max(scaled, round(height * factor))
         _draft(opened, mode, factor)
-        picture = opened.convert(mode).resize(target, bilinear)
+        picture = _as(opened, mode).resize(target, bilinear)
         left, top = (target[0] - size) // 2, (target[1] - size) // 2
         return picture.crop((left, top, left + size, top + size))
     top, left, high, wide = window(height, width)
     _draft(opened, mode, max(size / high, size / wide))
-    picture = opened.convert(mode)
+    picture = _as(opened, mode)
     if picture.size != (width, height):  # decoded at a fraction: the window has moved with it
         x, y = picture.width / width, picture.height / height
         return picture.resize((size, size), bilinear, box=(left * x, top * y, (left + wide) * x, (top + high) * y))
     return picture.crop((left, top, left + wide, top + high)).resize((size, size), bilinear)
+
+
+def _as(opened: Any, mode: str) -> Any:
+    """In ``mode``; without the copy that ``convert`` makes of what has it already."""
+    return opened if opened.mode == mode else opened.convert(mode)
 
 
 def _draft(opened: Any, mode: str, factor: float) -> None:

@@ -136,3 +136,28 @@ def test_limits_refuse_memory_and_operations() -> None:
     y = b.node("max_pool", [x], (1, 2**29 + 1), S8, attrs)
     with pytest.raises(GraphError, match=r"operations; allowed: 2\*\*50"):
         check_limits(b.graph([y]), max_activation_bytes=2**40)
+
+
+def test_a_transposed_convolution_multiplies_each_input_by_each_of_its_weights_once() -> None:
+    """3 inputs channels at 5 positions, 2 outputs channels of 4 taps: 120 products, however long the output is."""
+    b = Builder()
+    x = b.input((3, 5), S8)
+    attrs = {**CONV, "stride": [3], "output_padding": [2], "format": "pot3d"}
+    y = b.node("conv_transpose", [x], (2, 18), S8, attrs, {"codes": np.zeros((2, 3, 4), np.uint8)})
+    cost = count(b.graph([y])).rows[0].cost
+    assert (cost.shifts, cost.adds, cost.multiplications, cost.comparisons) == (120, 120, 0, 72)
+    assert cost.weight_bits == 24 * 3
+
+
+def test_an_embedding_looks_up_and_shifts_only_where_rows_have_scales_of_their_own() -> None:
+    b = Builder()
+    ids = b.input((5,), FixedPoint(32, 0))
+    b.ranges[ids] = (0, 6)
+    codes = np.zeros((7, 3), np.uint8)
+    plain = b.node("embedding", [ids], (5, 3), S8, {"format": "pot3d"}, {"codes": codes})
+    mult = np.array([1, 1, 4, 1, 1, 1, 1], np.int32)
+    scaled = b.node("embedding", [ids], (5, 3), S8, {"format": "pot3d"}, {"codes": codes, "mult": mult})
+    first, second = (row.cost for row in count(b.graph([plain, scaled])).rows)
+    assert (first.lookups, first.shifts, first.adds, first.multiplications) == (15, 0, 0, 0)
+    assert (second.lookups, second.shifts, second.multiplications) == (15, 15, 0)
+    assert first.weight_bits == 21 * 3

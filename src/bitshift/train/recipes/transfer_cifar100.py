@@ -6,7 +6,7 @@ from bitshift.nn.config import ShiftConfig
 from bitshift.train.config import TrainConfig
 from bitshift.train.recipes import Reached, Recipe
 
-TABLE, NET = "transfer.json", "resnet20"
+TABLE, NET = "transfer_cifar100.json", "resnet20"
 
 RECIPE = Recipe(
     name="transfer_cifar100",
@@ -24,7 +24,7 @@ RECIPE = Recipe(
     source="our own budget, that of bench/transfer.py; DenseShift moves ImageNet backbones to COCO, rates unknown",
     notes="""
 - RUN is a run of `bitshift train` whose shift network is to be taken over; model, method and bits must be its own.
-- The figures are of few images a class (docs/transfer.md says how many); this command takes all of them.
+- On all 50,000 images this has not been measured yet; docs/transfer.md has figures with few images a class.
 - `--option std=he` gives the head the high variance of He's start, for comparison.
 """,
     reached=(

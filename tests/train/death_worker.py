@@ -3,7 +3,8 @@
     python death_worker.py FOLDER
 
 Writes run directories FOLDER/whole (two processes, undisturbed), FOLDER/again-N (started by two processes of which one
-is killed, finished by N) and FOLDER/seconds, how long the survivor took to end.
+is killed, finished by N), FOLDER/seconds, how long the survivor took to end, and FOLDER/patience, how long
+a process waited for one that hangs, with a peer_timeout of 3 seconds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from forked_ranks import run_ranks
@@ -40,11 +42,33 @@ def run(folder: Path, rank: int, die_at: int | None = None) -> None:
     loop.fit(build("integer"), CONFIG, data(), data(), run_dir=folder, augment=PadCropFlip(pad=1))
 
 
+def wait(folder: Path, rank: int) -> None:
+    """Process 1 hangs in front of step 4."""
+    step, begin = loop._Run._step, [0.0]
+
+    def hanging(self, images, labels):
+        if self.step == 4:
+            begin[0] = time.monotonic()
+            if rank == 1:
+                time.sleep(10)
+                os._exit(1)
+        step(self, images, labels)
+
+    loop._Run._step = hanging
+    try:
+        config = replace(CONFIG, peer_timeout=3)
+        loop.fit(build("float"), config, data(), data(), run_dir=folder / "hanging", augment=None)
+    except RuntimeError:
+        (folder / "patience").write_text(str(time.monotonic() - begin[0]))
+        raise
+
+
 def main(folder: Path) -> None:
     run_ranks(2, lambda rank: run(folder / "whole", rank))
     begin = time.monotonic()
     run_ranks(2, lambda rank: run(folder / "killed", rank, die_at=10), may_fail=True)
     (folder / "seconds").write_text(str(time.monotonic() - begin))
+    run_ranks(2, lambda rank: wait(folder, rank), may_fail=True)
     for world in (1, 2, 4):
         again = folder / f"again-{world}"
         shutil.copytree(folder / "killed", again)

@@ -302,3 +302,16 @@ def test_mixtures_do_not_depend_on_the_cut_into_micro_batches(tmp_path):
 def test_pairs_that_would_be_torn_are_refused(tmp_path):
     with pytest.raises(ValueError, match="pairs of rows"):
         fit(tiny_net(), tiny_config(mixup=0.4, accumulate=8), TRAIN, VALID, run_dir=tmp_path)
+
+
+def test_bfloat16_training_leaves_an_integer_networks_evaluation_exact(tmp_path):
+    from bitshift.nn.freeze import freeze
+
+    model = integer_net()
+    result = fit(model, tiny_config(amp="bf16", lr=0.02, epochs=6), TRAIN, VALID, run_dir=tmp_path)
+    images = VALID.normalise(VALID.batch(np.arange(len(VALID)))[0])
+    with torch.no_grad():
+        simulated, frozen = model.eval()(images), freeze(model, images)(images)
+    assert torch.equal(simulated.double(), frozen.double())
+    np.testing.assert_array_equal(simulated.argmax(1).numpy(), result.valid.predictions)
+    assert result.accuracy > 0.6

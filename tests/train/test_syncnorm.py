@@ -107,6 +107,10 @@ def test_who_loses_a_peer_ends_at_once(deaths):
     assert float((deaths / "seconds").read_text()) < 45, "of 60 it would wait for a peer that hangs"
 
 
+def test_who_waits_for_a_peer_that_hangs_gives_up(deaths):
+    assert 2.5 < float((deaths / "patience").read_text()) < 15
+
+
 def test_the_same_number_of_processes_goes_on_to_the_bit(deaths):
     first, second = load_checkpoint(deaths / "whole"), load_checkpoint(deaths / "again-2")
     assert first is not None

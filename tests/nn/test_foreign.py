@@ -383,6 +383,35 @@ def test_activations_of_brevitas_become_torchs_and_tell_their_grid():
     assert type(to_float(nn.Sequential(QuantReLU(None)))[0][0]) is nn.ReLU
 
 
+class BatchNormAct2d(nn.BatchNorm2d):
+    """As timm has it: the function, and a place for one in front of it, inside the norm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
+        return self.act(self.drop(x))
+
+
+def test_a_norm_with_its_function_is_taken_apart_for_integer_networks():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(2, 4, 3), BatchNormAct2d(4), nn.Conv2d(4, 3, 1)), torch.randn(3, 2, 6, 6)
+    model[1].running_mean.normal_()
+    converted, report = convert(model, ShiftConfig(**INTEGER), sample=x)
+    assert not report.stayed
+    assert report.row("1.norm").became == "(part of 0)"
+    calibrate(converted, [x], norms=False)
+    with torch.no_grad():
+        want = model.eval()(x)
+        assert (freeze(converted.eval(), x)(x) - want).abs().max() < 0.15 * want.abs().max()
+    kept, _ = convert(model, ShiftConfig(), sample=x)
+    assert type(kept[1]) is BatchNormAct2d
+
+
 def test_shared_layers_stay_shared_and_plain_models_are_not_touched():
     shared = QuantLinear(3, 3)
     plain, _ = to_float(nn.Sequential(shared, nn.ReLU(), shared))

@@ -146,6 +146,32 @@ def test_even_windows_of_an_adaptive_pool_are_known_from_a_sample():
     assert len(pools(lambda x: F.adaptive_avg_pool2d(x, 1), None)) == 1
 
 
+class Optional(nn.Module):
+    """Arguments that may be left out, with branches on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False, *, scale: float = 2.0) -> Tensor:
+        y = self.fc(x)
+        if mask is not None:
+            y = y + mask
+        return -y if causal else y * scale
+
+
+def test_arguments_that_the_sample_leaves_out_keep_their_defaults():
+    x = torch.ones(2, 3)
+    model = Optional()
+    for sample in (None, x, (x,)):
+        traced = trace(model, sample)
+        assert [n.name for n in traced.graph.nodes if n.op == "placeholder"] == ["x"]
+        assert torch.equal(traced(x), model(x))
+    traced = trace(model, (x, x))
+    assert [n.name for n in traced.graph.nodes if n.op == "placeholder"] == ["x", "mask"]
+    assert torch.equal(traced(x, x), model(x, x))
+
+
 class StochasticDepth(nn.Module):
     """As torchvision has it: a branch on the training flag, in a function that torch.fx does not follow."""
 

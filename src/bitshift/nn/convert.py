@@ -72,7 +72,7 @@ def convert(
             f"{type(model).__name__} cannot be copied ({first}); run it once under torch.no_grad(), or remove the old "
             "weight norms with torch.nn.utils.remove_weight_norm"
         ) from error
-    model, notes = to_float(model)
+    model, notes = to_float(model, integer=config.integer)
     if config.integer:
         from bitshift.nn.integer import convert_integer
 

@@ -46,13 +46,14 @@ _FUSED: dict[str, Callable[[Any], nn.Module]] = {
 """Functions that torch.ao fuses into layers, by the end of the class's name; the first that fits."""
 
 
-def to_float(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
+def to_float(model: nn.Module, *, integer: bool = False) -> tuple[nn.Module, dict[str, str]]:
     """``model`` (changed) with plain float layers in place of quantised ones, and a note a layer by its new path.
 
     Taken over: quantised and quantisation-aware layers of torch.ao (eager and FX, static and dynamic), torchao's tensor
     subclasses and fake-quantised layers, brevitas' layers, weights under a parametrisation or ``weight_norm``,
     transformers' ``Conv1D``. A weight becomes what its quantiser made of it. Grids of activations are kept as
-    :class:`KnownRange` modules, which ``convert`` uses or drops.
+    :class:`KnownRange` modules, which ``convert`` uses or drops. For an ``integer`` network timm's norms with a
+    function inside are taken apart too.
 
     Raises:
         ConvertError: a quantised module or op that has no float counterpart here; names it.
@@ -63,7 +64,9 @@ def to_float(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
 
     def replace(path: str, module: nn.Module) -> nn.Module:
         if module not in done:
-            done[module] = _replaced(path, module, notes, tied)
+            done[module] = _norm_and_function(module) if integer else module
+            if done[module] is module:
+                done[module] = _replaced(path, module, notes, tied)
             if done[module] is module or isinstance(done[module], fx.GraphModule):
                 for name, child in list(module._modules.items()):
                     if child is not None:
@@ -126,6 +129,8 @@ def _weight_of(module: Any) -> tuple[Tensor, str] | None:
             return _value(quantised), f"weight dequantised from torch.ao {quantised.dtype}, one scale a {per}"
         if where.startswith(_AO + "quantized.reference") and callable(getattr(module, "get_weight", None)):
             return _value(cast("Any", module).get_weight()), "weight dequantised from a torch.ao reference layer"
+        if kind.__name__ == "Linear" and where.startswith("timm.") and layer is not None:
+            return _value(layer.weight), "Linear of timm"
         if kind.__name__ == "Conv1D" and hasattr(module, "nf") and _matrix(module):
             return module.weight.detach().t().contiguous(), "Conv1D of transformers: weight transposed"
         if layer is None:
@@ -257,6 +262,18 @@ def _norm(module: Any, name: str) -> nn.Module:
     norm = cls(module.num_features, eps=module.eps).eval()
     norm.load_state_dict({k: v for k, v in module.state_dict().items() if k in norm.state_dict()}, strict=False)
     return nn.Sequential(OrderedDict(norm=norm, function=nn.ReLU())) if "ReLU" in name else norm
+
+
+def _norm_and_function(module: nn.Module) -> nn.Module:
+    """BatchNormAct2d of timm as a norm and what it does behind; any other module as it is."""
+    if type(module).__name__ != "BatchNormAct2d" or not isinstance(module, nn.BatchNorm2d):
+        return module
+    norm = nn.BatchNorm2d(module.num_features, module.eps, module.momentum).train(module.training)
+    norm.affine, norm.track_running_stats = module.affine, module.track_running_stats
+    norm._parameters.update(module._parameters)
+    norm._buffers.update({name: module._buffers[name] for name in norm._buffers})
+    parts: dict[str, Any] = {name: module._modules.get(name) or nn.Identity() for name in ("drop", "act")}
+    return nn.Sequential(OrderedDict(norm=norm, **parts))
 
 
 def _functional(module: nn.Module) -> nn.Module:

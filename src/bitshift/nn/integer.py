@@ -43,7 +43,7 @@ def convert_integer(
     paths = {m: p for p, m in model.named_modules()}
     if not any(type(m) in CONVERTIBLE for m in paths) and any(isinstance(m, ActQuant) for m in paths):
         return model, ConversionReport(rows=tuple(before.values()))  # an integer network already
-    traced = trace(model)
+    traced = trace(model, sample)
     propagate_shapes(traced, sample)
     work = _Conversion(traced, config, generator, paths, before)
     work.choose(model, new)

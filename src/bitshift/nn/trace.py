@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import operator
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx.graph import CodeGen
 
 from bitshift.nn.activations import ActQuant
 from bitshift.nn.foreign_range import KnownRange
@@ -19,7 +21,7 @@ from bitshift.nn.layers import ShiftLayer
 from bitshift.nn.layers.pointwise import FUNCTIONS, Pointwise
 from bitshift.nn.layers.pool import AvgPool
 from bitshift.nn.modes import kept_modes
-from bitshift.nn.observe import run_sample
+from bitshift.nn.observe import as_args, run_sample
 from bitshift.nn.plan import CONVERTIBLE, ConvertError
 
 Kind = Literal[
@@ -129,8 +131,21 @@ def _user_line(error: BaseException) -> str:
     return f"{last.filename}:{last.lineno}: {text}"
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
+def _left_out(model: nn.Module, given: int | None) -> dict[str, Any]:
+    """The parameters of ``forward`` that the sample does not give (all with a default, without one), and defaults."""
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):  # no python function
+        return {}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    optional = [p for p in parameters[given or 0 :] if p.kind in kinds and p.default is not p.empty]
+    return {p.name: p.default for p in optional if p.default is None or isinstance(p.default, (bool, int, float, str))}
+
+
+def trace(model: nn.Module, sample: Tensor | Sequence[Any] | None = None) -> fx.GraphModule:
     """``model`` as a GraphModule over the same submodules, traced in eval mode.
+
+    Arguments of ``forward`` that ``sample`` does not give keep their defaults for good.
 
     Raises:
         ConvertError: torch.fx cannot follow it; names the line.
@@ -138,7 +153,9 @@ def trace(model: nn.Module) -> fx.GraphModule:
     try:
         with kept_modes(model):
             model.eval()
-            graph = _Tracer().trace(model)
+            fixed = _left_out(model, None if sample is None else len(as_args(sample)))
+            graph = _Tracer().trace(model, fixed or None)
+            _forget_inputs(graph, fixed)
             traced = fx.GraphModule(model, graph, type(model).__name__)
     except Exception as error:  # torch.fx runs the user's forward with stand-ins, so anything can come out of it
         first = str(error).splitlines()[0] if str(error) else ""
@@ -148,6 +165,19 @@ def trace(model: nn.Module) -> fx.GraphModule:
             "the model, or use activations=None, which swaps layers without tracing"
         ) from error
     return traced
+
+
+def _forget_inputs(graph: fx.Graph, names: Mapping[str, Any]) -> None:
+    """Take out placeholders that were given a constant, and torch.fx's checks of them."""
+    for node in [n for n in graph.nodes if n.op == "placeholder"]:
+        if not any(str(node.target) == name or str(node.target).startswith(f"{name}_") for name in names):
+            continue
+        checks = [u for u in node.users if "assert" in getattr(u.target, "__name__", "") or u.target is operator.eq]
+        for check in [*(u for c in checks for u in c.users), *checks]:
+            graph.erase_node(check)
+        if not node.users:
+            graph.erase_node(node)
+    graph._codegen = CodeGen()  # concrete arguments make torch.fx flatten the inputs; they are flat now
 
 
 class _Shapes(fx.Interpreter):

@@ -62,6 +62,7 @@ bench: setup  ## run every benchmark; JSON goes to bench/results; CIFAR10=DIR CI
 	@if [ -n "$(CIFAR10)" ] && [ -n "$(CIFAR10_STATE)" ]; then \
 	  $(BIN)/python bench/cifar_table.py scratch "$(CIFAR10)" --json $(RESULTS)/cifar_scratch.json; \
 	  $(BIN)/python bench/cifar_table.py pretrained "$(CIFAR10)" --state "$(CIFAR10_STATE)" --json $(RESULTS)/cifar_pretrained.json; \
+	  $(BIN)/python bench/cifar_search.py "$(CIFAR10)" --state "$(CIFAR10_STATE)" --json $(RESULTS)/cifar_search.json; \
 	  $(BIN)/python bench/cifar_activation_bits.py "$(CIFAR10)" --state "$(CIFAR10_STATE)" --json $(RESULTS)/activation_bits.json; \
 	else echo "== cifar_*: not run, they need CIFAR-10 and a float network: make bench CIFAR10=DIR CIFAR10_STATE=FILE"; fi
 

@@ -22,7 +22,9 @@ import argparse
 import json
 import logging
 import statistics
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,6 +100,11 @@ def budget(case: Case, options: argparse.Namespace, seed: int) -> TrainConfig:
     return TrainConfig(**(common | case.train))
 
 
+def describe(shift: dict[str, Any] | None) -> dict[str, Any] | None:
+    """``shift`` as JSON keeps it: rules are dataclasses."""
+    return shift and {k: [asdict(rule) for rule in v] if k == "rules" else v for k, v in shift.items()}
+
+
 def folder(case: Case, options: argparse.Namespace, seed: int) -> Path:
     """The run directory of a net."""
     return (
@@ -113,7 +120,7 @@ def train(case: Case, options: argparse.Namespace, seed: int) -> None:
     where = folder(case, options, seed)
     fit(
         model, budget(case, options, seed), *data, run_dir=where, teacher=teacher, augment=PadCropFlip(),
-        about={"model": "resnet20", "shift": case.shift},
+        about={"model": "resnet20", "shift": describe(case.shift)},
     )  # fmt: skip
     if case.integer and not (where / FILE).exists():
         load_model(where / "model.safetensors", model)

@@ -12,8 +12,9 @@ def step_generator(seed: int, *place: int) -> torch.Generator:
     """CPU generator for one place of a run; different places give independent streams.
 
     A place starts with the number of its use, which fixes its length (zeros at the end do not count): 0, epoch: row
-    order; 1, epoch, step: augmentation; 2, rank: global generators; 3: rows for norm
-    statistics; 4, row: their augmentation; 6, epoch, step: mixing; 7, part: augmentation of the calibration.
+    order; 1, epoch, step: augmentation; 2, rank: global generators; 3: rows for norm statistics; 4, row: their
+    augmentation; 5, epoch, step, row: windows cut while decoding; 6, epoch, step: mixing; 7, part: augmentation of the
+    calibration.
     """
     # SeedSequence spreads near-equal numbers; torch's own manual_seed does not promise that
     state = np.random.SeedSequence([seed, *place]).generate_state(2, np.uint32)

@@ -250,7 +250,7 @@ def integer_rows(options: argparse.Namespace, data: Scenes, test: Scenes) -> lis
     config = ShiftConfig(method="denseshift", bits=3, activations=8, multiplier=True)
     model, _ = convert(Map(trained(case, options.seeds[0], options)), config, sample=x[:2])
     calibrate(model.train(), x.split(16))
-    export(freeze(model.eval(), x[:4]), path, labels=list(CLASSES), name="DenseResNet, DenseShift-3")
+    export(freeze(model.eval(), x[:4]), path, name="DenseResNet, DenseShift-3")
     loaded = runtime.load(path, backend="auto")
     few, _ = test.batch(np.arange(2))
     reference = runtime.load(path, backend="reference")

@@ -144,6 +144,7 @@ class _Run:
         self.teacher = Teacher(teacher.to(world.device)) if teacher is not None else None
         self.position = Position(sums=torch.zeros(3, dtype=torch.float64, device=world.device))
         self.last_valid: EvalResult | None = None
+        self._compiled = False
         self.identity = identity(
             config, train_data, valid_data, augment=augment, teacher=teacher, world=world, about=about
         )
@@ -235,7 +236,7 @@ class _Run:
         self.model.train()
         with closing(self.feed.batches(self.step, self.total)) as batches:
             for images, labels in batches:
-                if config.compile and self.stepper.forward is self.model and not self._tried:
+                if config.compile and not self._compiled:
                     self._compile(images)
                 epoch = self.step // self.per_epoch
                 rate = self.stepper.prepare(self.step, images)
@@ -260,10 +261,8 @@ class _Run:
                     )
                     raise TrainingStopped(143)
 
-    _tried = False
-
     def _compile(self, images: Tensor) -> None:
-        self._tried = True
+        self._compiled = True
         part = images[: len(images) // self.config.accumulate]
         self.stepper.forward = compiled_forward(self.model, part, half=self.half, world=self.world)
 

@@ -378,7 +378,8 @@ def test_activations_of_brevitas_become_torchs_and_tell_their_grid():
     converted, report = convert(model, ShiftConfig(**INTEGER), sample=x)
     assert report.row("1.range").quantiser == "u8.6"
     assert len(report.converted) == 2
-    calibrate(converted, [x])
+    calibrate(converted, [x * 100])  # sets the input's grid and leaves the one that is known
+    assert converted.get_submodule("1.range").describe() == "u8.6"
     freeze(converted.eval(), x)
     assert type(to_float(nn.Sequential(QuantReLU(None)))[0][0]) is nn.ReLU
 

@@ -120,6 +120,8 @@ class ActQuant(nn.Module):
         self.register_buffer("initialised", torch.tensor(False))
         self.path = ""
         """Name of the quantised value, for messages."""
+        self.given = False
+        """Whether the grid came with a model that was quantised before: :func:`calibrate` leaves it."""
         self._ready = False  # a copy of ``initialised`` on the host, so that no training step waits for the device
         self._seen: list[Tensor] | None = None
 
@@ -294,7 +296,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True, g
             seen = quant._seen or []
             if not seen:
                 raise ValueError(f"quantiser {name!r} saw no value: forward does not reach it")
-            quant.initialise(torch.cat([_sample(s, max(1, _SAMPLES // len(seen))) for s in seen]))
+            if not quant.given:
+                quant.initialise(torch.cat([_sample(s, max(1, _SAMPLES // len(seen))) for s in seen]))
     finally:
         for _, quant in quants:
             quant._seen = None

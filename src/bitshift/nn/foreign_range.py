@@ -38,6 +38,7 @@ class KnownRange(nn.Module):
         with torch.no_grad():
             quant.log2_step.fill_(exponent)
             quant.initialised.fill_(True)
+        quant.given = True
         return quant
 
     def extra_repr(self) -> str:

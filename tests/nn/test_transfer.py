@@ -67,7 +67,7 @@ def test_new_names_the_layers_to_convert_and_the_others_stay() -> None:
     assert isinstance(model[0], nn.Conv2d)
     assert isinstance(model[3], ShiftConv2d)
     assert report.row("0").note == "not among the layers called new"
-    with pytest.raises(ConvertError, match="new 'head' matches no Linear"):
+    with pytest.raises(ConvertError, match="new 'head' matches no layer"):
         convert(net(10), CONFIG, sample=X, new=("head",))
 
 

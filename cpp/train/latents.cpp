@@ -71,8 +71,11 @@ BSK_INLINE void gates_back(const float *g, const std::uint8_t *pattern, int coun
       const float *table = slopes + (static_cast<std::size_t>(j) << count);
       T *to = out + static_cast<std::size_t>(j) * size + at;
       if (j == 1 && push != 0.0f)
-        for (std::size_t i = 0; i < n; i++)
-          store(to + i, table[index[i]] * scaled[i] + (load(latents + size + at + i) < 0.0f ? push : 0.0f));
+        for (std::size_t i = 0; i < n; i++) {
+          // a mask, not a branch: the signs are random
+          const std::uint32_t mask = 0u - static_cast<std::uint32_t>(load(latents + size + at + i) < 0.0f);
+          store(to + i, table[index[i]] * scaled[i] + float_of(bits_of(push) & mask));
+        }
       else
         for (std::size_t i = 0; i < n; i++) store(to + i, table[index[i]] * scaled[i]);
     }

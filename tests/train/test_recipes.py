@@ -129,8 +129,9 @@ def test_layers_decay_and_optimiser_are_those_of_the_source(name):
         paper.latent_decay
     }
     if recipe.train.decay_all:  # norms and biases too; what a method trains beside its latents is the method's business
-        of_methods = {id(p) for m in layers if isinstance(m, ShiftLayer) for p in m.method.parameters()}
-        others = {g["weight_decay"] for g in optimizer.param_groups for p in g["params"] if id(p) not in of_methods}
+        apart = {id(p) for m in layers if isinstance(m, ShiftLayer) for p in m.method.parameters()}
+        apart |= {id(p) for n, p in model.named_parameters() if "log2_" in n}  # logarithms of scales never decay
+        others = {g["weight_decay"] for g in optimizer.param_groups for p in g["params"] if id(p) not in apart}
         assert others <= {paper.decay}
 
 

@@ -19,7 +19,7 @@ class TrainConfig:
         optimizer: ``sgd`` (momentum), ``adamw`` or ``radam`` (decoupled decay, as DeepShift-PS needs).
         momentum, nesterov: of SGD.
         weight_decay: of weights; norms, biases and scales are exempt, latents follow their method.
-        decay_all: norms, biases and scales decay too, as the code of the early papers has it.
+        decay_all: norms and biases decay too, as the code of the early papers has it; scales never do.
         schedule: ``cosine`` to 0, ``step`` (times ``gamma`` every ``step_size`` epochs, or at each of ``milestones``),
             ``onecycle`` (up over 30 % of the run, then to 0) or ``constant``.
         milestones: epochs, rising, fractions are fine, at which ``step`` drops; None: every ``step_size``.

@@ -23,9 +23,10 @@ test test-all bench: export OMP_NUM_THREADS ?= 1
 NATIVE := $(wildcard CMakeLists.txt) $(shell find cpp -type f 2>/dev/null)
 HAVE_COMPILER := command -v "$${CC:-cc}" >/dev/null && command -v "$${CXX:-c++}" >/dev/null
 RESULTS := bench/results
-BENCH_SHARED := bench/common.py bench/cifar_cases.py bench/nets.py bench/torch_nets.py
-# Benchmarks that train on CIFAR-10: their data and the published float network are the user's to give.
+BENCH_SHARED := bench/common.py bench/cifar_cases.py bench/freezing_plots.py bench/nets.py bench/torch_nets.py
+# Benchmarks on data sets, and on published networks, that are the user's to give.
 BENCH_CIFAR := $(wildcard bench/cifar_*.py)
+BENCH_DATA := $(patsubst %,bench/%.py,bf16_latents freezing mnist_table transfer transfer_segmentation)
 
 .PHONY: help demo test test-all bench docs lint generate clean setup setup-dev ctest ctest-sanitize ctest-neon
 
@@ -57,14 +58,16 @@ generate: setup  ## rewrite the generated files: C headers, format table, tables
 
 bench: setup  ## run every benchmark; JSON goes to bench/results; CIFAR10=DIR CIFAR10_STATE=FILE add the CIFAR-10 trainings
 	@mkdir -p $(RESULTS)
-	@for file in $(filter-out $(BENCH_SHARED) $(BENCH_CIFAR),$(sort $(wildcard bench/*.py))); do \
+	@for file in $(filter-out $(BENCH_SHARED) $(BENCH_CIFAR) $(BENCH_DATA),$(sort $(wildcard bench/*.py))); do \
 	  name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python $$file --json $(RESULTS)/$$name.json; done
 	@if [ -n "$(CIFAR10)" ] && [ -n "$(CIFAR10_STATE)" ]; then \
 	  $(BIN)/python bench/cifar_table.py scratch "$(CIFAR10)" --json $(RESULTS)/cifar_scratch.json; \
 	  $(BIN)/python bench/cifar_table.py pretrained "$(CIFAR10)" --state "$(CIFAR10_STATE)" --json $(RESULTS)/cifar_pretrained.json; \
+	  $(BIN)/python bench/cifar_gains.py "$(CIFAR10)" --state "$(CIFAR10_STATE)" --json $(RESULTS)/cifar_gains.json; \
 	  $(BIN)/python bench/cifar_search.py "$(CIFAR10)" --state "$(CIFAR10_STATE)" --json $(RESULTS)/cifar_search.json; \
 	  $(BIN)/python bench/cifar_activation_bits.py "$(CIFAR10)" --state "$(CIFAR10_STATE)" --json $(RESULTS)/activation_bits.json; \
 	else echo "== cifar_*: not run, they need CIFAR-10 and a float network: make bench CIFAR10=DIR CIFAR10_STATE=FILE"; fi
+	@for file in $(BENCH_DATA); do echo "== $$(basename $$file .py): not run, it needs data: $(BIN)/python $$file --help"; done
 
 docs: .make/docs  ## build the documentation into site/
 	@$(BIN)/python tools/tables.py --check

@@ -2,9 +2,9 @@
 
     python bench/cifar_gains.py DATA_DIR --state cifar10_resnet20.th --json docs/results/cifar_gains.json
 
-The published ResNet-20, every layer in the format, norms folded, scales powers of two, 8-bit activations,
-calibrated on 512 training images: with and without matched gains (bitshift.nn.gains), on images as they are and
-augmented as in training. Kept is the size of the logits beside the float network's; KL is the divergence from it in nat; accuracy is of
+The published ResNet-20, every layer in the format, norms folded, scales powers of two, 8-bit activations, calibrated
+on 512 training images: with and without matched gains (bitshift.nn.gains), on images as they are and augmented as in
+training. Kept is the size of the logits beside the float network's; KL is the divergence from it in nat; accuracy is of
 the exact integers on every fifth test image. The row "a multiplier a channel" keeps the norms' gains as 16-bit numbers.
 """
 

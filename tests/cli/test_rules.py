@@ -91,3 +91,12 @@ def test_another_method_keeps_the_width_and_drops_the_old_options() -> None:
 
 def test_the_method_float_converts_nothing() -> None:
     assert ShiftFlags(method="float").shift_config(ShiftConfig()) is None
+
+
+def test_the_type_of_the_latents_is_a_flag() -> None:
+    config = ShiftFlags(latents="bfloat16").shift_config(None)
+    assert config is not None
+    assert config.latents == "bfloat16"
+    unchanged = ShiftFlags(bits=3).shift_config(ShiftConfig(latents="bfloat16"))
+    assert unchanged is not None
+    assert unchanged.latents == "bfloat16"

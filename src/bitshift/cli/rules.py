@@ -36,6 +36,8 @@ class ShiftFlags:
     """Exceptions by module path, a .toml or .json file; see docs/cli.md."""
     init: Literal["random", "pretrained"] | None = None
     """Start the weights by the method's own rule, or from the float weights."""
+    latents: Literal["float32", "bfloat16"] | None = None
+    """Type of the trained weights' latents; bfloat16 halves their memory (SGD only, stochastic rounding)."""
     option: tuple[str, ...] = ()
     """Options of the method as NAME=VALUE; `bitshift inspect methods` lists them."""
 
@@ -78,6 +80,8 @@ class ShiftFlags:
                 changes[name] = False if value == "shift" else value
         if self.init is not None:
             changes["init"] = self.init
+        if self.latents is not None:
+            changes["latents"] = self.latents
         if self.rules is not None:
             changes["rules"] = read_rules(self.rules)
         if self.option:

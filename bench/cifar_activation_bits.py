@@ -30,8 +30,8 @@ from bitshift.nn.activations import calibrate
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.train.config import TrainConfig
-from bitshift.train.data import ArrayData, PadCropFlip, open_data
-from bitshift.train.data.base import CIFAR10_NORMALISE
+from bitshift.train.data import PadCropFlip, open_data
+from bitshift.train.data.base import CIFAR10_NORMALISE, TrainData
 from bitshift.train.evaluate import evaluate
 from bitshift.train.loop import fit
 from bitshift.train.models import build, strip_module_prefix
@@ -49,7 +49,7 @@ def published(state: Path) -> nn.Module:
     return model.eval()
 
 
-def make(model: nn.Module, format: str, bits: int, data: ArrayData) -> nn.Module:
+def make(model: nn.Module, format: str, bits: int, data: TrainData) -> nn.Module:
     """The converted network, calibrated."""
     config = ShiftConfig(
         method="nearest", format=format, activations=bits, multiplier=True, init="pretrained", options={"scale": "free"}
@@ -60,7 +60,7 @@ def make(model: nn.Module, format: str, bits: int, data: ArrayData) -> nn.Module
     return calibrate(shifted, x.split(128))
 
 
-def train(options: argparse.Namespace, format: str, bits: int, data: ArrayData) -> None:
+def train(options: argparse.Namespace, format: str, bits: int, data: TrainData) -> None:
     """One case, from the float network to the model file."""
     torch.manual_seed(options.seed)
     teacher = published(options.state)

@@ -23,22 +23,22 @@ from torch import Tensor, nn
 from bitshift.nn.activations import calibrate
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
-from bitshift.train.data import ArrayData, PadCropFlip, open_data
-from bitshift.train.data.base import CIFAR10_NORMALISE, Normalise
+from bitshift.train.data import PadCropFlip, open_data
+from bitshift.train.data.base import CIFAR10_NORMALISE, Normalise, TrainData
 from bitshift.train.data.sampler import step_generator
 from bitshift.train.input_scale import OnInput, fold_input
 
 FORMATS = ("pot3d", "pot4x2")
 
 
-def images_of(data: ArrayData, *, augmented: bool) -> Tensor:
+def images_of(data: TrainData, *, augmented: bool) -> Tensor:
     """512 training images."""
     images, _ = data.batch(np.random.default_rng(0).permutation(len(data))[:512])
     return data.normalise(PadCropFlip()(images, step_generator(0, 4)) if augmented else images)
 
 
 @torch.no_grad()
-def logits(model: nn.Module, data: ArrayData) -> Tensor:
+def logits(model: nn.Module, data: TrainData) -> Tensor:
     """Logits of all of ``data``."""
     rows = np.array_split(np.arange(len(data)), max(1, len(data) // 250))
     return torch.cat([model.eval()(data.normalise(data.batch(part)[0])) for part in rows])

@@ -40,8 +40,8 @@ from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.train.checkpoint import load_model
 from bitshift.train.config import TrainConfig
-from bitshift.train.data import ArrayData, PadCropFlip, open_data
-from bitshift.train.data.base import CIFAR10_NORMALISE, Normalise
+from bitshift.train.data import PadCropFlip, open_data
+from bitshift.train.data.base import CIFAR10_NORMALISE, Normalise, TrainData
 from bitshift.train.input_scale import OnInput, fold_input
 from bitshift.train.loop import fit
 from bitshift.train.models import build, strip_module_prefix
@@ -57,7 +57,7 @@ def published(state: Path) -> nn.Module:
     return model.eval()
 
 
-def splits(options: argparse.Namespace, case: Case) -> tuple[ArrayData, ArrayData]:
+def splits(options: argparse.Namespace, case: Case) -> tuple[TrainData, TrainData]:
     """Training and test rows as the network of ``case`` takes them."""
     normalise = Normalise() if case.pixel else CIFAR10_NORMALISE
     train, test = (open_data(options.data, split).with_normalise(normalise) for split in ("train", "test"))
@@ -82,7 +82,7 @@ def make(
         model = build("resnet20", num_classes=10, in_channels=3)
     if case.shift is None:
         return model, teacher
-    start = {"init": "pretrained"} if options.table == "pretrained" else {}
+    start: dict[str, Any] = {"init": "pretrained"} if options.table == "pretrained" else {}
     config = ShiftConfig(**(start | case.shift))
     return convert(model, config, sample=sample, generator=torch.Generator().manual_seed(seed))[0], teacher
 

@@ -73,15 +73,12 @@ class ShiftFlags:
             changes |= {"bits": self.bits, "format": None}
         if self.activations is not None:
             changes["activations"] = parse_activations(self.activations)
-        if self.multiplier is not None:
-            changes["multiplier"] = self.multiplier
+        for name in ("multiplier", "init", "latents"):
+            if (value := getattr(self, name)) is not None:
+                changes[name] = value
         for name in ("keep_first", "keep_last"):
             if (value := getattr(self, name)) is not None:
                 changes[name] = False if value == "shift" else value
-        if self.init is not None:
-            changes["init"] = self.init
-        if self.latents is not None:
-            changes["latents"] = self.latents
         if self.rules is not None:
             changes["rules"] = read_rules(self.rules)
         if self.option:

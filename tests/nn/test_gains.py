@@ -80,6 +80,24 @@ def test_a_loaded_state_keeps_its_weights():
     assert all(torch.equal(a, b) for a, b in codes)
 
 
+def test_trained_weights_are_not_matched():
+    shifted = converted(deep_net(), bits=3).train()
+    shifted(images(1)).square().mean().backward()  # without a calibration before
+    with torch.no_grad():
+        for p in (p for layer in layers(shifted) for p in layer.method.parameters()):
+            p -= 0.1 * p.grad
+    before = [layer.method.codes() for layer in layers(shifted)]
+    calibrate(shifted, [images(1)])
+    assert all(torch.equal(a, layer.method.codes()) for a, layer in zip(before, layers(shifted), strict=True))
+
+
+def test_a_forward_alone_trains_nothing():
+    shifted = converted(deep_net(), bits=3).train()
+    shifted(images(1))
+    shifted.eval()(images(1)[:2]).sum().backward()
+    assert len(unmatched_layers(shifted)) == 6
+
+
 def layers(model: nn.Module) -> list[ShiftLayer]:
     return [m for m in model.modules() if isinstance(m, ShiftLayer)]
 

@@ -208,7 +208,7 @@ class ShiftLayer(nn.Module, ABC):
         self.norm = norm
         self.input_quant = input_quant
         self.unmatched: Any = None
-        """What a weight with a folded norm was made of, until data have set its gains (nn/gains.py)."""
+        """What a weight with a folded norm was made of, until data have set its gains (nn/gains.py) or it trains."""
         self.register_buffer("gradient_factor", None, persistent=False)
         self._input: tuple[ActQuant, ...] = ()  # in a tuple: the quantiser belongs to the graph, not to this layer
 
@@ -260,7 +260,12 @@ class ShiftLayer(nn.Module, ABC):
     def trained_weight(self) -> Tensor:
         """The effective weight as training uses it."""
         weight = self.method.weight()
+        if self.unmatched is not None and self.training and weight.requires_grad and not torch.compiler.is_compiling():
+            weight.register_hook(self._is_trained)
         return weight if self.gradient_factor is None else _ScaledGradient.apply(weight, self.gradient_factor)  # type: ignore[no-any-return]
+
+    def _is_trained(self, grad: Tensor) -> None:  # noqa: ARG002 - a hook on the weight
+        self.unmatched = None  # a step follows; the gains must not be matched with the weight of the start
 
     def set_input(self, quant: ActQuant) -> None:
         """Make this an integer layer that reads the output of ``quant``."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -102,6 +104,21 @@ def test_a_disk_that_refuses_ends_the_caching_but_not_the_run(tmp_path, monkeypa
     assert (tmp_path / "full" / "model.safetensors").read_bytes() == (
         tmp_path / "plain" / "model.safetensors"
     ).read_bytes()
+
+
+def test_many_may_open_one_cache_at_the_same_moment(tmp_path):
+    together = threading.Barrier(8)
+
+    def opened(_: int) -> str:
+        together.wait()
+        return (cache(tmp_path).folder / "key.json").read_text()
+
+    for _ in range(10):
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(opened, range(8)))) == 1
+        (folder,) = tmp_path.iterdir()
+        assert [p.name for p in folder.iterdir()] == ["key.json"]
+        (folder / "key.json").unlink()
 
 
 @pytest.mark.parametrize("value", [3, ""])

@@ -38,9 +38,12 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` so that a reader, or a crash, sees the old bytes or the new ones."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one writer a run directory: a left-over one is overwritten
+def write_atomic(path: Path, content: bytes, *, writer: str = "") -> None:
+    """Replace ``path`` by ``content`` so that a reader, or a crash, sees the old bytes or the new ones.
+
+    Where several processes may write ``path`` at a time, each needs a ``writer`` of its own.
+    """
+    temporary = path.with_name(f".{path.name}{writer}.tmp")  # a left-over one is overwritten
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,7 +44,8 @@ class TeacherCache:
         self.folder = Path(folder).expanduser() / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "key.json").exists():
-            write_atomic(self.folder / "key.json", text.encode())
+            # all processes of a run, and other runs, come here at the same moment
+            write_atomic(self.folder / "key.json", text.encode(), writer=f".{uuid.uuid4().hex}")
         self._rows, self._record = rows, np.dtype([("logits", "<f4", (classes,)), ("crc", "<u4")])
         self._epoch, self._file = -1, -1
         self._broken = False

@@ -117,9 +117,27 @@ def test_packing_finds_damaged_images(photos, tmp_path):
     with pytest.raises(DataError, match=r"2\.jpg: cannot be decoded"):
         pack_folder(index, tmp_path / "one", "train")
     assert not list((tmp_path / "one").glob("*train*")), "nothing half-written is left"
+    with pytest.raises(DataError, match=r"2\.jpg: cannot be decoded"):
+        pack_folder(index, tmp_path / "one", "train", shard_bytes=1)
+    assert not list((tmp_path / "one").glob("*train*")), "nor whole shards of a part of the images"
     done = pack_folder(index, tmp_path / "two", "train", skip_corrupt=True)
     assert done.rows == 23
     assert "2.jpg: cannot be decoded" in done.left_out[0]
+
+
+def test_shards_are_there_when_all_of_them_are(photos, tmp_path):
+    index = index_folder(photos / "train")
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    (folder / ".train-0007.part").write_bytes(b"of a killed process")
+    seen = []
+    done = pack_folder(
+        index, folder, "train", shard_bytes=20_000, progress=lambda _: seen.append(find_shards(folder, "train"))
+    )
+    assert len(done.shards) > 1
+    assert not any(seen)
+    assert find_shards(folder, "train") == list(done.shards)
+    assert sorted(p.name for p in folder.iterdir()) == ["classes.json", *(p.name for p in done.shards)]
 
 
 def test_shards_of_others_with_json_and_class_names(tmp_path, monkeypatch):

@@ -281,7 +281,8 @@ def _labelled(path: Path, name: str, label: str | None) -> str:
 class ShardWriter:
     """Writes images into ``FOLDER/SPLIT-0000.tar``, ... and, at the end, their class names. A context manager.
 
-    Every file gets its name only when it is whole. The same images give the same bytes.
+    The files get their names at the end, together: what was stopped on the way never reads as a smaller data set. The
+    same images give the same bytes.
     """
 
     def __init__(self, folder: Path, split: str, class_names: tuple[str, ...], *, shard_bytes: int = 2**30) -> None:
@@ -301,6 +302,8 @@ class ShardWriter:
         if names.exists() and json.loads(names.read_text(encoding="utf-8")) != list(self.class_names):
             raise DataError(f"{names} lists other classes than these images have; choose another folder")
         names.write_text(text + "\n", encoding="utf-8")
+        for left in self.folder.glob(f".{self.split}-*.part"):  # of a killed process
+            left.unlink()
         return self
 
     def add(self, key: str, suffix: str, image: bytes, label: int) -> None:
@@ -312,7 +315,9 @@ class ShardWriter:
         self._last = key
         if self._tar is None or self._written + len(image) > self.shard_bytes:
             self._finish()
-            self._tar = tarfile.open(self._partial(), "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115 - closed in _finish
+            path = self.folder / f"{self.split}-{len(self.paths):04d}.tar"
+            self.paths.append(path)
+            self._tar = tarfile.open(_partial(path), "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115 - closed in _finish
             self._written = 0
         for name, data in ((key + suffix.lower(), image), (key + ".cls", str(label).encode())):
             member = tarfile.TarInfo(name)
@@ -321,23 +326,23 @@ class ShardWriter:
             self._written += len(data)
         self.rows += 1
 
-    def _partial(self) -> Path:
-        return self.folder / f".{self.split}-{len(self.paths):04d}.part"
-
     def _finish(self) -> None:
         if self._tar is not None:
             self._tar.close()
-            path = self.folder / f"{self.split}-{len(self.paths):04d}.tar"
-            self._partial().replace(path)
-            self.paths.append(path)
             self._tar = None
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._finish()
-        elif self._tar is not None:
-            self._tar.close()
-            self._partial().unlink()
+        self._finish()
+        for path in self.paths:
+            if kind is None:
+                _partial(path).replace(path)
+            else:
+                _partial(path).unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    """Where a shard lies while it grows."""
+    return path.with_name(f".{path.stem}.part")
 
 
 __all__ = ["CLASSES", "ShardIndex", "ShardWriter", "expand_braces", "find_shards", "index_shards", "split_names"]

@@ -51,7 +51,7 @@ class Mixing:
         Mixing and normalising may change places; integers would round the mixture, so normalise first.
 
         Raises:
-            ValueError: an odd number of images, or integer images.
+            ValueError: an odd number of images, integer images, or features that are no images.
         """
         if len(images) % 2:
             raise ValueError(
@@ -60,6 +60,8 @@ class Mixing:
             )
         if not images.is_floating_point():
             raise ValueError(f"mixing needs float images, not {images.dtype}; normalise them first")
+        if images.dim() != 4:
+            raise ValueError(f"mixing needs images (N, C, H, W), not {tuple(images.shape)}; leave out mixup and cutmix")
         partner = torch.arange(len(images), device=images.device) ^ 1
         share, cut = parameters[:, 0], parameters[:, 1].bool()
         height, width = images.shape[2:]

@@ -150,6 +150,13 @@ def test_erase_paints_one_box_on_a_share_of_the_images():
         assert 0.01 < image.mean() < 0.36
 
 
+def test_the_ratio_of_erased_boxes_is_height_over_width():
+    x = torch.zeros((50, 1, 64, 64), dtype=torch.uint8)
+    got = Erase(probability=1, scale=(0.05, 0.1), ratio=(2.0, 3.0))(x, step_generator(0)).numpy()[:, 0] == 128
+    ratios = got.any(2).sum(1) / got.any(1).sum(1)
+    assert ((ratios > 1.7) & (ratios < 3.5)).all()
+
+
 def test_flip_mirrors_half():
     x = images(400, 4, 4)
     got = Flip()(x, step_generator(0))
@@ -237,3 +244,5 @@ def test_mixing_odd_or_integer_batches_is_refused():
         mixing.apply(torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64), torch.ones(3, 4), 2)
     with pytest.raises(ValueError, match="needs float images"):
         mixing.apply(images(2), torch.zeros(2, dtype=torch.int64), torch.ones(2, 4), 2)
+    with pytest.raises(ValueError, match=r"needs images \(N, C, H, W\), not \(2, 8\)"):
+        mixing.apply(torch.zeros(2, 8), torch.zeros(2, dtype=torch.int64), torch.ones(2, 4), 2)

@@ -103,7 +103,8 @@ class Erase(Augment):
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
         height, width = images.shape[2:]
-        boxes, fits = random_boxes(parameters[:, 1:], height, width, self.scale, self.ratio)
+        lying = 1 / self.ratio[1], 1 / self.ratio[0]  # width / height
+        boxes, fits = random_boxes(parameters[:, 1:], height, width, self.scale, lying)
         top, left, tall, wide = (side[:, None] for side in boxes.T)
         rows, cols = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
         inside = ((rows >= top) & (rows < top + tall))[:, :, None] & ((cols >= left) & (cols < left + wide))[:, None]

@@ -58,6 +58,11 @@ def test_differences_name_numeric_fields_only():
     then = config().as_dict()
     assert config(log_every=7, progress="off").numeric_differences(then) == []
     assert config(lr=0.2).numeric_differences(then) == ["lr: 0.1 then, 0.2 now"]
+    assert config(eval_batch_size=7).numeric_differences(then) == []
+    averaged = config(reestimate_rows=50)
+    assert config(reestimate_rows=50, eval_batch_size=7).numeric_differences(averaged.as_dict()) == [
+        "eval_batch_size: 250 then, 7 now"
+    ]
     assert {f.name for f in dataclasses.fields(TrainConfig)} > SHOWN_ONLY
 
 

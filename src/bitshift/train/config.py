@@ -43,7 +43,8 @@ class TrainConfig:
         seed: of the row order and augmentation, and of torch, numpy and python at the first step.
         keep: which state ``model.safetensors`` holds and ``fit`` leaves in the model: the ``last`` one, or the ``best``
             one on the validation rows (an optimistic choice when these are the test set).
-        eval_every, eval_batch_size: epochs between evaluations (the last is always evaluated), rows at a time.
+        eval_every, eval_batch_size: epochs between evaluations (the last is always evaluated), rows at a time, also of
+            the calibration and of ``reestimate_rows``, which average over such batches.
         calibration_rows: training rows that set the activation quantisers before the first step.
         flips_every: steps between records of how many weights flipped (lines ``flip_steps`` of metrics.jsonl, see
             nn/metrics.py); 0 records at the end of each epoch only.
@@ -166,10 +167,12 @@ class TrainConfig:
         """Fields, but for those that only change what is shown or written, in which ``other`` is different."""
         # a field that is newer than the other run did nothing there, which is what every default means
         then = {f.name: f.default for f in fields(self)} | other
+        # statistics are averaged over batches of the evaluation's size
+        shown = SHOWN_ONLY - ({"eval_batch_size"} if self.reestimate_rows else set())
         return [
             f"{name}: {then[name]!r} then, {value!r} now"
             for name, value in self.as_dict().items()
-            if name not in SHOWN_ONLY and then[name] != value
+            if name not in shown and then[name] != value
         ]
 
 
@@ -179,6 +182,9 @@ SHOWN_ONLY = frozenset(
         *("teacher_cache", "peer_timeout"),
     }
 )
-"""Fields of a run that may differ when it is resumed: none of them decides a trained number on one kind of device."""
+"""Fields of a run that may differ when it is resumed: from there on none of them decides a number on one kind of device.
+
+``eval_batch_size`` does where ``reestimate_rows`` are set.
+"""
 
 __all__ = ["SHOWN_ONLY", "TrainConfig"]

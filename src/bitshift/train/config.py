@@ -182,7 +182,7 @@ SHOWN_ONLY = frozenset(
         *("teacher_cache", "peer_timeout"),
     }
 )
-"""Fields of a run that may differ when it is resumed: from there on none of them decides a number on one kind of device.
+"""Fields of a run that may differ when it is resumed: from there on none decides a number on one kind of device.
 
 ``eval_batch_size`` does where ``reestimate_rows`` are set.
 """

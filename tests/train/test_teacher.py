@@ -90,6 +90,18 @@ def test_runs_with_an_empty_a_full_and_no_cache_are_equal_and_the_second_never_a
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
+def test_one_changed_image_is_another_data_set(tmp_path):
+    data = tiny_data(640)
+    images = data.images.copy()
+    images[1] = 255 - images[1]
+    other = replace(data, images=images)
+    assert other.fingerprint() == data.fingerprint(), "which looks at every tenth of these"
+    config = tiny_config(epochs=1, teacher_cache=str(tmp_path / "cache"))
+    for name, rows in (("a", data), ("b", other), ("a again", data)):
+        fit(tiny_net(), config, rows, VALID, run_dir=tmp_path / name, teacher=tiny_net(5))
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
 def test_a_disk_that_refuses_ends_the_caching_but_not_the_run(tmp_path, monkeypatch, caplog):
     def full(*_):
         raise OSError("No space left on device")

@@ -19,6 +19,7 @@ from bitshift.nn.activations import ActQuant, calibrate
 from bitshift.train import checkpoint as ckpt
 from bitshift.train.compiled import compiled_forward
 from bitshift.train.config import TrainConfig
+from bitshift.train.data.arrays import ArrayData
 from bitshift.train.data.augment import Augment
 from bitshift.train.data.base import TrainData
 from bitshift.train.data.named import crops_at_decoding
@@ -220,6 +221,8 @@ class _Run:
         }  # fmt: skip
         if self.half == torch.float16 or config.mixup or config.cutmix:
             key |= {"half": str(self.half), "mixup": config.mixup, "cutmix": config.cutmix}
+        if isinstance(self.feed.data, ArrayData):  # the fingerprint has seen a sample of the images only
+            key["images"] = self.feed.data.checksum()
         rows = self.per_epoch * config.batch_size
         teacher.cache = TeacherCache(config.teacher_cache, key, rows=rows, classes=len(self.feed.data.class_names))
 

@@ -83,6 +83,10 @@ class ArrayData:
         crc = zlib.crc32(np.ascontiguousarray(self.images[::step]).tobytes(), crc)
         return f"{'x'.join(map(str, self.images.shape))}-{self.images.dtype}-{crc:08x}"
 
+    def checksum(self) -> int:
+        """Of every image."""
+        return zlib.crc32(np.ascontiguousarray(self.images).data)
+
 
 def stratified_split(labels: np.ndarray, first: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split ``range(N)`` in two, ``first`` rows in the first part, each class in the same proportion (to a row).

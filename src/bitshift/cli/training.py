@@ -174,6 +174,7 @@ def _twin(
     about |= plan.images.recorded()
     _log.info("%s: float twin, %d epochs", folder, plan.float_train.epochs)
     result = fit(model, plan.float_train, *data, run_dir=folder, resume=resume, augment=augment, about=about)
+    model = model.cpu()  # from where it was trained: conversion runs it on samples that lie here
     return model, copy.deepcopy(model), result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.core.graph import Graph
-from bitshift.lower import lower
+from bitshift.lower import LoweringError, lower
 from bitshift.lower.literal import literal_graph
 from bitshift.lower.passes import optimise
 from lower_models import Quantize, assert_equal, run, samples
@@ -95,6 +96,20 @@ def test_moves_limits_and_sums_are_exact_on_integers() -> None:
     assert graph.values[graph.inputs[0]].type == FixedPoint(6, 3)
     assert not any(isinstance(v.type, Float32) for v in graph.values.values())
     assert_equal(graph, model, x)
+
+
+@pytest.mark.parametrize(
+    ("length", "options"),
+    [(2, {"scale_factor": 3.3}), (4, {"scale_factor": 1.2}), (10, {"scale_factor": 41}), (10, {"size": 410})],
+)
+def test_elements_that_torch_does_not_repeat_equally_often_are_refused(length: int, options: dict[str, Any]) -> None:
+    x = torch.arange(float(length)).view(1, 1, length).repeat(3, 1, 1)
+    y = F.interpolate(x, **options)
+    times = y.shape[-1] // length
+    assert y.shape[-1] == length * times
+    assert not torch.equal(y, x.repeat_interleave(times, 2))
+    with pytest.raises(LoweringError, match="repeat every element equally often"):
+        lower(Many({"nearest": lambda x: F.interpolate(x, **options)}).eval(), sample=x)
 
 
 WEIGHT = torch.randn(4, 3, 2, 3, generator=torch.Generator().manual_seed(4))

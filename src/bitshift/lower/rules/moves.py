@@ -217,6 +217,23 @@ def upsample(context: Context, call: Call) -> Item:
             f"enlarges {list(shape[1:])} to {list(call.shape[1:])}; the graph has whole factors: choose such a size"
         )
     factor = tuple(big // n for n, big in zip(shape[1:], call.shape[1:], strict=True))
+    if not _repeats_equally(call, shape[1:], factor):
+        raise call.error(
+            f"enlarges {list(shape[1:])} to {list(call.shape[1:])}, but does not repeat every element equally often: "
+            "give a whole scale_factor (torch's own rounding slips for some above 40), or size="
+        )
     if set(factor) == {1}:
         return x
     return context.emit("upsample", [x], context.type(x), call, attrs={"factor": factor})
+
+
+def _repeats_equally(call: Call, sizes: Sequence[int], factor: Sequence[int]) -> bool:
+    """Whether torch puts element ``p // factor`` at place p: it computes places in floats, by the scale given."""
+    options = {name: call[name] for name in call.raw if name not in ("self", "input")}
+    for axis, (n, times) in enumerate(zip(sizes, factor, strict=True), start=2):
+        view = [-1 if a == axis else 1 for a in range(len(sizes) + 2)]
+        places = torch.arange(float(n)).view(view)
+        found = call.node.target(places.expand(1, 1, *sizes), **options)  # type: ignore[operator]
+        if bool((found != places.repeat_interleave(times, axis)).any()):
+            return False
+    return True

@@ -123,6 +123,20 @@ def test_discrete_weights_come_back_exactly_with_fresh_latents(bits: int) -> Non
     assert torch.equal(again.eval()(X), trained.eval()(X))
 
 
+def test_discrete_weights_of_decoders_and_tables_are_in_torch_s_layout() -> None:
+    def decoder() -> nn.Sequential:
+        table = nn.Embedding(9, 6, padding_idx=2)
+        with torch.no_grad():
+            table.weight[2] = 1.0
+        return nn.Sequential(table, nn.Flatten(1), nn.Unflatten(1, (6, 8)), nn.ConvTranspose1d(6, 6, 3, groups=2))
+
+    ids = torch.randint(0, 9, (4, 8), generator=torch.Generator().manual_seed(0))
+    config = ShiftConfig(method="s3", init="pretrained", keep_first=False, keep_last=False)
+    trained, plain = convert(decoder(), config, sample=ids)[0].eval(), decoder()
+    plain.load_state_dict(discrete_weights(trained))
+    torch.testing.assert_close(plain(ids), trained(ids))
+
+
 def test_a_backbone_that_does_not_fit_is_refused_with_the_next_step() -> None:
     shift, plain = converted(net(10)), net(10)
     with pytest.raises(TransferError, match=r"the backbone has no 0.method.stack.*load them before convert"):

@@ -10,7 +10,16 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from bitshift.nn.layers import ShiftLayer
+from bitshift.nn.layers import (
+    ShiftConvTranspose1d,
+    ShiftConvTranspose2d,
+    ShiftConvTranspose3d,
+    ShiftEmbedding,
+    ShiftLayer,
+)
+from bitshift.nn.ops import decode
+from bitshift.nn.scale_search import per_channel
+from bitshift.nn.weights import inputs_first
 
 
 class TransferError(ValueError):
@@ -126,10 +135,17 @@ def discrete_weights(model: nn.Module) -> dict[str, Tensor]:
         if not inside or path not in layers:
             state[name] = tensor.clone()
         elif f"{path}.weight" not in state:
-            method = layers[path].method
-            scale = method.scale().view(-1, *[1] * (len(method.shape) - 1))
-            state[f"{path}.weight"] = method.levels() * scale
+            state[f"{path}.weight"] = _float_weight(layers[path])
     return state
+
+
+def _float_weight(layer: ShiftLayer) -> Tensor:
+    """The discrete weight in the layout of torch's layer, an embedding's row of zeros included."""
+    method = layer.method
+    codes = layer.codes() if isinstance(layer, ShiftEmbedding) else method.codes()
+    weight = decode(codes, method.format.name, torch.float32) * per_channel(method.scale(), codes.ndim)
+    transposed = isinstance(layer, (ShiftConvTranspose1d, ShiftConvTranspose2d, ShiftConvTranspose3d))
+    return inputs_first(weight, layer.groups) if transposed else weight
 
 
 __all__ = ["Transfer", "TransferError", "discrete_weights", "is_new", "load_backbone"]

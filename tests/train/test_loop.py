@@ -411,3 +411,12 @@ def test_a_diverged_state_does_not_replace_a_good_checkpoint(tmp_path, monkeypat
     with pytest.raises(TrainingDiverged, match="before step 6"):
         fit(tiny_net(), tiny_config(log_every=100, checkpoint_every_steps=2), TRAIN, VALID, run_dir=tmp_path)
     assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == 4
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_weights_that_the_last_step_before_a_checkpoint_broke_do_not_replace_the_good_ones(tmp_path, step):
+    net, steps = tiny_net(), iter(range(1, 100))
+    net[0].weight.register_hook(lambda grad: grad * float("inf") if next(steps) == step else grad)
+    with pytest.raises(TrainingDiverged, match=f"step {step} left weights that are not finite"):
+        fit(net, tiny_config(checkpoint_every_steps=2), TRAIN, VALID, run_dir=tmp_path)
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == step - 2

@@ -281,12 +281,14 @@ class _Run:
         sums = self.world.sum(self.position.sums.clone()).tolist()
         loss, accuracy = sums[0] / max(sums[2], 1), sums[1] / max(sums[2], 1)
         if not math.isfinite(loss):
-            raise TrainingDiverged(
-                f"the training loss became {loss} before step {self.step}; lower lr (now {self.config.lr}), "
-                "set clip_norm, or add warmup_epochs. "
-                f"The last good state is in {self.folder / ckpt.TENSORS}, if one was written"
-            )
+            raise self._diverged(f"the training loss became {loss} before step {self.step}")
         return loss, accuracy
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"{what}; lower lr (now {self.config.lr}), set clip_norm, or add warmup_epochs. "
+            f"The last good state is in {self.folder / ckpt.TENSORS}, if one was written"
+        )
 
     def _log_step(self, epoch: int, rate: float) -> None:
         loss, accuracy = self._means()
@@ -366,7 +368,10 @@ class _Run:
         )  # fmt: skip
 
     def _save(self) -> None:
-        self._means()  # refuses to replace a good checkpoint by a diverged one
+        # a good checkpoint is not replaced by a diverged one; the last step's loss is that of the weights before it
+        self._means()
+        if not torch.stack([p.detach().isfinite().all() for p in self.model.parameters()]).all():
+            raise self._diverged(f"step {self.step} left weights that are not finite")
         self.state.save(self.folder, self.identity, metrics_bytes=self.report.size)
 
 

@@ -129,7 +129,7 @@ def train(case: Case, options: argparse.Namespace, seed: int) -> None:
 
 def figures(case: Case, options: argparse.Namespace) -> list[Row]:
     """Rows of the finished runs of ``case``: mean and standard deviation over the seeds; none before the first."""
-    accuracies, losses, epochs = [], [], set()
+    accuracies, losses, budgets = [], [], set()
     for seed in options.seeds or range(case.seeds):
         run = folder(case, options, seed)
         lines = (run / "metrics.jsonl").read_text().splitlines() if run.exists() else []
@@ -137,11 +137,13 @@ def figures(case: Case, options: argparse.Namespace) -> list[Row]:
         if results:
             accuracies.append(100 * results[-1]["valid_accuracy"])
             losses.append(results[-1]["valid_loss"])
-            epochs.add(json.loads((run / "config.json").read_text())["train"]["epochs"])
+            trained = json.loads((run / "config.json").read_text())["train"]
+            budgets.add((trained["epochs"], trained["lr"]))
     if not accuracies:
         return []
-    if len(epochs) > 1:
-        raise SystemExit(f"{case.name}: runs of {sorted(epochs)} epochs in {options.work}; a row has one budget")
+    if len(budgets) > 1:
+        raise SystemExit(f"{case.name}: runs of (epochs, lr) {sorted(budgets)} in {options.work}; a row has one budget")
+    ((epochs, lr),) = budgets
     spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
     rows = [
         Row(
@@ -150,8 +152,8 @@ def figures(case: Case, options: argparse.Namespace) -> list[Row]:
         ),
         Row(case=case.name, metric="test loss", value=statistics.mean(losses), unit="nat", runs=len(losses)),
         Row(case=case.name, metric="seeds", value=len(accuracies), unit="runs"),
-        Row(case=case.name, metric="epochs", value=epochs.pop(), unit="epochs"),
-        Row(case=case.name, metric="peak lr", value=options.lr or case.lr, unit="lr"),
+        Row(case=case.name, metric="epochs", value=epochs, unit="epochs"),
+        Row(case=case.name, metric="peak lr", value=lr, unit="lr"),
     ]  # fmt: skip
     return rows + (file_figures(case, options, accuracies[0]) if case.integer else [])
 

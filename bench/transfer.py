@@ -138,6 +138,12 @@ def _result(run: Path) -> dict[str, Any]:
     return [x for x in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if x["kind"] == "result"][-1]
 
 
+def _budget(run: Path) -> tuple[int, str]:
+    """Epochs and training rows of a run."""
+    config = json.loads((run / "config.json").read_text())
+    return config["train"]["epochs"], config["data"]["train"]
+
+
 def head_flips(run: Path) -> list[tuple[str, float]]:
     """What the records of a run say about the head, in per cent; figures that it does not have are left out."""
     lines = [x for x in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if x["kind"] == "flips"]
@@ -166,6 +172,10 @@ def figures(case: Case, options: argparse.Namespace, test: TrainData) -> list[Ro
         return []
     best = max(runs, key=lambda lr: _result(runs[lr])["valid_accuracy"])
     found = [folder(case, best, seed, options) for seed in options.seeds]
+    budgets = {_budget(run) for run in (*found, *runs.values()) if training.finished(run)}
+    if len(budgets) > 1:
+        raise SystemExit(f"{case.name}: runs of {len(budgets)} budgets in {options.work}; a row has one")
+    ((epochs, _),) = budgets
     accuracies = [tested(run, test) for run in found if training.finished(run)]
     spread = max(accuracies) - min(accuracies)
     mean = round(statistics.mean(accuracies), 2)
@@ -173,7 +183,7 @@ def figures(case: Case, options: argparse.Namespace, test: TrainData) -> list[Ro
     rows = [
         Row(case=label, metric="test accuracy", value=mean, unit="%", runs=len(accuracies), spread=round(spread, 2)),
         Row(case=label, metric="best rate", value=best, unit="lr"),
-        Row(case=label, metric="epochs", value=options.epochs, unit="epochs"),
+        Row(case=label, metric="epochs", value=epochs, unit="epochs"),
     ]
     rows += [Row(case=label, metric=name, value=value, unit="%") for name, value in head_flips(runs[best])]
     for lr, run in runs.items() if len(runs) > 1 else ():

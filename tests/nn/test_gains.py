@@ -70,6 +70,15 @@ def test_gains_are_matched_once():
             assert torch.equal(tensor, before[f"{name}.method.{key}"])
 
 
+def test_a_channel_far_off_comes_as_near_as_it_may():
+    net = deep_net(1)
+    shifted = converted(net, bits=4)
+    before = layers(shifted)[0].method.weight().detach().flatten(1).norm(dim=1)
+    calibrate(shifted, [images(1) * 20])
+    after = layers(shifted)[0].method.weight().detach().flatten(1).norm(dim=1)
+    torch.testing.assert_close(after, before / 4, rtol=0.1, atol=0)
+
+
 def test_a_loaded_state_keeps_its_weights():
     trained = calibrate(converted(deep_net(), bits=3), [images(1)])
     fresh = converted(deep_net(), bits=3)

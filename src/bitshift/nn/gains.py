@@ -75,10 +75,11 @@ def matching_gains(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
         target = norm.running_var.double().sqrt()
         found = _deviation(layer._convolve(x, layer.method.weight()))
         live = (target > _LEAST * target.max()) & (found > 0)
-        ratio = torch.where(live, target / found.clamp_min(1e-30), 1.0).clamp(0.25, 4.0)
+        away = torch.where(live, target / found.clamp_min(1e-30), 1.0)
+        ratio = away.clamp(0.25, 4.0)
         _set(layer, unmatched.method(ratio, generator))
         again = _deviation(layer._convolve(x, layer.method.weight()))
-        closer = (again / target).log().abs() < ratio.log().abs()
+        closer = (again / target).log().abs() < away.log().abs()
         if not bool(closer[live].all()):
             _set(layer, unmatched.method(torch.where(closer, ratio, 1.0), generator))
         layer.unmatched = None

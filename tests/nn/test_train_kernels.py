@@ -135,6 +135,14 @@ def test_a_mean_far_from_the_running_one_keeps_the_variance(monkeypatch):
     torch.testing.assert_close(fused[0], plain[0], rtol=1e-5, atol=0.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_sums_read_a_shift_of_any_type(dtype):
+    x = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    shift = torch.arange(5.0)
+    sums = cpu.channel_sums(x, x, shift, centre_a=True)
+    assert all(map(torch.equal, sums, cpu.channel_sums(x, x, shift.to(dtype), centre_a=True)))
+
+
 def test_traced_and_foreign_tensors_are_left_to_the_formulas():
     assert not on_cpu(torch.zeros(2, dtype=torch.float64))
     assert not on_cpu(torch.zeros(2, device="meta"))

@@ -86,9 +86,9 @@ def _channels(x: Tensor) -> tuple[int, int, int]:
 def channel_sums(a: Tensor, b: Tensor, shift: Tensor, *, centre_a: bool) -> tuple[Tensor, Tensor]:
     """Per channel (axis 1) the sum of ``a`` (less ``shift``) and of ``a * (b - shift)``; float64 ``(C)``.
 
-    ``b`` is dense. With ``centre_a`` both sums have ``a - shift`` in place of ``a``. ``shift`` is float32 ``(C)``.
+    ``b`` is dense. With ``centre_a`` both sums have ``a - shift`` in place of ``a``. ``shift`` is ``(C)``.
     """
-    a, shift = like(a, b), shift.contiguous()
+    a, shift = like(a, b), shift.detach().float().contiguous()
     sums = torch.empty(2, b.shape[1], dtype=torch.float64)
     native.channel_sums(
         REALS[b.dtype], a.data_ptr(), b.data_ptr(), shift.data_ptr(), centre_a, *_channels(b), sums.data_ptr(),

@@ -103,6 +103,12 @@ def test_every_method_trains_bfloat16_latents(name):
             assert torch.equal(method.weight(), method.levels() * method.scale().view(shape))
 
 
+@pytest.mark.parametrize("option", [{"maximize": True}, {"momentum": 0.9, "dampening": 0.5}])
+def test_what_the_optimiser_would_ignore_is_refused(option):
+    with pytest.raises(ValueError, match="no dampening and no maximize"):
+        RoundedSGD([nn.Parameter(torch.ones(3, dtype=torch.bfloat16))], lr=0.1, **option)
+
+
 def test_a_resumed_optimiser_repeats_the_undisturbed_run():
     def made() -> tuple[nn.Parameter, nn.Parameter, RoundedSGD]:
         a, b = nn.Parameter(numbers(300, 1).bfloat16()), nn.Parameter(numbers(9, 2))

@@ -83,11 +83,14 @@ class RoundedSGD(torch.optim.SGD):
     """SGD that updates bfloat16 parameters by :func:`rounded_sgd` and all others as ``torch.optim.SGD`` does.
 
     Momenta have the type of their parameter. The count of steps, from which the noise follows, is in the state of each
-    bfloat16 parameter under ``step``. Dampening and maximize are not supported.
+    bfloat16 parameter under ``step``. Dampening and maximize are refused.
     """
 
     def __init__(self, params, *, seed: int = 0, **options) -> None:
         super().__init__(params, **options)
+        for group in self.param_groups:
+            if group["dampening"] or group["maximize"]:
+                raise ValueError("RoundedSGD has no dampening and no maximize; leave them out")
         self.seed = seed
 
     @torch.no_grad()

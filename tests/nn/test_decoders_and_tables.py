@@ -144,7 +144,11 @@ def test_a_tie_is_kept_or_refused_as_a_whole() -> None:
 
 def test_a_row_of_padding_needs_a_level_zero() -> None:
     _, report = bs.convert(Language(padding=3), bs.ShiftConfig(method="denseshift", bits=3))
-    assert "pot3d has no level 0" in report.row("emb").note
+    note = report.row("emb").note
+    assert "pot3d has no level 0" in note
+    for named in note.partition("has (")[2].partition(")")[0].split(", "):
+        config = bs.ShiftConfig(method=named, bits=3, keep_first=False, keep_last=False)
+        assert bs.convert(Language(padding=3), config)[1].row("emb").became, named
     model, _ = bs.convert(Language(padding=3), bs.ShiftConfig(method="s3", bits=3))
     ids = torch.tensor([[1, 3]])
     for mode in (True, False):

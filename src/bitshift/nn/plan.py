@@ -200,7 +200,7 @@ def _with_padding_row(module: nn.Module, choice: Choice) -> Choice:
         return choice
     note = (
         f"padding_idx={index} needs a row of zeros, and {choice.format} has no level 0; "
-        "give this layer a rule with a method that has (s3, deepshift_q, nearest)"
+        "give this layer a rule with a method that has (s3, deepshift_ps, apot, uniform), or a format such as pot4"
     )
     return Choice(None, note=note)
 

@@ -63,6 +63,26 @@ def test_a_budget_of_time_is_measured_in_the_engine(trained, capsys):
     assert "raise the budget" in capsys.readouterr().err
 
 
+def test_a_run_s_normalisation_is_that_of_its_weights(trained, capsys):
+    """``search`` and ``convert`` take a run directory; its network must see the pixels that it was trained on."""
+    (trained / "run").mkdir()
+    (trained / "net.safetensors").rename(trained / "run" / "model.safetensors")
+    said = {"data": {"normalise": {"mean": [0.0], "scale": [0.125]}}}
+    (trained / "run" / "config.json").write_text(json.dumps(said))
+    divergences = []
+    for more in ((), ("--normalise", "data")):
+        common = ["--data", str(trained / "data.npz"), "--output", str(trained / "rules.json"), "--rows", "24"]
+        assert (
+            main(["search", "lenet_bn", "--weights", str(trained / "run"), *common, "--bits", "3", "--json", *more])
+            == 0
+        )
+        divergences.append(json.loads(capsys.readouterr().out)["sum_of_kl"])
+    assert divergences[0] != divergences[1]
+    flags = ["--weights", str(trained / "run"), "--data", str(trained / "data.npz"), "--output", str(trained / "made")]
+    assert main(["convert", "lenet_bn", *flags]) == 0
+    assert json.loads((trained / "made" / "config.json").read_text())["data"]["normalise"] == said["data"]["normalise"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -71,7 +91,7 @@ def test_a_budget_of_time_is_measured_in_the_engine(trained, capsys):
         (("--bits", "1"), "below"),
         (("--like", "pot3e"), "pot3e"),
         (("--bits", "3", "--formats", "pot3d", "pot9"), "pot9"),
-        (("--bits", "3", "--normalise", "mnist"), "allowed is imagenet"),
+        (("--bits", "3", "--normalise", "mnist"), "mnist"),
         (("--bits", "3", "--rows", "0"), "--rows 0"),
     ],
 )

@@ -74,9 +74,10 @@ def open_splits(name: str, images: ImageOptions | None = None) -> tuple[TrainDat
     return same_classes(images.open(name, "train"), images.open(name, "test"))
 
 
-def like_backbone(backbone: Backbone, data: tuple[TrainData, TrainData]) -> tuple[TrainData, TrainData]:
-    """``data`` under the normalisation that the backbone was trained with, where it says."""
-    train, test = (with_recorded_normalise(split, backbone.config) for split in data)
+def like_run(weights: Path | None, data: tuple[TrainData, TrainData]) -> tuple[TrainData, TrainData]:
+    """``data`` under the normalisation that ``weights`` were trained with, where that is a run directory."""
+    config = read_config(weights) if weights is not None and weights.is_dir() else {}
+    train, test = (with_recorded_normalise(split, config) for split in data)
     return train, test
 
 

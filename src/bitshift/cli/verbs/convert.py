@@ -66,7 +66,7 @@ examples:
         import torch
 
         from bitshift.cli.network import NetworkSpec
-        from bitshift.cli.training import open_splits, spec_for
+        from bitshift.cli.training import like_run, open_splits, spec_for
 
         config = self.shift_config(_default_config(self.weights is not None))
         if config is None:
@@ -76,7 +76,7 @@ examples:
         if self.weights is not None and not self.weights.exists():
             raise CliError(f"no such file: {self.weights}")
         images = self.image_options()
-        data = open_splits(self.data, images) if self.data is not None else None
+        data = like_run(self.weights, open_splits(self.data, images)) if self.data is not None else None
         if data is not None:
             spec = spec_for(self.model, data[0], config)
         elif self.input_shape:

@@ -66,7 +66,8 @@ examples:
     augment: str | None = None
     """Augmentation that the network was trained with; norm statistics belong to it."""
     normalise: str | None = None
-    """imagenet: the pixels' normalisation of published networks; default: the data set's own."""
+    """Pixels: imagenet (what published networks expect), pixel ((p - 128) / 64), or data (as the data set comes);
+    default: what --weights were trained with, if that is a run directory, else data."""
     activations: int = 8
     """Bits of the activations, for --ms."""
     multiplier: bool = False
@@ -78,9 +79,8 @@ examples:
 
     def run(self, out: Output) -> None:  # noqa: D102 - Verb.run
         from bitshift.cli.rules import read_rules
-        from bitshift.cli.training import make_augment, open_splits, spec_for
+        from bitshift.cli.training import like_run, make_augment, normalised, open_splits, spec_for
         from bitshift.core.formats import get_format
-        from bitshift.train.data.base import IMAGENET_NORMALISE
         from bitshift.train.search import choose, scan
 
         given = [name for name in BUDGETS if getattr(self, name) is not None]
@@ -95,11 +95,9 @@ examples:
         if not self.weights.exists():
             raise CliError(f"no such file: {self.weights}")
         kept = read_rules(self.rules) if self.rules is not None else ()
-        train_data, _ = open_splits(self.data, self.image_options())
-        if self.normalise == "imagenet":
-            train_data = train_data.with_normalise(IMAGENET_NORMALISE)
-        elif self.normalise is not None:
-            raise CliError(f"--normalise {self.normalise!r}: allowed is imagenet")
+        data = open_splits(self.data, self.image_options())
+        data = like_run(self.weights, data) if self.normalise is None else normalised(data, self.normalise)
+        train_data = data[0]
         model = spec_for(self.model, train_data, None).build_float(self.weights).eval()
         found = scan(
             model, train_data, self.formats, rows=self.rows, seed=self.seed, augment=make_augment(self.augment),

@@ -158,7 +158,7 @@ examples:
         plan = self.plan()
         data = training.normalised(training.open_splits(plan.data, plan.images), plan.normalise)
         if plan.backbone is not None:
-            data = training.like_backbone(plan.backbone, data)
+            data = training.like_run(plan.backbone.path, data)
         name = plan.name or f"{plan.model.replace(':', '-')}-{plan.shift.method if plan.shift else 'float'}"
         run_dir = self.run_dir or Path("runs") / name
         if run_dir.exists() and not run_dir.is_dir():

@@ -117,6 +117,18 @@ def test_a_tied_table_and_head_share_one_method_and_one_constant(activations, tm
             np.testing.assert_allclose(run(given), want, rtol=0, atol=0 if activations else 1e-5)
 
 
+@pytest.mark.parametrize("activations", [None, 8])
+def test_evaluation_refuses_the_ids_that_training_refuses(activations) -> None:
+    model, ids = language(activations)
+    nets = model, model, bs.freeze(model.eval(), ids)
+    for wrong in (40, -1):
+        bad = ids.clone()
+        bad[2, 3] = wrong
+        for net, mode in zip(nets, (True, False, False), strict=True):
+            with pytest.raises(IndexError), torch.no_grad():
+                net.train(mode)(bad)
+
+
 @pytest.mark.parametrize("backend", ["reference", "auto"])
 def test_an_id_out_of_range_is_an_error_that_names_it(backend, tmp_path) -> None:
     model, ids = language(8)

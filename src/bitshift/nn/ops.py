@@ -167,16 +167,24 @@ def exact_conv_transpose(
 
 
 def exact_embedding(ids: Tensor, codes: Tensor, mult: Tensor, frac: Tensor, format: str, wide: bool) -> Tensor:
-    """Rows ``level * mult[v] * 2**-frac[v]`` of the table ``codes`` ``(V, E)`` for ``ids`` ``v`` of any shape."""
+    """Rows ``level * mult[v] * 2**-frac[v]`` of the table ``codes`` ``(V, E)`` for ``ids`` ``v`` of any shape.
+
+    Raises:
+        IndexError: an id that names no row; a negative one does not count from the end.
+    """
     v = ids.long()
-    rows = decode(codes[v], format, torch.float64) * (mult * power_of_two(-frac))[v].unsqueeze(-1)
+    rows = decode(_rows_of(codes, v), format, torch.float64) * (mult * power_of_two(-frac))[v].unsqueeze(-1)
     return rows if wide else rows.float()
 
 
 def exact_embedding_float(ids: Tensor, codes: Tensor, scale: Tensor, format: str) -> Tensor:
-    """Rows ``level * scale[v]`` of the table ``codes`` ``(V, E)`` in float32."""
+    """Rows ``level * scale[v]`` of the table ``codes`` ``(V, E)`` in float32; ids as in :func:`exact_embedding`."""
     v = ids.long()
-    return decode(codes[v], format) * scale[v].unsqueeze(-1)
+    return decode(_rows_of(codes, v), format) * scale[v].unsqueeze(-1)
+
+
+def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
+    return table.index_select(0, ids.flatten()).view(*ids.shape, -1)
 
 
 def exact_linear(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,18 @@ def test_a_float_backbone_stays_float_or_starts_a_shift_network(source: Path, tm
     assert train(tmp_path / "a", data, *backbone)["about"]["network"]["shift"] is None
     config = train(tmp_path / "b", data, *backbone, "--method", "denseshift", "--new-head", "fc*")
     assert [r["pattern"] for r in config["about"]["network"]["shift"]["rules"]] == ["fc1", "fc2"]
+
+
+def test_pixels_are_those_of_the_backbone_s_run_unless_a_flag_says_otherwise(source: Path, tmp_path: Path) -> None:
+    data = digits(tmp_path / "data.npz", 5, seed=2)
+    recorded = {"mean": [10.0], "scale": [0.01]}
+    run = shutil.copytree(source, tmp_path / "source")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["normalise"] = recorded
+    (run / "config.json").write_text(json.dumps(config))
+    choices = ((), ("--normalise", "pixel"))
+    runs = [train(tmp_path / f"run{n}", data, "--backbone", str(run), *flags) for n, flags in enumerate(choices)]
+    assert [config["data"]["normalise"] for config in runs] == [recorded, {"mean": [128.0], "scale": [1 / 64]}]
 
 
 def test_what_cannot_be_a_backbone_is_refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

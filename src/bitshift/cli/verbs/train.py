@@ -157,7 +157,7 @@ examples:
 
         plan = self.plan()
         data = training.normalised(training.open_splits(plan.data, plan.images), plan.normalise)
-        if plan.backbone is not None:
+        if plan.backbone is not None and self.normalise is None:
             data = training.like_run(plan.backbone.path, data)
         name = plan.name or f"{plan.model.replace(':', '-')}-{plan.shift.method if plan.shift else 'float'}"
         run_dir = self.run_dir or Path("runs") / name

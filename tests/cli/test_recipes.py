@@ -110,6 +110,14 @@ def test_fewer_epochs_keep_the_schedules_shape(files: dict[str, str]) -> None:
     assert (plan.train.epochs, plan.float_train.epochs) == (3, 6)
 
 
+def test_the_float_twin_runs_where_and_as_the_flags_say_with_a_budget_of_its_own(files: dict[str, str]) -> None:
+    words = "bitshift train deepshift_q_mnist_pretrained --data DIR --device cpu --seed 3 --lr 0.5"
+    twin = verb(f"{words} --set checkpoint_every_steps=7", files).plan().float_train
+    own = recipe_plan("deepshift_q_mnist_pretrained").float_train
+    assert own is not None
+    assert twin == replace(own, device="cpu", seed=3, checkpoint_every_steps=7)
+
+
 def test_a_recipe_without_its_data_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "s3_imagenet"]) == 2
     assert "needs --data with ImageNet" in capsys.readouterr().err

@@ -172,6 +172,7 @@ examples:
         from dataclasses import replace
 
         from bitshift.cli.training import Plan, make_augment
+        from bitshift.train.config import SHOWN_ONLY
         from bitshift.train.data import random_crop
         from bitshift.train.recipes import USER_DATA, get_recipe
         from bitshift.train.schedule import scaled
@@ -193,8 +194,9 @@ examples:
             raise CliError(f"recipe {base.name!r} needs --data with {USER_DATA[base.data]}")
         config = self.train_config(base.train if base else None)
         float_train = base.float_train if base else None
-        if float_train is not None and self.seed is not None:
-            float_train = replace(float_train, seed=self.seed)
+        if float_train is not None:  # which has a budget of its own, but runs where and as the other does
+            shared = {k: v for k, v in self.changes().items() if k in SHOWN_ONLY | {"seed"}}
+            float_train = replace(float_train, **shared)
         if self.float_epochs is not None:
             if self.float_epochs < 0:
                 raise CliError(f"--float-epochs {self.float_epochs}: must be at least 0")

@@ -190,6 +190,22 @@ def test_dynamic_layers_are_taken_over():
     assert len(notes) == 2
 
 
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_a_quantised_table_stays_a_table_and_a_bag_is_refused(kind):
+    model = nn.Sequential(kind(12, 8), nn.ReLU(), nn.Linear(8, 5)).eval()
+    model[0].qconfig = ao.float_qparams_weight_only_qconfig
+    ids = torch.arange(12).view(3, 4)
+    quantised = ao.convert(ao.prepare(model))
+    if kind is nn.EmbeddingBag:
+        with pytest.raises(ConvertError, match=r"module '0' is a quantised EmbeddingBag"):
+            to_float(quantised)
+        return
+    plain, notes = to_float(copy.deepcopy(quantised))
+    assert type(plain[0]) is nn.Embedding
+    assert "dequantised from torch.ao" in notes["0"]
+    torch.testing.assert_close(plain(ids), quantised(ids))
+
+
 def test_what_has_no_float_counterpart_is_named():
     quantised = ao.quantize_dynamic(nn.Sequential(nn.LSTM(3, 4)), {nn.LSTM}, dtype=torch.qint8)
     with pytest.raises(ConvertError, match=r"module '0' is a quantised LSTM of torch.ao.*convert the float model"):

@@ -194,8 +194,10 @@ def _plain_layer(path: str, module: Any, weight: Tensor, tied: dict[int, nn.Para
     kind = type(module).__name__
     with torch.no_grad():
         bias = module.bias() if callable(getattr(module, "bias", None)) else getattr(module, "bias", None)
-    if isinstance(module, nn.Embedding):
-        layer: nn.Module = nn.Embedding(*weight.shape, padding_idx=module.padding_idx, **common)
+    if kind == "EmbeddingBag":
+        raise ConvertError(f"module {path!r} is a quantised EmbeddingBag; convert the float model it was made from")
+    if isinstance(module, nn.Embedding) or kind == "Embedding":  # torch.ao's has rows alone
+        layer: nn.Module = nn.Embedding(*weight.shape, padding_idx=getattr(module, "padding_idx", None), **common)
     elif weight.dim() == 2:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, **common)
     elif "Transpose" in kind:

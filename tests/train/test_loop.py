@@ -276,6 +276,12 @@ def test_another_configuration_is_refused_on_resuming(tmp_path, changes, message
     assert "choose another run directory" in str(error.value)
 
 
+def test_another_teacher_is_named_on_resuming(tmp_path, caplog):
+    for seed, said in ((5, False), (5, False), (6, True)):
+        fit(tiny_net(), tiny_config(epochs=1), TRAIN, VALID, run_dir=tmp_path, teacher=tiny_net(seed))
+        assert ("another teacher" in caplog.text) == said
+
+
 def test_another_model_is_refused_on_resuming(tmp_path):
     fit(tiny_net(), tiny_config(), TRAIN, VALID, run_dir=tmp_path)
     with pytest.raises(CheckpointError, match="belongs to another model"):

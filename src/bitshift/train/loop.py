@@ -167,6 +167,7 @@ class _Run:
             world.share_from_main(self.model)
             if self.teacher is not None:
                 world.share_from_main(self.teacher.model)
+                self.identity["teacher"] = model_fingerprint(self.teacher.model)
                 self._use_cache(self.teacher)
                 stack.enter_context(closing(self.teacher))
             self.flips = FlipLog(self.model, every=config.flips_every, per_epoch=self.per_epoch)
@@ -215,7 +216,7 @@ class _Run:
         if config.teacher_cache is None:
             return
         key = {
-            "teacher": model_fingerprint(teacher.model), "data": data["train"], "normalise": data["normalise"],
+            "teacher": self.identity["teacher"], "data": data["train"], "normalise": data["normalise"],
             "augment": data["augment"], "seed": config.seed, "batch_size": config.batch_size,
             "bf16": self.half == torch.bfloat16, "device": self.world.device.type, "torch": torch.__version__,
         }  # fmt: skip

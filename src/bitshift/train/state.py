@@ -54,7 +54,7 @@ def refuse_differences(folder: Path, mine: Mapping[str, Any], config: TrainConfi
     """ValueError that names every difference between this run and the one that wrote ``state``.
 
     Another number of processes is none: row order and augmentation do not depend on it. It is logged, because sums are
-    then added in another order.
+    then added in another order. Logged is also a teacher of the same class with other weights.
     """
     differences = config.numeric_differences(state["train"])
     for part in ("data", "about"):
@@ -65,6 +65,8 @@ def refuse_differences(folder: Path, mine: Mapping[str, Any], config: TrainConfi
             f"{folder} was started with another configuration ({'; '.join(differences)}); "
             "use the old values to resume, or choose another run directory"
         )
+    if state.get("teacher", mine.get("teacher")) != mine.get("teacher"):
+        logger.warning("%s goes on with another teacher than it had: its weights or its structure differ", folder)
     if state["world"] != mine["world"]:
         logger.warning(
             "%s goes on with %d processes instead of %d: the same rows in the same order, equal to an undisturbed run "

@@ -1,18 +1,18 @@
 """Speed of one Conv3d, one transposed convolution and a Conv2d of like size, by instruction set: one thread.
 
-    python bench/decoders.py [rounds]
+    python bench/decoders.py --json decoders.json
 
-Prints milliseconds of processor time for one sample (the best of the rounds), operations a second (a multiply-add
-counts two), and the kernels that ran. Bytes in, bytes out, two-term 4-bit weights. All sets must give the same
-integers.
+One sample, bytes in, bytes out, two-term 4-bit weights; a multiply-add counts as two operations. All sets must give the
+same integers.
 """
 
 from __future__ import annotations
 
-import sys
-import time
+import argparse
+from functools import partial
 
 import numpy as np
+from common import Row, arguments, check_equal, main, paired
 
 from bitshift.backends import engine
 from bitshift.core.fixed import FixedPoint
@@ -42,30 +42,39 @@ def layer(op: str, inputs: int, outputs: int, sizes: tuple[int, ...], kernel: in
     return Graph(("x",), ("y",), values, (node,), consts)
 
 
-def main() -> None:
-    """Run all layers on every instruction set of this processor."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    for name, parts in LAYERS.items():
-        graph, first = layer(*parts), None
+def rows(options: argparse.Namespace) -> list[Row]:
+    """All layers on every instruction set of this processor, in turns; equal integers first."""
+    found = []
+    for name, parts in list(LAYERS.items())[: 1 if options.quick else None]:
+        graph = layer(*parts)
         x = np.random.default_rng(1).integers(0, 256, (1, *graph.values["x"].shape)).astype(np.uint8)
+        models = {}
         for isa in ("portable", "neon", "avx2", "avxvnni", "avx512vl", "avx512"):
             try:
-                model = engine.compile(graph, isa=isa, threads=1, tune="force")
+                models[isa] = engine.compile(graph, isa=isa, threads=1, tune="force")
             except GraphError:
-                continue
-            times = []
-            for _ in range(rounds + 1):  # the first warms up
-                begin = time.process_time()
-                result = model.run_int({"x": x})["y"]
-                times.append(time.process_time() - begin)
-            first = result if first is None else first
-            if not np.array_equal(first, result):
-                raise SystemExit(f"{name}: {isa} gives other integers")
-            best = min(times[1:])
-            speed = sum(step.operations for step in model.steps) / best / 1e9
-            kernels = ", ".join(dict.fromkeys(step.kernel for step in model.steps))
-            print(f"{name:55s} {isa:9s} {best * 1e3:8.3f} ms {speed:7.1f} GOP/s  {kernels}")
+                continue  # not on this processor
+        expected = models["portable"].run_int({"x": x})["y"]
+        for isa, model in models.items():
+            check_equal(f"{name}, {isa}", expected, model.run_int({"x": x})["y"])
+        candidates = {isa: partial(model.run_int, {"x": x}) for isa, model in models.items()}
+        times = paired(candidates, rounds=2 if options.quick else options.rounds)
+        for isa, timing in times.items():
+            operations = sum(step.operations for step in models[isa].steps)
+            case = f"{name}, {isa}"
+            found.append(timing.row(case))
+            found.append(Row(case=case, metric="rate", value=operations / timing.median / 1e9, unit="GOP/s"))
+            if isa != "portable":
+                found.append(timing.ratio(times["portable"], case=case, against="portable"))
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = arguments(__doc__)
+    made.add_argument("--rounds", type=int, default=9)
+    return made
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, rows, parser=parser())

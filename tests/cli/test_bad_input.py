@@ -191,7 +191,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str | Path]], str]] = {
             "convert", "lenet", "--input-shape", "1", "28", "28",
             "--rules", file_with(t, "r.json", '[{"pattern": "fc9", "keep": "float"}]'),
         ],
-        "rule 'fc9' matches no Linear",
+        "rule 'fc9' matches no layer",
     ),
     "demo: a full directory": (lambda t: ["demo", "--run-dir", t], "not empty and no earlier demo"),
     "demo: epochs": (lambda t: ["demo", "--epochs", "0"], "must be at least 1"),

@@ -249,3 +249,22 @@ def test_most_random_graphs_can_be_fused() -> None:
         except LoweringError:
             refused += 1
     assert fused > refused
+
+
+def test_a_pool_on_a_coarser_grid_than_its_quantiser_keeps_the_rounding_apart() -> None:
+    """Fused, its multiplier would be 4 * 21845, over 16 bits."""
+    byte, wide = FixedPoint(2, 0, signed=False), Wide(64, 0, signed=True)
+    values = {
+        "x": Value("x", (2, LENGTH), byte),
+        "p": Value("p", (2, 1), wide),
+        "y": Value("y", (2, 1), FixedPoint(24, 2, signed=True)),
+    }
+    pool = {"kernel": (LENGTH,), "stride": (1,), "padding": ((0, 0),), "mult": 21845, "offset": 0, "shift": 0}
+    nodes = (Node("avg_pool", ("x",), "p", pool, {}, "p"), Node("requantize", ("p",), "y", {}, {}, "y"))
+    graph = Graph(("x",), ("y",), values, nodes, {})
+    x = np.random.default_rng(0).integers(0, 4, (8, 2, LENGTH)).astype(np.uint8)
+    expected = run_checked(graph, {"x": x})["y"]
+    fused = optimise(graph)
+    check(fused)
+    assert [node.op for node in fused.nodes] == ["avg_pool", "requantize"]
+    assert np.array_equal(run_checked(fused, {"x": x})[fused.outputs[0]], expected)

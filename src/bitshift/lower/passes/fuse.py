@@ -9,7 +9,7 @@ import numpy as np
 
 from bitshift.core.fixed import FixedPoint
 from bitshift.core.graph import Graph, Node
-from bitshift.core.roles import MAX_SHIFT
+from bitshift.core.roles import MAX_MULT, MAX_SHIFT
 from bitshift.lower.errors import LoweringError
 from bitshift.lower.passes.cleanup import merge_equal
 from bitshift.lower.passes.edit import Edit, without
@@ -55,8 +55,11 @@ def _fold(edit: Edit, node: Node, rounding: Rounding) -> bool:
     if above.op == "add":
         return _fold_add(edit, node, above, rounding)
     if above.op == "avg_pool":
+        pool = _fused_pool(edit, above, node, rounding)
+        if pool.attrs.get("mult", 1) > MAX_MULT:
+            return False  # a finer grid than the pool's: the rounding stays a node of its own
         edit.remove(above)
-        edit.replace(node, _fused_pool(edit, above, node, rounding))
+        edit.replace(node, pool)
         return True
     if above.op == "rescale" and "shift" not in above.consts:
         edit.remove(above)

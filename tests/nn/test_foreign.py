@@ -206,6 +206,24 @@ def test_a_quantised_table_stays_a_table_and_a_bag_is_refused(kind):
     torch.testing.assert_close(plain(ids), quantised(ids))
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_quantised_concatenation_keeps_its_axis_and_its_grid(by_name):
+    class Both(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            q = torch.quantize_per_tensor(x, 0.25, 128, torch.quint8)
+            if by_name:
+                y = torch.ops.quantized.cat([q, q], dim=1, scale=0.5, zero_point=100)
+            else:
+                y = torch.ops.quantized.cat([q, q], 1, 0.5, 100)
+            return y.dequantize()
+
+    x = torch.randn(2, 3, 4)
+    plain, _ = to_float(torch.fx.symbolic_trace(Both()))
+    assert torch.equal(plain(x), torch.cat([x, x], 1))
+    grids = [(m.scale, m.zero_point) for m in plain.modules() if isinstance(m, KnownRange)]
+    assert grids == [(0.25, 128), (0.5, 100)]
+
+
 def test_what_has_no_float_counterpart_is_named():
     quantised = ao.quantize_dynamic(nn.Sequential(nn.LSTM(3, 4)), {nn.LSTM}, dtype=torch.qint8)
     with pytest.raises(ConvertError, match=r"module '0' is a quantised LSTM of torch.ao.*convert the float model"):

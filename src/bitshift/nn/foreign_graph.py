@@ -52,8 +52,8 @@ def _float_form(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
             if op.endswith("_relu"):
                 new = module.graph.call_function(F.relu, (new,))
         elif op == "cat":
-            axis = argument(node, 3, "dim", 0)
-            new = module.graph.call_function(torch.cat, (argument(node, 0, "tensors"), axis))
+            parts = node.args[0] if node.args else node.kwargs["qx"]
+            new = module.graph.call_function(torch.cat, (parts, argument(node, 1, "dim", 0)))
         elif op in _PLAIN:
             new = module.graph.call_function(_PLAIN[op], node.args[:1])
         else:
@@ -61,7 +61,7 @@ def _float_form(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
                 f"the graph calls the quantised op {op!r} at {node.name!r}, which has no float counterpart here (there "
                 f"is one for {', '.join(sorted([*_SUMS, *_PLAIN, 'cat']))}); convert the float model it was made from"
             )
-    at = 2 if op in _SUMS else 1
+    at = 1 if op in _PLAIN else 2
     grid = [*node.args[at : at + 2], *(node.kwargs.get(k) for k in ("scale", "zero_point") if k in node.kwargs)]
     return _ranged(module, node, new, scale=grid[0], zero_point=grid[1]) if len(grid) == 2 else new
 

@@ -7,6 +7,7 @@ Writes FOLDER/METHOD-WORLD-RANK.npz. The processes are forks of this one, joined
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -24,9 +25,24 @@ from bitshift.train.data import ArrayData, Shift
 STEPS, BATCH = 3, 16
 
 
+class Branch(nn.Module):
+    """Rank 0 of several leaves a layer out whose gradient is zero elsewhere, and which decays on every rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.always, self.sometimes = nn.Linear(36, 4), nn.Linear(36, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        y = self.always(x)
+        return y if os.environ.get("RANK") == "0" else y + 0 * self.sometimes(x)
+
+
 def build(method: str) -> nn.Module:
     """A net without norms: its gradient over a joint batch is the mean of the gradients over the parts."""
     torch.manual_seed(1)
+    if method == "branch":
+        return Branch()
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 4))
     if method == "float":
         return net
@@ -70,7 +86,7 @@ def one_rank(folder: Path, world: int, rank: int) -> None:
 
     get_method("denseshift")  # fills the registry
     with join_world("cpu"):
-        for method in ["float", *sorted(METHODS)]:
+        for method in ["float", "branch", *sorted(METHODS)]:
             train(method, folder, world, rank)
 
 

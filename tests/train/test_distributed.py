@@ -15,7 +15,7 @@ from bitshift.train.distributed import World, join_world, pick_device
 WORKER = Path(__file__).with_name("ddp_worker.py")
 STEPS = 3
 get_method("denseshift")  # fills the registry
-CASES = ["float", *sorted(METHODS)]
+CASES = ["float", "branch", *sorted(METHODS)]
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,10 @@ class _Bucket:
     work: Any = None
 
     def start(self) -> None:
-        """Send what has been gathered; a parameter without a gradient adds zeros."""
+        """Send what has been gathered, and who has a gradient; a parameter without one adds zeros."""
         parts = [(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in self.params]
-        self.flat = torch.cat(parts)
+        there = parts[0].new_tensor([float(p.grad is not None) for p in self.params])
+        self.flat = torch.cat([*parts, there])
         self.work = dist.all_reduce(self.flat, async_op=True)
 
     @torch.no_grad()
@@ -38,13 +39,15 @@ class _Bucket:
         assert self.flat is not None
         self.work.wait()
         self.flat.div_(size)
+        lacking = any(p.grad is None for p in self.params)
+        there = self.flat[-len(self.params) :].tolist() if lacking else [1.0] * len(self.params)
         place = 0
-        for p in self.params:
+        for p, used in zip(self.params, there, strict=True):
             mean = self.flat[place : place + p.numel()].view(p.shape)
             place += p.numel()
             if p.grad is not None:
                 p.grad.copy_(mean)
-            elif bool(mean.any()):  # another process used it
+            elif used:  # by another process, whose optimiser decays it even where its gradient is zero
                 p.grad = mean.clone()
         self.flat = self.work = None
 

@@ -171,6 +171,17 @@ def test_a_row_of_padding_needs_a_level_zero() -> None:
         ShiftEmbedding(get_method("denseshift").random((4, 2), "pot3d"), padding_idx=0)
 
 
+@pytest.mark.parametrize("activations", [None, 8])
+def test_the_report_says_that_a_row_of_padding_was_filled(activations) -> None:
+    config = bs.ShiftConfig(method="s3", bits=3, init="pretrained", activations=activations)
+    ids = torch.randint(0, 40, (6, 5))
+    filled, plain = Language(), Language()
+    filled.emb.padding_idx = 3
+    for net, said in ((filled, True), (plain, False)):
+        note = bs.convert(net, config, sample=ids)[1].row("emb").note
+        assert ("row 3 (padding_idx) was not zero and is now" in note) is said
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [

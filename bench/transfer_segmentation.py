@@ -171,19 +171,20 @@ def folder(case: Case, seed: int, options: argparse.Namespace) -> Path:
 def train(case: Case, seed: int, options: argparse.Namespace, data: Scenes) -> None:
     """Train, or resume at the last epoch, one network; ``model.safetensors`` says that it is done."""
     run = folder(case, seed, options)
-    if (run / "model.safetensors").exists():
-        return
     run.mkdir(parents=True, exist_ok=True)
     config = TrainConfig(
         epochs=options.epochs, batch_size=options.batch, lr=options.lr, warmup_epochs=0.5, weight_decay=1e-4, seed=seed
     )
+    found = ckpt.load_checkpoint(run)
+    if found is not None and config.numeric_differences(found.state["train"]):
+        raise SystemExit(f"{run} was trained with other settings; give another --work")
+    if (run / "model.safetensors").exists():
+        return
     model = make(case, options, seed).train()
     optimizer = build_optimizer(model, config)
     methods = [m for m in model.modules() if isinstance(m, Method)]
     per_epoch, step = len(data.images) // config.batch_size, 0
-    if (found := ckpt.load_checkpoint(run)) is not None:
-        if found.state["train"] != json.loads(json.dumps(config.as_dict())):
-            raise SystemExit(f"{run} was trained with other settings; give another --work")
+    if found is not None:
         ckpt.load_state(model, ckpt.under("model", found.tensors), str(run))
         ckpt.load_optimizer(optimizer, ckpt.under("optim", found.tensors))
         step = int(found.state["step"])

@@ -49,9 +49,9 @@ def open_data(
 ) -> ArrayData | StreamedData:
     """The rows of ``split`` (train or test) of a named data set or of what lies at a path; the layout is recognised.
 
-    CIFAR-10 comes with the normalisation of the published nets, folders and shards whose classes are WordNet
-    numbers (n01440764) with ImageNet's, everything else with ``(pixel - 128) / 64``; change it with
-    ``with_normalise``.
+    CIFAR-10, and CIFAR-100 in its own files, come with the normalisation of the published nets, folders and shards
+    whose classes are WordNet numbers (n01440764) with ImageNet's, which is the same, everything else with
+    ``(pixel - 128) / 64``; change it with ``with_normalise``.
 
     Args:
         name_or_path: a name of :data:`NAMED`, a file, a folder, or a pattern of shards (``x-{0000..0146}.tar``).

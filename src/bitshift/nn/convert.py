@@ -124,9 +124,9 @@ _CONVOLUTIONS: dict[type[nn.Module], type[ShiftLayer]] = {
 def layer_row(path: str, module: nn.Module, layer: ShiftLayer, *, norm: str = "", note: str = "") -> Row:
     """The report's row of a converted layer."""
     method = layer.method
-    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-        if bool(module.weight[module.padding_idx].any()):
-            note = "; ".join(filter(None, [note, f"row {module.padding_idx} (padding_idx) was not zero and is now"]))
+    row = module.padding_idx if isinstance(module, nn.Embedding) else None
+    if row is not None and bool(module.weight[row].any()):  # type: ignore[index]
+        note = "; ".join(filter(None, [note, f"row {row} (padding_idx) was not zero and is now"]))
     return Row(
         path=path,
         was=type(module).__name__,

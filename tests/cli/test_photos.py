@@ -6,9 +6,11 @@ import contextlib
 import io
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bitshift.cli import main
@@ -114,3 +116,17 @@ def test_flags_become_options_and_random_crops_ask_for_streaming_and_a_border():
 def test_flags_that_do_not_fit_are_refused(flags, message):
     with pytest.raises(CliError, match=message):
         ImageFlags(**flags).image_options()
+
+
+@pytest.mark.parametrize("flags", [("--augment", "flip"), ("--set", "mixup=0.2")])
+def test_features_are_neither_augmented_nor_mixed(tmp_path, capsys, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "net_of_features.py").write_text(
+        "from torch import nn\ndef net(num_classes, in_channels): return nn.Linear(in_channels, num_classes)\n"
+    )
+    arrays = {f"x_{s}": np.zeros((16, 8), np.float32) for s in ("train", "test")}
+    np.savez(tmp_path / "data.npz", **arrays, **{f"y_{s}": np.arange(16) % 4 for s in ("train", "test")})
+    words = ["train", "--data", "data.npz", "--model", "net_of_features:net", "--batch-size", "8", *flags]
+    assert main(words) == 2
+    assert re.search(r"images \((N, )?C, H, W\).*\(8,", capsys.readouterr().err)

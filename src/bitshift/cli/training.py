@@ -112,6 +112,11 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
     Everything is seeded by the plan, so two runs on one machine and thread count are equal.
     """
     augment = make_augment(plan.augment)
+    if augment is not None and len(data[0].sample_shape) != 3:
+        raise CliError(
+            f"augmentation {plan.augment!r} changes images (C, H, W), and a sample has {data[0].sample_shape}; "
+            "leave it out (--augment none)"
+        )
     float_spec = spec_for(plan.model, data[0], None)
     torch.manual_seed(plan.train.seed)
     twin, teacher, twin_result = _twin(plan, float_spec, data, run_dir, resume, augment)

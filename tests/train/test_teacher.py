@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from bitshift.train import teacher as module
 from bitshift.train.data import Shift
@@ -88,6 +89,16 @@ def test_runs_with_an_empty_a_full_and_no_cache_are_equal_and_the_second_never_a
     run("seed", teacher=Counting(*tiny_net(5)), teacher_cache=kept, seed=1)
     assert Counting.calls == 72
     assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_teacher_of_other_classes_is_refused(tmp_path, classes, cached):
+    teacher = tiny_net(5)
+    teacher[5] = nn.Linear(64, classes)
+    config = tiny_config(teacher_cache=str(tmp_path / "cache") if cached else None)
+    with pytest.raises(ValueError, match=rf"the teacher gives shape \(8, {classes}\) for 8 images of 4 classes"):
+        fit(tiny_net(), config, TRAIN, VALID, run_dir=tmp_path / "run", teacher=teacher)
 
 
 def test_one_changed_image_is_another_data_set(tmp_path):

@@ -142,7 +142,8 @@ class _Run:
         self.per_epoch = sampler.steps
         self.total = config.epochs * sampler.steps
         self.half = half_type(config.amp, world.device, model)
-        self.teacher = Teacher(teacher.to(world.device)) if teacher is not None else None
+        classes = len(train_data.class_names)
+        self.teacher = Teacher(teacher.to(world.device), classes=classes) if teacher is not None else None
         self.position = Position(sums=torch.zeros(3, dtype=torch.float64, device=world.device))
         self.last_valid: EvalResult | None = None
         self._compiled = False

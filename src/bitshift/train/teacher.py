@@ -107,22 +107,30 @@ class TeacherCache:
 
 
 class Teacher:
-    """A frozen network that gives logits for the rows of a step, from ``cache`` where it holds them."""
+    """A frozen network that gives logits (N, classes) for the rows of a step, from ``cache`` where it holds them."""
 
-    def __init__(self, model: nn.Module, cache: TeacherCache | None = None) -> None:
-        self.model, self.cache = model.eval(), cache
+    def __init__(self, model: nn.Module, *, classes: int, cache: TeacherCache | None = None) -> None:
+        self.model, self.classes, self.cache = model.eval(), classes, cache
 
     @torch.no_grad()
     def __call__(self, images: Tensor, epoch: int, place: int) -> Tensor:
-        """Logits (N, classes) of ``images``, which are the rows at ``place`` of ``epoch``; float32 from the cache."""
-        if self.cache is None:
-            return self.model(images)
-        found = self.cache.get(epoch, place, len(images))
-        if found is None:
-            logits = self.model(images)
+        """Logits of ``images``, which are the rows at ``place`` of ``epoch``; float32 from the cache.
+
+        Raises:
+            ValueError: the network has another number of classes.
+        """
+        found = self.cache.get(epoch, place, len(images)) if self.cache is not None else None
+        if found is not None:
+            return found.to(images.device)
+        logits = self.model(images)
+        if logits.shape != (len(images), self.classes):
+            raise ValueError(
+                f"the teacher gives shape {tuple(logits.shape)} for {len(images)} images of {self.classes} classes; "
+                f"({len(images)}, {self.classes}) is needed"
+            )
+        if self.cache is not None:
             self.cache.put(epoch, place, logits)
-            return logits
-        return found.to(images.device)
+        return logits
 
     def close(self) -> None:
         """Close the cache's file."""

@@ -172,6 +172,16 @@ def test_arguments_that_the_sample_leaves_out_keep_their_defaults():
     assert torch.equal(traced(x, x), model(x, x))
 
 
+def test_an_argument_whose_name_begins_like_one_that_is_left_out_stays():
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, mask_of_x: Tensor, mask_unused: Tensor, mask: Tensor | None = None) -> Tensor:
+            return x * (mask_of_x == 0) if mask is None else x * mask
+
+    x, model = torch.arange(3.0), Masked()
+    traced = trace(model, (x, x, x))
+    assert torch.equal(traced(x, x - 1, x), model(x, x - 1, x))
+
+
 class StochasticDepth(nn.Module):
     """As torchvision has it: a branch on the training flag, in a function that torch.fx does not follow."""
 

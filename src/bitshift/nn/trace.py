@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import operator
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -170,7 +171,7 @@ def trace(model: nn.Module, sample: Tensor | Sequence[Any] | None = None) -> fx.
 def _forget_inputs(graph: fx.Graph, names: Mapping[str, Any]) -> None:
     """Take out placeholders that were given a constant, and torch.fx's checks of them."""
     for node in [n for n in graph.nodes if n.op == "placeholder"]:
-        if not any(str(node.target) == name or str(node.target).startswith(f"{name}_") for name in names):
+        if not any(re.fullmatch(rf"{name}(_\d+)?", str(node.target)) for name in names):  # torch.fx counts them
             continue
         checks = [u for u in node.users if "assert" in getattr(u.target, "__name__", "") or u.target is operator.eq]
         for check in [*(u for c in checks for u in c.users), *checks]:

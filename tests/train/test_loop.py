@@ -342,6 +342,13 @@ def test_different_normalisation_of_the_splits_is_refused(tmp_path):
         fit(tiny_net(), tiny_config(), TRAIN, other, run_dir=tmp_path)
 
 
+def test_other_channels_of_the_validation_rows_are_refused_before_training(tmp_path):
+    coloured = replace(VALID, images=VALID.images.repeat(3, axis=1))
+    with pytest.raises(ValueError, match=r"\(1, 4, 4\) a sample and validation data \(3, 4, 4\)"):
+        fit(tiny_net(), tiny_config(), TRAIN, coloured, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"batch_size 65 must be 1\.\.64"):
         fit(tiny_net(), tiny_config(batch_size=65), TRAIN, VALID, run_dir=tmp_path)

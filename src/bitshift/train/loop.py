@@ -95,6 +95,11 @@ def fit(
             "training and validation data differ in normalise or class_names "
             f"({train_data.normalise} and {valid_data.normalise}); use with_normalise() to make them agree"
         )
+    if train_data.sample_shape[0] != valid_data.sample_shape[0]:
+        raise ValueError(
+            f"training data are {train_data.sample_shape} a sample and validation data {valid_data.sample_shape}: both "
+            "need the same number of channels"
+        )
     with join_world(config.device, timeout=config.peer_timeout) as world, _sigterm() as stop:
         run = _Run(model, config, train_data, valid_data, Path(run_dir), teacher, augment, dict(about or {}), world)
         return run.go(resume, stop)

@@ -193,5 +193,5 @@ def _pixels_of(plan: Plan) -> Normalise | None:
 
 
 def finished(run_dir: Path) -> bool:
-    """Whether training of ``run_dir`` has come to its end."""
+    """Whether training of ``run_dir`` has come to its end; with ``keep="best"``: whether an epoch has."""
     return (run_dir / WEIGHTS).exists()

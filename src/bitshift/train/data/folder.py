@@ -71,8 +71,9 @@ def look(pictures: Pictures) -> Look:
 def read_folder(root: Path, *, size: int | None = None, short: int | None = None, cache: bool = True) -> ArrayData:
     """All images of ``root/CLASS/``, sorted by class and file name, as arrays; other layouts: ``index_folder``.
 
-    Only grey images give one channel, others three. Without ``size`` all images must have one size; with it the
-    short side is scaled to ``short`` (``size`` when not given) and the centre cut out. Decoded pixels are cached.
+    One channel where :func:`look` sees only grey images, else three. Without ``size`` all images must have one size;
+    with it the short side is scaled to ``short`` (``size`` when not given) and the centre cut out. Decoded pixels are
+    cached.
 
     Raises:
         DataError: no classes, an unreadable image, differing sizes; names the file.

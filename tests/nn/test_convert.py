@@ -79,6 +79,17 @@ def test_shared_modules_are_converted_once_and_stay_shared():
     assert "alias" in report.row("conv").note
 
 
+@pytest.mark.parametrize("init", ["random", "pretrained"])
+def test_folded_norms_untie_weights_and_the_report_says_so(init) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    net[3].weight = net[0].weight
+    config = ShiftConfig(method="nearest", bits=4, activations=8, init=init)
+    model, report = convert(net, config, sample=torch.randn(2, 3, 4, 4))
+    methods = {model.get_submodule(path).method for path in ("0", "3")}
+    assert len(methods) == (2 if init == "pretrained" else 1)
+    assert all(("no longer tied" in report.row(path).note) is (init == "pretrained") for path in ("0", "3"))
+
+
 def test_tied_weights_share_one_method():
     model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
     model[2].weight = model[0].weight

@@ -255,6 +255,8 @@ class _Conversion:
             folded = weight.detach().float() * fold.float().view(-1, *[1] * (weight.dim() - 1))
             folded.requires_grad_(weight.requires_grad)
             method, note = make_method(choice, folded, norm_behind=True, generator=self.generator)
+            if sum(m.weight is key for m in self.choices) > 1:
+                note = "; ".join(filter(None, [note, "its weight is no longer tied: its own norm is folded in"]))
         elif key in methods:
             method, note = methods[key]
         else:

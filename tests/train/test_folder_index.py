@@ -133,6 +133,17 @@ def test_a_list_of_numbers_takes_its_classes_from_the_training_folders(root):
         open_data(root.parent, "test", size=16)
 
 
+def test_renamed_training_folders_rename_the_classes_of_a_list_of_numbers(root):
+    val = root.parent / "val"
+    flat(val, 2)
+    (val / "val.txt").write_text("val_0.JPEG 1\nval_1.JPEG 0\n")
+    for path in (root, *sorted(val.rglob("*")), val):
+        age(path)
+    assert index_folder(val).class_names == ("c0", "c1")
+    (root / "c0").rename(root / "c9")
+    assert index_folder(val).class_names == ("c1", "c9")
+
+
 def test_large_folders_are_streamed_and_a_flag_decides_otherwise(root, monkeypatch):
     where = root.parent
     assert isinstance(open_data(where, "train", size=16), ArrayData)

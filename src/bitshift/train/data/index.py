@@ -111,7 +111,8 @@ def index_folder(root: Path, *, cache: bool = True) -> FolderIndex:
             f"nor {' or '.join(ANNOTATIONS)} beside images"
         )
     flat = root / "images" if (root / "images").is_dir() else root
-    stamp, newest = _stamp(root, [*folders.values()] if note is None else [flat, note])
+    beside = [root.parent / "train"] if (root.parent / "train").is_dir() else []  # numbers are those of its folders
+    stamp, newest = _stamp(root, [*folders.values()] if note is None else [flat, note, *beside])
     stored = cache_dir() / f"index-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]}.npz"
     if cache and (kept := read_arrays(stored, stamp, newest)) is not None:
         names = Names(text=kept["text"], ends=kept["ends"])

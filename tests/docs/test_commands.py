@@ -87,5 +87,5 @@ def test_a_command_of_the_docs_exists(command: str) -> None:
 def test_the_help_lists_every_verb_of_the_readme() -> None:
     verbs = set(re.findall(r"^bitshift (\w+) --help", (ROOT / "README.md").read_text(), re.MULTILINE))
     listed = set(re.findall(r"^  (\w+) ", help_of(""), re.MULTILINE))
-    assert len(verbs) == 9
+    assert len(verbs) == 10
     assert verbs <= listed

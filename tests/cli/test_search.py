@@ -88,7 +88,8 @@ def test_a_run_s_normalisation_is_that_of_its_weights(trained, capsys):
     [
         ((), "give one budget"),
         (("--bits", "3", "--kb", "10"), "give one budget"),
-        (("--bits", "1"), "below"),
+        (("--bits", "1"), "the narrowest of --formats has 2"),
+        (("--kb", "1"), "below"),
         (("--like", "pot3e"), "pot3e"),
         (("--bits", "3", "--formats", "pot3d", "pot9"), "pot9"),
         (("--bits", "3", "--normalise", "mnist"), "mnist"),

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from bitshift import runtime
 from bitshift.cli import main
@@ -158,6 +160,16 @@ def test_another_configuration_in_a_used_directory_is_refused(folder: Path, caps
     assert "another configuration" in capsys.readouterr().err
 
 
+def test_a_used_directory_is_refused_before_a_float_twin_is_trained(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*FLAGS[:4], "--epochs", "1", "--batch-size", "24", "--set", "progress=off"]
+    assert main(["train", *flags, "--pretrained", "run/float", "--run-dir", "taught", "--no-export"]) == 0
+    assert main(["train", *flags, "--float-epochs", "1", "--run-dir", "taught", "--no-export"]) == 2
+    assert "pretrained: 'run/float' then, '' now" in capsys.readouterr().err
+    assert not (folder / "taught" / "float").exists()
+
+
 def test_convert_rounds_calibrates_and_leaves_a_run_that_exports(folder: Path) -> None:
     got = verb(
         "convert", "cli_smoke_net:net", "--weights", "run/float", "--data", "made.npz", "--format", "pot4x2",
@@ -171,6 +183,18 @@ def test_convert_rounds_calibrates_and_leaves_a_run_that_exports(folder: Path) -
     page = (folder / "rounded" / "report.html").read_text(encoding="utf-8")
     assert "not measured; <" in page
     assert "bitshift report rounded --measure" in page
+
+
+def test_convert_takes_the_pixels_and_the_augmentation_of_the_training(folder: Path) -> None:
+    flags = ["--weights", "run/float", "--data", "made.npz", "--format", "pot4x2", "--activations", "8"]
+    verb("convert", "cli_smoke_net:net", *flags, "--augment", "shift", "--normalise", "pixel", "--output", "shifted")
+    assert json.loads((folder / "shifted" / "config.json").read_text())["data"]["normalise"] == {
+        "mean": [128.0], "scale": [1 / 64],
+    }  # fmt: skip
+    verb("convert", "cli_smoke_net:net", *flags, "--normalise", "pixel", "--output", "plain_images")
+    grids = [load_file(folder / name / "model.safetensors") for name in ("shifted", "plain_images")]
+    assert any(not torch.equal(grids[0][key], grids[1][key]) for key in grids[0]), "the augmentation changed nothing"
+    assert main(["convert", "cli_smoke_net:net", *flags, "--augment", "shiftt"]) == 2
 
 
 def test_a_weight_only_network_exports_within_a_tolerance(folder: Path) -> None:

@@ -15,7 +15,7 @@ from bitshift.cli.images import ImageOptions
 from bitshift.cli.network import NetworkSpec
 from bitshift.cli.rundir import CONFIG, read_config
 from bitshift.train.checkpoint import load_model
-from bitshift.train.data import Normalise, TrainData
+from bitshift.train.data import Augment, Normalise, TrainData, step_generator
 
 WEIGHTS = "model.safetensors"
 
@@ -77,10 +77,10 @@ def open_run(path: Path) -> Run:
     return Run(path=path, config=config, spec=NetworkSpec.from_dict(about["network"]), data=about.get("data") or "")
 
 
-def sample_images(data: TrainData, count: int) -> Tensor:
-    """At most ``count`` normalised images, drawn with a fixed seed: files are often sorted by class."""
-    rows = np.random.default_rng(0).permutation(len(data))[:count]
-    return data.normalise(data.batch(rows)[0])
+def sample_images(data: TrainData, count: int, augment: Augment | None = None) -> Tensor:
+    """At most ``count`` normalised images, by a fixed seed (files are often sorted by class), augmented if asked."""
+    images, _ = data.batch(np.random.default_rng(0).permutation(len(data))[:count])
+    return data.normalise(images if augment is None else augment(images, step_generator(0, 4)))
 
 
 def preprocess_of(data: TrainData) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from bitshift.cli.backbone import Backbone, build_on
 from bitshift.cli.errors import CliError, near_miss
 from bitshift.cli.images import ImageOptions
 from bitshift.cli.network import NetworkSpec
-from bitshift.cli.rundir import read_config
+from bitshift.cli.rundir import CONFIG, read_config
 from bitshift.cli.runs import WEIGHTS, with_recorded_normalise
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
@@ -117,6 +117,7 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
             f"augmentation {plan.augment!r} changes images (C, H, W), and a sample has {data[0].sample_shape}; "
             "leave it out (--augment none)"
         )
+    _refuse_used(plan, run_dir)
     float_spec = spec_for(plan.model, data[0], None)
     torch.manual_seed(plan.train.seed)
     twin, teacher, twin_result = _twin(plan, float_spec, data, run_dir, resume, augment)
@@ -153,6 +154,29 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
         about=about,
     )
     return Trained(result=result, twin=twin_result, conversion=report)
+
+
+def _refuse_used(plan: Plan, run_dir: Path) -> None:
+    """Refuse at once, not behind hours of a float twin's training, what ``fit`` would refuse: a run of another plan."""
+    if not (run_dir / CONFIG).exists():
+        return
+    config = read_config(run_dir)
+    differences = plan.train.numeric_differences(config["train"]) if "train" in config else []
+    about = config.get("about", {})
+    pretrained = str(plan.pretrained or "")
+    for name, mine in (
+        ("data", plan.data),
+        ("recipe", plan.name),
+        ("augment", plan.augment),
+        ("pretrained", pretrained),
+    ):
+        if about.get(name, mine) != mine:
+            differences.append(f"{name}: {about[name]!r} then, {mine!r} now")
+    if differences:
+        raise CliError(
+            f"{run_dir} was started with another configuration ({'; '.join(differences)}); use the old values to "
+            "resume, or choose another --run-dir"
+        )
 
 
 def _twin(

@@ -59,6 +59,10 @@ examples:
     """Number of classes, when there is no --data."""
     calibration_rows: int = 512
     """Training rows that set the activation grids."""
+    augment: str | None = None
+    """Augmentation that the network was trained with: norm statistics, and so the calibration, belong to it."""
+    normalise: str | None = None
+    """imagenet or pixel: pixels that the network takes; default: the data set's own."""
     output: Path | None = None
     """Run directory to write."""
 
@@ -66,7 +70,7 @@ examples:
         import torch
 
         from bitshift.cli.network import NetworkSpec
-        from bitshift.cli.training import like_run, open_splits, spec_for
+        from bitshift.cli.training import like_run, normalised, open_splits, spec_for
 
         config = self.shift_config(_default_config(self.weights is not None))
         if config is None:
@@ -76,7 +80,9 @@ examples:
         if self.weights is not None and not self.weights.exists():
             raise CliError(f"no such file: {self.weights}")
         images = self.image_options()
-        data = like_run(self.weights, open_splits(self.data, images)) if self.data is not None else None
+        data = open_splits(self.data, images) if self.data is not None else None
+        if data is not None:
+            data = normalised(data, self.normalise) if self.normalise else like_run(self.weights, data)
         if data is not None:
             spec = spec_for(self.model, data[0], config)
         elif self.input_shape:
@@ -98,11 +104,12 @@ examples:
     ) -> tuple[float, float] | None:
         """Set the activation grids; accuracy of the float and of the converted network if weights were given."""
         from bitshift.cli.runs import sample_images
+        from bitshift.cli.training import make_augment
         from bitshift.nn.activations import calibrate
         from bitshift.train.evaluate import evaluate
 
         if spec.shift is not None and spec.shift.integer:
-            rows = sample_images(data[0], self.calibration_rows)
+            rows = sample_images(data[0], self.calibration_rows, make_augment(self.augment))
             calibrate(model, rows.tensor_split(max(1, -(-len(rows) // 128))))  # even: every batch weighs the same
         if self.weights is None:
             return None

@@ -92,6 +92,10 @@ examples:
             raise CliError(f"--rows {self.rows} --threads {self.threads}: whole numbers from 1")
         for name in (*self.formats, *filter(None, [self.like])):
             get_format(name)
+        narrowest = min(get_format(name).bits for name in self.formats)
+        asked = self.bits if self.bits is not None else get_format(self.like).bits if self.like else narrowest
+        if asked < narrowest:
+            raise CliError(f"a budget of {asked:g} bits a weight: the narrowest of --formats has {narrowest}")
         if not self.weights.exists():
             raise CliError(f"no such file: {self.weights}")
         kept = read_rules(self.rules) if self.rules is not None else ()

@@ -46,37 +46,22 @@ def pad_pairs(padding: Padding, kernel: Sequence[int], stride: Sequence[int], di
     return flat
 
 
-class _ShiftConv(ShiftLayer):
-    """A weight ``(O, I/groups, *kernel)``; ``padding`` counts zeros and is kept as ``[before, after]`` per axis."""
+class SpatialLayer(ShiftLayer):
+    """What convolutions and transposed ones share: a weight ``(O, I/groups, *kernel)`` over ``axes`` spatial axes."""
 
     axes: ClassVar[int]
 
-    def __init__(
-        self,
-        method: Method,
-        *,
-        stride: Sizes = 1,
-        padding: Padding = 0,
-        dilation: Sizes = 1,
-        groups: int = 1,
-        padding_mode: str = "zeros",
-        **common: Any,
-    ) -> None:
+    def __init__(self, method: Method, *, stride: Sizes, dilation: Sizes, groups: int, **common: Any) -> None:
         name = type(self).__name__
         if len(method.shape) != 2 + self.axes:
             raise ValueError(
                 f"{name} needs a weight with {2 + self.axes} axes, the method has shape {tuple(method.shape)}"
-            )
-        if padding_mode != "zeros":
-            raise ValueError(
-                f"{name}: padding_mode={padding_mode!r} is not supported; use 'zeros' or pad before the layer"
             )
         if groups < 1 or method.shape[0] % groups:
             raise ValueError(f"{name}: {method.shape[0]} output channels do not divide into groups={groups}")
         super().__init__(method, **common)
         self.stride = per_axis(stride, self.axes, "stride")
         self.dilation = per_axis(dilation, self.axes, "dilation")
-        self.padding = pad_pairs(padding, method.shape[2:], self.stride, self.dilation)
         self.groups = groups
 
     @property
@@ -94,29 +79,51 @@ class _ShiftConv(ShiftLayer):
         """Kernel per spatial axis."""
         return tuple(self.method.shape[2:])
 
-    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        return convolve(x, weight, self.stride, self.padding, self.dilation, self.groups)
-
     def _per_channel(self, v: Tensor) -> Tensor:
         return v.view(-1, *[1] * self.axes)
 
-    def _batched(self, x: Tensor) -> tuple[Tensor, bool]:
-        return (x.unsqueeze(0), True) if x.dim() == self.axes + 1 else (x, False)
-
     def forward(self, x: Tensor) -> Tensor:
         """``(N, I, *spatial)`` or ``(I, *spatial)``."""
-        x, single = self._batched(x)
-        y = super().forward(x)
+        single = x.dim() == self.axes + 1
+        y = super().forward(x.unsqueeze(0) if single else x)
         return y.squeeze(0) if single else y
+
+
+class _ShiftConv(SpatialLayer):
+    """``padding`` counts zeros and is kept as ``[before, after]`` per axis."""
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        stride: Sizes = 1,
+        padding: Padding = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        **common: Any,
+    ) -> None:
+        if padding_mode != "zeros":
+            raise ValueError(
+                f"{type(self).__name__}: padding_mode={padding_mode!r} is not supported; use 'zeros' or pad before the "
+                "layer"
+            )
+        super().__init__(method, stride=stride, dilation=dilation, groups=groups, **common)
+        self.padding = pad_pairs(padding, method.shape[2:], self.stride, self.dilation)
+
+    @property
+    def _window(self) -> tuple[list[int], list[int], list[int], int]:
+        return self.stride, self.padding, self.dilation, self.groups
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        return convolve(x, weight, *self._window)
 
     def _exact(self, x: Tensor, form: IntegerForm) -> Tensor:
         f = form
-        window = (self.stride, self.padding, self.dilation, self.groups)
-        return exact_conv(x, f.codes, f.mult, f.offset, f.frac, f.format, f.input.frac, *window, wide=True)
+        return exact_conv(x, f.codes, f.mult, f.offset, f.frac, f.format, f.input.frac, *self._window, wide=True)
 
     def _exact_float(self, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        window = (self.stride, self.padding, self.dilation, self.groups)
-        return exact_conv_float(x, codes, scale, bias, self.method.format.name, *window)
+        return exact_conv_float(x, codes, scale, bias, self.method.format.name, *self._window)
 
     def extra_repr(self) -> str:
         """The window behind the common part."""

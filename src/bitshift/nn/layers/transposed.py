@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from math import gcd
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bitshift.nn.layers.base import IntegerForm, ShiftLayer
-from bitshift.nn.layers.conv import Sizes, per_axis
+from bitshift.nn.layers.base import IntegerForm
+from bitshift.nn.layers.conv import Sizes, SpatialLayer, per_axis
 from bitshift.nn.method import Method
 from bitshift.nn.ops import convolve_transposed, decode, exact_conv_transpose, exact_conv_transpose_float
 
@@ -25,13 +25,11 @@ def check_output_size(y: Tensor, output_size: Sequence[int] | None, axes: int) -
         )
 
 
-class _ShiftConvTranspose(ShiftLayer):
+class _ShiftConvTranspose(SpatialLayer):
     """A weight ``(O, I/groups, *kernel)``, other than torch's ``(I, O/groups, *kernel)``: scales go with the outputs.
 
     ``padding`` crops the output and is kept as ``[before, after]`` per axis; it counts alike on both sides.
     """
-
-    axes: ClassVar[int]
 
     def __init__(
         self,
@@ -46,38 +44,14 @@ class _ShiftConvTranspose(ShiftLayer):
         **common: Any,
     ) -> None:
         name = type(self).__name__
-        if len(method.shape) != 2 + self.axes:
-            raise ValueError(
-                f"{name} needs a weight with {2 + self.axes} axes, the method has shape {tuple(method.shape)}"
-            )
         if padding_mode != "zeros":
             raise ValueError(f"{name}: padding_mode={padding_mode!r} does not exist; allowed is 'zeros'")
-        if groups < 1 or method.shape[0] % groups:
-            raise ValueError(f"{name}: {method.shape[0]} output channels do not divide into groups={groups}")
-        super().__init__(method, **common)
-        self.stride = per_axis(stride, self.axes, "stride")
-        self.dilation = per_axis(dilation, self.axes, "dilation")
+        super().__init__(method, stride=stride, dilation=dilation, groups=groups, **common)
         self.padding = [side for p in per_axis(padding, self.axes, "padding", 0) for side in (p, p)]
         self.output_padding = per_axis(output_padding, self.axes, "output_padding", 0)
         for extra, s, d in zip(self.output_padding, self.stride, self.dilation, strict=True):
             if extra >= max(s, d):
                 raise ValueError(f"{name}: output_padding={extra} must be less than stride {s} or dilation {d}")
-        self.groups = groups
-
-    @property
-    def in_channels(self) -> int:
-        """I."""
-        return self.method.shape[1] * self.groups
-
-    @property
-    def out_channels(self) -> int:
-        """O."""
-        return self.method.shape[0]
-
-    @property
-    def kernel_size(self) -> tuple[int, ...]:
-        """Kernel per spatial axis."""
-        return tuple(self.method.shape[2:])
 
     @property
     def _window(self) -> tuple[list[int], list[int], list[int], list[int], int]:
@@ -85,9 +59,6 @@ class _ShiftConvTranspose(ShiftLayer):
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         return convolve_transposed(x, weight, *self._window)
-
-    def _per_channel(self, v: Tensor) -> Tensor:
-        return v.view(-1, *[1] * self.axes)
 
     def _sums(self, codes: Tensor) -> Tensor:
         """Outputs whose places leave the same remainders by the strides add the same taps, and no others."""
@@ -107,10 +78,9 @@ class _ShiftConvTranspose(ShiftLayer):
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """``(N, I, *spatial)`` or ``(I, *spatial)``; ``output_size`` must be the size that the layer gives."""
-        single = x.dim() == self.axes + 1
-        y = super().forward(x.unsqueeze(0) if single else x)
+        y = super().forward(x)
         check_output_size(y, output_size, self.axes)
-        return y.squeeze(0) if single else y
+        return y
 
     def _exact(self, x: Tensor, form: IntegerForm) -> Tensor:
         f = form

@@ -11,6 +11,7 @@ opaque name, which survives ``torch.export`` and ``torch.compile``. They have no
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,6 +113,19 @@ def _on_integers(x: Tensor, frac_in: int) -> Tensor:
     return (x if fits else x.double()) * 2.0**frac_in
 
 
+def _exact(
+    sums: Callable[[Tensor, Tensor], Tensor], x: Tensor, codes: Tensor, mult: Tensor, offset: Tensor, frac: Tensor,
+    format: str, frac_in: int, wide: bool,
+) -> Tensor:  # fmt: skip
+    """``(acc * mult[c] + offset[c]) * 2**-frac[c]``, ``acc = sums(x * 2**frac_in, levels)`` in exact arithmetic."""
+    with _plain_float(x):
+        x_int = _on_integers(x, frac_in)
+        levels = decode(codes, format, torch.float64)
+        dtype = exact_dtype(x_int, levels)
+        acc = sums(x_int.to(dtype), levels.to(dtype))
+        return _finish(acc, mult, offset, frac, [-1] + [1] * (codes.dim() - 2), wide)
+
+
 def exact_conv(
     x: Tensor,
     codes: Tensor,
@@ -133,12 +147,8 @@ def exact_conv(
     after]`` per spatial axis, flat. The result is float64 if ``wide``, else float32 (the caller knows that it is
     exact there).
     """
-    with _plain_float(x):
-        x_int = _on_integers(x, frac_in)
-        levels = decode(codes, format, torch.float64)
-        dtype = exact_dtype(x_int, levels)
-        acc = convolve(x_int.to(dtype), levels.to(dtype), stride, padding, dilation, groups)
-        return _finish(acc, mult, offset, frac, [-1] + [1] * (codes.dim() - 2), wide)
+    sums = partial(convolve, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return _exact(sums, x, codes, mult, offset, frac, format, frac_in, wide)
 
 
 def exact_conv_transpose(
@@ -157,13 +167,9 @@ def exact_conv_transpose(
     wide: bool,
 ) -> Tensor:
     """:func:`exact_conv` for a transposed convolution; ``codes`` are ``(O, I/groups, *kernel)`` here, too."""
-    with _plain_float(x):
-        x_int = _on_integers(x, frac_in)
-        levels = decode(codes, format, torch.float64)
-        dtype = exact_dtype(x_int, levels)
-        window = (stride, padding, output_padding, dilation, groups)
-        acc = convolve_transposed(x_int.to(dtype), levels.to(dtype), *window)
-        return _finish(acc, mult, offset, frac, [-1] + [1] * (codes.dim() - 2), wide)
+    window = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    sums = partial(convolve_transposed, **window, groups=groups)
+    return _exact(sums, x, codes, mult, offset, frac, format, frac_in, wide)
 
 
 def exact_embedding(ids: Tensor, codes: Tensor, mult: Tensor, frac: Tensor, format: str, wide: bool) -> Tensor:
@@ -191,12 +197,16 @@ def exact_linear(
     x: Tensor, codes: Tensor, mult: Tensor, offset: Tensor, frac: Tensor, format: str, frac_in: int, wide: bool
 ) -> Tensor:
     """:func:`exact_conv` for ``x`` ``(..., I)`` and ``codes`` ``(O, I)``; the channel axis is the last."""
+    return _exact(F.linear, x, codes, mult, offset, frac, format, frac_in, wide)
+
+
+def _exact_float(
+    sums: Callable[[Tensor, Tensor], Tensor], x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor, format: str
+) -> Tensor:
+    """``sums(x, levels) * scale[c] + bias[c]`` in float32."""
     with _plain_float(x):
-        x_int = _on_integers(x, frac_in)
-        levels = decode(codes, format, torch.float64)
-        dtype = exact_dtype(x_int, levels)
-        acc = F.linear(x_int.to(dtype), levels.to(dtype))
-        return _finish(acc, mult, offset, frac, [-1], wide)
+        shape = [-1] + [1] * (codes.dim() - 2)
+        return sums(x.float(), decode(codes, format)) * scale.view(shape) + bias.view(shape)
 
 
 def exact_conv_float(
@@ -211,10 +221,8 @@ def exact_conv_float(
     groups: int,
 ) -> Tensor:
     """``(sum x * level) * scale[c] + bias[c]`` in float32, whatever the order of the sum."""
-    with _plain_float(x):
-        y = convolve(x.float(), decode(codes, format), stride, padding, dilation, groups)
-        shape = [-1] + [1] * (codes.dim() - 2)
-        return y * scale.view(shape) + bias.view(shape)
+    sums = partial(convolve, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return _exact_float(sums, x, codes, scale, bias, format)
 
 
 def exact_conv_transpose_float(
@@ -230,17 +238,13 @@ def exact_conv_transpose_float(
     groups: int,
 ) -> Tensor:
     """:func:`exact_conv_float` for a transposed convolution."""
-    with _plain_float(x):
-        window = (stride, padding, output_padding, dilation, groups)
-        y = convolve_transposed(x.float(), decode(codes, format), *window)
-        shape = [-1] + [1] * (codes.dim() - 2)
-        return y * scale.view(shape) + bias.view(shape)
+    window = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    return _exact_float(partial(convolve_transposed, **window, groups=groups), x, codes, scale, bias, format)
 
 
 def exact_linear_float(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor, format: str) -> Tensor:
     """:func:`exact_conv_float` for ``x`` ``(..., I)`` and ``codes`` ``(O, I)``."""
-    with _plain_float(x):
-        return F.linear(x.float(), decode(codes, format)) * scale + bias
+    return _exact_float(F.linear, x, codes, scale, bias, format)
 
 
 def exact_quantize(x: Tensor, bits: int, frac: int, signed: bool, rounding: str) -> Tensor:

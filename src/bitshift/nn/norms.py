@@ -193,13 +193,21 @@ class ShiftNorm(ChannelNorm):
             return self._affine(y)
         with torch.autocast(y.device.type, enabled=False):
             with torch.no_grad():
-                mean, variance = _moments(y.detach(), self.running_mean)
-                self._update(mean, variance, y.numel() // y.shape[1])
+                mean, variance, count = self._batch_moments(y.detach())
+                self._update(mean, variance, count)
                 gain = power_of_two(self.exponent()).float()
             if self.log2_gain is not None:
                 gain = gain * torch.exp((self.log2_gain - self.log2_gain.detach()) * 0.6931471805599453)
             follows = None if self.log2_gain is None else variance.clamp_min(_LEAST_VARIANCE) + self.eps
-            return _CentredGain.apply(y, mean, follows, gain, self.bias)  # type: ignore[no-any-return]
+            return self._normalised(y, mean, follows, gain, count)
+
+    def _batch_moments(self, y: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Mean, biased variance and number of values of each channel of the batch."""
+        return *_moments(y, self.running_mean), y.numel() // y.shape[1]
+
+    def _normalised(self, y: Tensor, mean: Tensor, follows: Tensor | None, gain: Tensor, _count: int) -> Tensor:
+        """``(y - mean) * gain + bias``; the gain follows the variance ``follows``, if any, of ``_count`` values."""
+        return _CentredGain.apply(y, mean, follows, gain, self.bias)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """As the base, with the kind of gain."""

@@ -14,8 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bitshift.nn.norms import _LEAST_VARIANCE, AffineNorm, ShiftNorm
-from bitshift.nn.ops import power_of_two
+from bitshift.nn.norms import AffineNorm, ShiftNorm
 from bitshift.train.progress import logger
 
 
@@ -124,19 +123,11 @@ class _JointAffineNorm(AffineNorm):
 
 
 class _JointShiftNorm(ShiftNorm):
-    def forward(self, y: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(y)
-        with torch.autocast(y.device.type, enabled=False):
-            z = y.float()
-            with torch.no_grad():
-                mean, variance, count = joint_moments(z)
-                self._update(mean, variance, count)
-                gain = power_of_two(self.exponent()).float()
-            if self.log2_gain is not None:
-                gain = gain * torch.exp((self.log2_gain - self.log2_gain.detach()) * 0.6931471805599453)
-            follows = None if self.log2_gain is None else variance.clamp_min(_LEAST_VARIANCE) + self.eps
-            return _JointNorm.apply(z, mean, follows, gain, self.bias, count).to(y.dtype)  # type: ignore[no-any-return]
+    def _batch_moments(self, y: Tensor) -> tuple[Tensor, Tensor, int]:
+        return joint_moments(y.float())
+
+    def _normalised(self, y: Tensor, mean: Tensor, follows: Tensor | None, gain: Tensor, _count: int) -> Tensor:
+        return _JointNorm.apply(y.float(), mean, follows, gain, self.bias, _count).to(y.dtype)  # type: ignore[no-any-return]
 
 
 _JOINT: dict[type[nn.Module], type[nn.Module]] = {

@@ -19,10 +19,10 @@ LAYERS = (*CONVERTIBLE, ShiftLayer)
 
 @dataclass(frozen=True)
 class CallOrder:
-    """``calls``: layers, shift layers too, by first call (or registration); ``normed``: those that a norm follows."""
+    """``calls``: layers, shift layers too, by first call (or registration); ``normed``: layer to norm behind it."""
 
     calls: list[nn.Module]
-    normed: set[nn.Module]
+    normed: dict[nn.Module, nn.Module]
 
 
 def as_args(sample: Tensor | Sequence[Any]) -> tuple[Any, ...]:
@@ -50,10 +50,10 @@ def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrde
     if sample is None:
         leaves = [m for m in model.modules() if not any(True for _ in m.children())]
         layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, LAYERS)]
-        normed = {a for a, b in pairwise(leaves) if isinstance(a, CONVERTIBLE) and isinstance(b, NORMS)}
+        normed = {a: b for a, b in pairwise(leaves) if isinstance(a, CONVERTIBLE) and isinstance(b, NORMS)}
         return CallOrder(layers, normed)
     calls: list[nn.Module] = []
-    normed: set[nn.Module] = set()
+    normed: dict[nn.Module, nn.Module] = {}
     produced: list[tuple[Tensor, nn.Module]] = []  # holds the tensors, so that no identity is used twice
 
     def after_layer(module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
@@ -61,8 +61,8 @@ def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrde
             calls.append(module)
         produced.append((output, module))
 
-    def before_norm(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        normed.update(layer for output, layer in produced if args and args[0] is output)
+    def before_norm(norm: nn.Module, args: tuple[Any, ...]) -> None:
+        normed.update({layer: norm for output, layer in produced if args and args[0] is output})
 
     hooks = []
     for module in model.modules():

@@ -17,6 +17,21 @@ from bitshift.train.data.mix import Mixing
 from bitshift.train.data.sampler import EpochSampler, step_generator
 
 
+def drawn_inputs(
+    data: TrainData, rows: int, batch_size: int, seed: int, augment: Augment | None, device: torch.device
+) -> Generator[Tensor, None, None]:
+    """Network inputs of ``rows`` rows drawn by ``seed``, augmented if asked, in even batches; close it when done."""
+    order = torch.randperm(len(data), generator=step_generator(seed, 3))[:rows].numpy().astype(np.int64)
+    parts = np.array_split(order, -(-len(order) // batch_size))  # even: every batch weighs the same
+    start = 0
+    requests = [Request(rows=part, place=(seed, 0, n)) for n, part in enumerate(parts)]  # streamed data crop by it
+    with closing(data.batches(requests, device)) as batches:
+        for images, _ in batches:
+            changed = images if augment is None else augment(images, step_generator(seed, 4, start))
+            start += len(images)
+            yield data.normalise(changed)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Feed:
     """The batches of one process; each is a function of (seed, epoch, step, rank) alone."""
@@ -84,4 +99,4 @@ class Feed:
         return images
 
 
-__all__ = ["Feed"]
+__all__ = ["Feed", "drawn_inputs"]

@@ -6,15 +6,14 @@ from contextlib import closing
 from functools import partial
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bitshift.nn.modes import kept_modes
 from bitshift.nn.norms import ChannelNorm, ShiftNorm
 from bitshift.train.data.augment import Augment
-from bitshift.train.data.base import Request, TrainData
-from bitshift.train.data.sampler import step_generator
+from bitshift.train.data.base import TrainData
+from bitshift.train.feed import drawn_inputs
 
 
 @torch.no_grad()
@@ -57,18 +56,9 @@ def reestimate_norms(
                 norm._update = partial(_update_mean, norm)
             for layer in layers:
                 layer.training = True
-            order = torch.randperm(len(data), generator=step_generator(seed, 3))[:rows].numpy().astype(np.int64)
-            parts = np.array_split(order, -(-len(order) // batch_size))  # even: every batch weighs the same
-            start = 0
-            requests = [
-                Request(rows=part, place=(seed, 0, n)) for n, part in enumerate(parts)
-            ]  # a place: streamed data crop at random
-            with closing(data.batches(requests, device)) as batches:
-                for images, _ in batches:
-                    if augment is not None:
-                        images = augment(images, step_generator(seed, 4, start))
-                    start += len(images)
-                    model(data.normalise(images))
+            with closing(drawn_inputs(data, rows, batch_size, seed, augment, device)) as batches:
+                for x in batches:
+                    model(x)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -16,11 +16,11 @@ from bitshift.core.formats import get_format
 from bitshift.nn.method import get_method
 from bitshift.nn.modes import kept_modes
 from bitshift.nn.observe import observe
-from bitshift.nn.plan import CONVERTIBLE, NORMS, obstacle, paths_of
+from bitshift.nn.plan import CONVERTIBLE, obstacle, paths_of
 from bitshift.nn.weights import method_weight, output_channels, set_weight
 from bitshift.train.data.augment import Augment
-from bitshift.train.data.base import Request, TrainData
-from bitshift.train.data.sampler import step_generator
+from bitshift.train.data.base import TrainData
+from bitshift.train.feed import drawn_inputs
 
 logger = logging.getLogger("bitshift")
 
@@ -87,17 +87,16 @@ def scan(
         get_format(name)
     nearest = get_method("nearest")
     device = next(model.parameters()).device
-    order = torch.randperm(len(data), generator=step_generator(seed, 3))[:rows].numpy()
-    parts = np.array_split(order, -(-len(order) // batch_size))
-    batches: list[Tensor] = []
-    with closing(data.batches([Request(rows=part) for part in parts], device)) as raw:
-        for index, (images, _) in enumerate(raw):
-            changed = images if augment is None else augment(images, step_generator(seed, 4, index))
-            batches.append(data.normalise(changed))
-    found = [(path, module) for path, module in _layers(model, batches[0][:2]) if exclude is None or not exclude(path)]
+    with closing(drawn_inputs(data, rows, batch_size, seed, augment, device)) as drawn:
+        batches = list(drawn)
+    order, paths = observe(model, batches[0][:2]), paths_of(model)
+    found = [
+        (paths[module][0], module)
+        for module in order.calls
+        if type(module) in CONVERTIBLE and not obstacle(module, {}) and not (exclude and exclude(paths[module][0]))
+    ]
     if not found:
         raise ValueError("the model has no convolution or linear layer whose format is to be chosen")
-    behind = _norm_behind(model, batches[0][:2])
     damage = np.empty((len(found), len(formats)))
     with kept_modes(model):
         model.eval()
@@ -105,7 +104,9 @@ def scan(
         for i, (path, module) in enumerate(found):
             weight = module.weight
             assert isinstance(weight, Tensor)
-            original, norm = weight.detach().clone(), behind.get(module)
+            original, norm = weight.detach().clone(), order.normed.get(module)
+            if getattr(norm, "running_mean", None) is None:
+                norm = None  # no running statistics that a calibration would set
             rows_first = method_weight(module).detach().float().clone()
             for f, name in enumerate(formats):
                 method = nearest.from_float(rows_first, name, scale=scale)
@@ -121,44 +122,7 @@ def scan(
         Layer(path=path, weights=module.weight.numel(), channels=output_channels(module))  # type: ignore[union-attr,operator]
         for path, module in found
     )
-    return Scan(layers=layers, formats=tuple(formats), damage=damage, rows=len(order))
-
-
-def _layers(model: nn.Module, sample: Tensor) -> list[tuple[str, nn.Module]]:
-    """Path and module of every layer that ``convert`` would take, in the order of the calls."""
-    paths = paths_of(model)
-    return [
-        (paths[module][0], module)
-        for module in observe(model, sample).calls
-        if type(module) in CONVERTIBLE and not obstacle(module, {})
-    ]
-
-
-def _norm_behind(model: nn.Module, sample: Tensor) -> dict[nn.Module, nn.Module]:
-    """The batch norm that reads a layer's very output, by layer."""
-    made: list[tuple[Tensor, nn.Module]] = []
-    found: dict[nn.Module, nn.Module] = {}
-
-    def after(module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
-        made.append((output, module))
-
-    def before(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
-        found.update({layer: norm for output, layer in made if args and args[0] is output})
-
-    hooks = [m.register_forward_hook(after) for m in model.modules() if type(m) in CONVERTIBLE]
-    hooks += [
-        m.register_forward_pre_hook(before)
-        for m in model.modules()
-        if isinstance(m, NORMS) and getattr(m, "running_mean", None) is not None
-    ]
-    try:
-        with kept_modes(model):
-            model.eval()
-            model(sample)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+    return Scan(layers=layers, formats=tuple(formats), damage=damage, rows=sum(map(len, batches)))
 
 
 def _divergence(model: nn.Module, norm: nn.Module | None, batches: list[Tensor], expected: list[Tensor]) -> float:

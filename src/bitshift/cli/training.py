@@ -26,6 +26,7 @@ from bitshift.train.data.base import Normalise
 from bitshift.train.input_scale import OnInput, fold_input
 from bitshift.train.loop import FitResult, fit
 from bitshift.train.recipes import NORMALISE
+from bitshift.train.state import other_configuration
 
 FLOAT = "float"
 """The float twin's run directory inside the run's."""
@@ -173,10 +174,7 @@ def _refuse_used(plan: Plan, run_dir: Path) -> None:
         if about.get(name, mine) != mine:
             differences.append(f"{name}: {about[name]!r} then, {mine!r} now")
     if differences:
-        raise CliError(
-            f"{run_dir} was started with another configuration ({'; '.join(differences)}); use the old values to "
-            "resume, or choose another --run-dir"
-        )
+        raise CliError(other_configuration(run_dir, differences))
 
 
 def _twin(

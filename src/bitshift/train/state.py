@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,14 @@ def identity(
     }  # fmt: skip
 
 
+def other_configuration(folder: Path, differences: Sequence[str]) -> str:
+    """What is said when the run in ``folder`` was started with other values than the ones given now."""
+    return (
+        f"{folder} was started with another configuration ({'; '.join(differences)}); use the old values to resume, or "
+        "choose another run directory"
+    )
+
+
 def refuse_differences(folder: Path, mine: Mapping[str, Any], config: TrainConfig, state: Mapping[str, Any]) -> None:
     """ValueError that names every difference between this run and the one that wrote ``state``.
 
@@ -61,10 +69,7 @@ def refuse_differences(folder: Path, mine: Mapping[str, Any], config: TrainConfi
         if state[part] != mine[part]:
             differences.append(f"{part}: {state[part]!r} then, {mine[part]!r} now")
     if differences:
-        raise ValueError(
-            f"{folder} was started with another configuration ({'; '.join(differences)}); "
-            "use the old values to resume, or choose another run directory"
-        )
+        raise ValueError(other_configuration(folder, differences))
     if state.get("teacher", mine.get("teacher")) != mine.get("teacher"):
         logger.warning("%s goes on with another teacher than it had: its weights or its structure differ", folder)
     if state["world"] != mine["world"]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cifar_table import published
 from common import Row, arguments, main
 from torch import nn
 
@@ -34,19 +35,10 @@ from bitshift.train.data import PadCropFlip, open_data
 from bitshift.train.data.base import CIFAR10_NORMALISE, TrainData
 from bitshift.train.evaluate import evaluate
 from bitshift.train.loop import fit
-from bitshift.train.models import build, strip_module_prefix
 
 FORMATS = ("pot3d", "pot4x2")
 BATCH = 128
 log = logging.getLogger("bitshift")
-
-
-def published(state: Path) -> nn.Module:
-    """The float network."""
-    model = build("resnet20", num_classes=10, in_channels=3)
-    loaded = torch.load(state, map_location="cpu", weights_only=True)["state_dict"]
-    model.load_state_dict(strip_module_prefix(loaded))
-    return model.eval()
 
 
 def make(model: nn.Module, format: str, bits: int, data: TrainData) -> nn.Module:

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import bitshift.nn.methods  # noqa: F401 - fills METHODS
 from bitshift.nn.activations import calibrate
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.nn.gains import match_again, unmatched_layers
 from bitshift.nn.layers import ShiftLayer
-from bitshift.nn.method import Method
+from bitshift.nn.method import METHODS, Method
 
 
 def deep_net(depth: int = 6) -> nn.Sequential:
@@ -137,6 +138,43 @@ def test_a_step_changes_a_folded_weight_as_it_would_change_the_float_weight():
     with_factor = gradient()
     layer.gradient_factor = None
     torch.testing.assert_close(with_factor, gradient() * gain.square().view(-1, 1, 1, 1))
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state behind three steps of SGD."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    methods = [m for m in model.modules() if isinstance(m, Method)]
+    for step in range(3):
+        for method in methods:
+            method.set_progress(step / 3)
+        optimizer.zero_grad()
+        torch.manual_seed(step)
+        model(images(step)).square().mean().backward()
+        optimizer.step()
+        for method in methods:
+            method.after_step()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_state_trains_alike_in_a_network_of_other_float_weights(name):
+    origin = calibrate(converted(deep_net(2), name), [images(1)])
+    elsewhere = deep_net(2)
+    with torch.no_grad():
+        for norm in (m for m in elsewhere if isinstance(m, nn.BatchNorm2d)):
+            norm.weight.mul_(3)
+    other = converted(elsewhere, name)
+    other.load_state_dict(origin.state_dict())
+    expected, got = trained_state(origin), trained_state(other)
+    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+
+
+def test_a_state_of_before_the_pace_was_kept_leaves_the_layers_own():
+    origin, other = (converted(deep_net(2), bits=3) for _ in range(2))
+    paces = [layer.gradient_factor.clone() for layer in layers(other)]
+    other.load_state_dict({k: v for k, v in origin.state_dict().items() if "gradient_factor" not in k})
+    assert all(torch.equal(layer.gradient_factor, pace) for layer, pace in zip(layers(other), paces, strict=True))
 
 
 def test_latents_without_a_unit_keep_their_gradient():

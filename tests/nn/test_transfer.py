@@ -149,6 +149,18 @@ def test_a_backbone_that_does_not_fit_is_refused_with_the_next_step() -> None:
         load_backbone(net(3), plain.state_dict(), new=("head",))
 
 
+def test_an_older_backbone_without_paces_is_taken_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    config = ShiftConfig(method="nearest", bits=4, activations=8, init="pretrained")
+    trained, model = converted(net(10), config), converted(net(10, seed=5), config)
+    old = {k: v for k, v in trained.state_dict().items() if "gradient_factor" not in k}
+    load_backbone(model, old, new=())
+    assert "older version" in caplog.text
+    caplog.clear()
+    load_backbone(model, trained.state_dict(), new=())
+    assert caplog.text == ""
+    assert torch.equal(model.get_submodule("0").gradient_factor, trained.get_submodule("0").gradient_factor)
+
+
 def test_discrete_weights_need_a_shift_network_with_outer_norms() -> None:
     with pytest.raises(TransferError, match="no shift layer"):
         discrete_weights(net(10))

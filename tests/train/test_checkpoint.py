@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from bitshift.nn.config import ShiftConfig
+from bitshift.nn.convert import convert
 from bitshift.train import checkpoint as ckpt
 from bitshift.train.checkpoint import Checkpoint, CheckpointError
 
@@ -104,3 +106,14 @@ def test_tied_weights_can_be_saved(tmp_path):
     model[1].weight = model[0].weight
     ckpt.save_model(tmp_path / "m.safetensors", model)
     ckpt.load_model(tmp_path / "m.safetensors", model)
+
+
+def test_a_state_of_before_the_pace_was_kept_fills_a_network():
+    config = ShiftConfig(method="nearest", bits=4, activations=8, init="pretrained")
+    model, _ = convert(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), config, sample=torch.zeros(2, 4))
+    assert "0.gradient_factor" in model.state_dict()
+    older = {k: v * 0 for k, v in model.state_dict().items() if k != "0.gradient_factor"}
+    pace = model.get_submodule("0").gradient_factor.clone()
+    ckpt.load_state(model, older, "older")
+    assert torch.equal(model.get_submodule("0").gradient_factor, pace)
+    assert not model.get_submodule("0").method.latent.any()

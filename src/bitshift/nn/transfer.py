@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,9 +18,12 @@ from bitshift.nn.layers import (
     ShiftEmbedding,
     ShiftLayer,
 )
+from bitshift.nn.layers.base import PACE
 from bitshift.nn.ops import decode
 from bitshift.nn.scale_search import per_channel
 from bitshift.nn.weights import inputs_first
+
+logger = logging.getLogger("bitshift")
 
 
 class TransferError(ValueError):
@@ -70,7 +74,10 @@ def load_backbone(model: nn.Module, state: Mapping[str, Tensor], *, new: Sequenc
             hint = f"near misses: {', '.join(map(repr, near))}" if near else f"modules are: {', '.join(modules[:20])}"
             raise TransferError(f"new part {pattern!r} matches no module with tensors; {hint}")
     wanted = [name for name in own if not is_new(name, new)]
-    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    older = [name for name in wanted if name not in state and name.rpartition(".")[2] == PACE]
+    missing = [
+        name for name in wanted if name not in state and name not in older and not name.endswith("num_batches_tracked")
+    ]
     shapes = [
         f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here"
         for name in wanted
@@ -78,6 +85,12 @@ def load_backbone(model: nn.Module, state: Mapping[str, Tensor], *, new: Sequenc
     ]
     if missing or shapes:
         raise TransferError(_misfit(missing, shapes, own, state))
+    if older:
+        logger.warning(
+            "the backbone was saved by an older version, without the pace of its folded layers (%s): they learn at the "
+            "pace of the weights that this network was converted from; train the backbone again for its own",
+            ", ".join(_modules(older[:5])) + (" ..." if len(older) > 5 else ""),
+        )
     taken = [name for name in wanted if name in state]
     with torch.no_grad():
         model.load_state_dict({**own, **{name: state[name] for name in taken}})

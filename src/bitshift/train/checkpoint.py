@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from bitshift.nn.layers.base import PACE
+
 TENSORS = "checkpoint.safetensors"
 STATE = "checkpoint.json"
 VERSION = 1
@@ -88,9 +90,13 @@ def load_model(path: Path, model: nn.Module) -> None:
 
 
 def load_state(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Fill ``model``; CheckpointError names missing, unexpected and misshapen tensors."""
+    """Fill ``model``; CheckpointError names missing, unexpected and misshapen tensors.
+
+    A state of an older version may lack the pace of folded latents (``ShiftLayer.fold_gain``): the model's stays.
+    """
     own = model.state_dict()
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    missing = sorted(name for name in own.keys() - tensors.keys() if name.rpartition(".")[2] != PACE)
+    extra = sorted(tensors.keys() - own.keys())
     shapes = [
         f"{name} is {tuple(tensors[name].shape)}, the model's {tuple(own[name].shape)}"
         for name in own.keys() & tensors.keys()

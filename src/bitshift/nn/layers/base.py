@@ -17,6 +17,8 @@ from bitshift.nn.norms import ChannelNorm
 from bitshift.nn.ops import power_of_two
 
 _INT32 = 2**31 - 1
+PACE = "gradient_factor"
+"""The buffer of :meth:`ShiftLayer.fold_gain`. A state of an older version lacks it; a layer then keeps its own."""
 
 
 class IntegerError(ValueError):
@@ -209,11 +211,13 @@ class ShiftLayer(nn.Module, ABC):
         self.input_quant = input_quant
         self.unmatched: Any = None
         """What a weight with a folded norm was made of, until data have set its gains (nn/gains.py) or it trains."""
-        self.register_buffer("gradient_factor", None, persistent=False)
+        self.register_buffer("gradient_factor", None)
         self._input: tuple[ActQuant, ...] = ()  # in a tuple: the quantiser belongs to the graph, not to this layer
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        if self.gradient_factor is not None:  # state_dict is load_state_dict's own copy
+            state_dict.setdefault(f"{prefix}{PACE}", self.gradient_factor)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.unmatched = None  # a trained weight has its gains
 
     @abstractmethod
@@ -253,6 +257,7 @@ class ShiftLayer(nn.Module, ABC):
         With ``w' = gain * w`` a step of SGD on w moves w' by ``gain**2`` times what a step on w' would. A published
         ResNet-20 has gains of 0.1 to 4, most of them 0.35: without the factor its layers learn 8 times too fast, and no
         two of them alike. Methods whose latents have no unit of their own need none (``Method.weight_units``).
+        The factor is part of the state dict: latents go on at the pace that they had.
         """
         if self.method.weight_units:
             self.gradient_factor = gain.detach().float().square().to(self.method.scale().device)
@@ -333,4 +338,4 @@ class ShiftLayer(nn.Module, ABC):
         return f"{self.method.name} {self.method.format.name}, shape={list(self.method.shape)}, {kind}"
 
 
-__all__ = ["IntegerError", "IntegerForm", "ShiftLayer", "accumulator_overflow", "flip_table", "integer_form"]
+__all__ = ["PACE", "IntegerError", "IntegerForm", "ShiftLayer", "accumulator_overflow", "flip_table", "integer_form"]

@@ -82,6 +82,21 @@ def test_a_cut_photo_stops_training_by_name_unless_it_may_be_replaced(photos, ca
     assert "1 images of 24 could not be decoded and were replaced" in caplog.text
 
 
+def test_every_verb_that_takes_training_photos_can_replace_a_cut_one(photos, capsys, caplog):
+    cut(photos / "train" / "c1" / "2.jpg")
+    flags = ["--data", "photos", "--image-size", "16"]  # small: decoded into memory
+    verb("train", *flags, "--model", "photo_net:net", "--epochs", "1", "--batch-size", "8", "--bits", "3",
+         "--skip-corrupt", "--no-export", "--run-dir", "run")  # fmt: skip
+    assert verb("export", "run")["differing_outputs"] == 0, "a run knows that it may"
+    convert = ["convert", "photo_net:net", *flags, "--activations", "8"]
+    assert main(convert) == 2
+    assert "2.jpg: cannot be decoded as an image" in capsys.readouterr().err
+    caplog.clear()
+    verb(*convert, "--skip-corrupt")
+    assert "1 images of 24 could not be decoded and were replaced" in caplog.text
+    assert main(["eval", "run", "--split", "train"]) == 2, "an evaluation must not count another image"
+
+
 def test_photos_of_several_sizes_ask_for_a_size(photos, capsys):
     assert main(["train", "--data", "photos", "--model", "photo_net:net"]) == 2
     assert "--image-size N" in capsys.readouterr().err

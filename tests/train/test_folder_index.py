@@ -165,7 +165,7 @@ def test_the_short_side_of_the_papers():
     ("arguments", "message"),
     [
         ({"size": 0}, "at least 1"), ({"short": 5}, "at least size"), ({"size": 9, "short": 5}, "at least size"),
-        ({"split": "test", "skip_corrupt": True}, "training rows"), ({"size": 9, "skip_corrupt": True}, "stream it"),
+        ({"split": "test", "skip_corrupt": True}, "training rows"),
     ],
 )  # fmt: skip
 def test_arguments_that_do_not_fit_are_refused(root, arguments, message):

@@ -22,6 +22,7 @@ from bitshift.train import loop
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import (
     AUGMENTS,
+    ArrayData,
     Chain,
     DataError,
     EpochSampler,
@@ -175,11 +176,37 @@ def test_a_cut_image_is_replaced_by_the_next_and_counted_where_that_is_wanted(ro
     assert "2 images of 24 could not be decoded and were replaced" in caplog.text
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])  # no head; a head but not all pixels
+def test_a_folder_in_memory_replaces_corrupt_images_as_streamed_data_do(root, share, caplog):
+    for name in ("c1/2.jpg", "c1/3.jpg", "c2/7.jpg"):  # two in a row; the last row takes the first
+        cut(root / "train" / name, share)
+    with pytest.raises(DataError, match=r"2\.jpg: cannot be decoded"):
+        open_folder(root / "train", size=24, stream=False)
+    streamed = open_folder(root / "train", size=24, stream=True, workers=0, skip_corrupt=True)
+    images, labels = streamed.batch(np.arange(24))
+    with caplog.at_level(logging.WARNING, logger="bitshift"):
+        for _ in range(2):  # a cache would know nothing of the warning
+            caplog.clear()
+            data = open_folder(root / "train", size=24, stream=False, skip_corrupt=True)
+            assert "3 images of 24 could not be decoded and were replaced" in caplog.text
+            assert "c2/7.jpg: cannot be decoded" in caplog.text
+    assert isinstance(data, ArrayData)
+    np.testing.assert_array_equal(data.images, images.numpy())
+    np.testing.assert_array_equal(data.labels, labels.numpy())
+    assert data.labels[-1] == 0
+
+
 def test_a_set_without_any_readable_image_is_refused(root, data):
     for file in (root / "train").glob("*/*.jpg"):
         cut(file, 0.1)
     with pytest.raises(DataError, match="none of the 24 images can be decoded"):
         collect(replace(data, skip_corrupt=True), requests(24))
+    with pytest.raises(DataError, match="none of the 24 images can be decoded"):
+        open_folder(root / "train", size=24, stream=False, skip_corrupt=True)
+    for file in (root / "train").glob("*/*.jpg"):
+        cut(file, 0)
+    with pytest.raises(DataError, match="none of 24 images that were looked at can be read"):
+        open_folder(root / "train", size=24, skip_corrupt=True)
 
 
 def test_stopping_early_or_failing_leaves_no_process(data):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bitshift.cli.errors import CliError
@@ -60,9 +60,7 @@ class ImageFlags:
     data_workers: int | None = None
     """Processes that decode, for each training process; 0: none; default: the cores, at most 8."""
 
-    def image_options(
-        self, base: ImageOptions | None = None, *, random_crop: bool = False, skip_corrupt: bool = False
-    ) -> ImageOptions:
+    def image_options(self, base: ImageOptions | None = None, *, random_crop: bool = False) -> ImageOptions:
         """``base`` with the flags' changes; ``random_crop`` says that training crops photos at random."""
         base = base or ImageOptions()
         for flag, value, least in (
@@ -85,7 +83,18 @@ class ImageFlags:
         if short is not None and size is not None and short < size:
             raise CliError(f"--image-short {short}: must be at least --image-size {size}, which is cut out of it")
         workers = self.data_workers if self.data_workers is not None else base.workers
-        return ImageOptions(size=size, short=short, stream=stream, workers=workers, skip_corrupt=skip_corrupt)
+        return ImageOptions(size=size, short=short, stream=stream, workers=workers)
 
 
-__all__ = ["ImageFlags", "ImageOptions"]
+@dataclass(frozen=True, kw_only=True)
+class TrainImageFlags(ImageFlags):
+    """Flags of the verbs that take training rows from image folders and shards."""
+
+    skip_corrupt: bool = False
+    """Replace training photos that cannot be decoded by the next ones, and count them, instead of stopping."""
+
+    def image_options(self, base: ImageOptions | None = None, *, random_crop: bool = False) -> ImageOptions:  # noqa: D102
+        return replace(super().image_options(base, random_crop=random_crop), skip_corrupt=self.skip_corrupt)
+
+
+__all__ = ["ImageFlags", "ImageOptions", "TrainImageFlags"]

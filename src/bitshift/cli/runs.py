@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,12 @@ class Run:
 
     @property
     def images(self) -> ImageOptions:
-        """How the run's photos were brought to one size."""
-        return ImageOptions.from_about(self.config.get("about") or {})
+        """How the run's photos were brought to one size.
+
+        Training rows that cannot be decoded are replaced: a training that was not allowed to do so never came to its
+        end, and one that was has seen just these rows.
+        """
+        return replace(ImageOptions.from_about(self.config.get("about") or {}), skip_corrupt=True)
 
     def open_data(self, split: str, override: str | None = None, images: ImageOptions | None = None) -> TrainData:
         """A split of the run's data set (or of ``override``) under the run's own normalisation and image size."""

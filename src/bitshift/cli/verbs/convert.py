@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 
 from bitshift.cli.errors import CliError
-from bitshift.cli.images import ImageFlags
+from bitshift.cli.images import TrainImageFlags
 from bitshift.cli.output import Output, percent, to_json
 from bitshift.cli.rules import ShiftFlags
 from bitshift.cli.verbs import Verb
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convert(ShiftFlags, ImageFlags, Verb):
+class Convert(ShiftFlags, TrainImageFlags, Verb):
     """Flags of ``bitshift convert``."""
 
     help_text: ClassVar[str] = """Turn a float network into a shift network: what changed, what stayed, and why.

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from bitshift.cli.errors import CliError
-from bitshift.cli.images import ImageFlags
+from bitshift.cli.images import TrainImageFlags
 from bitshift.cli.output import Output, size_text
 from bitshift.cli.verbs import Verb
 
@@ -24,7 +24,7 @@ BUDGETS = ("bits", "kb", "ms", "like")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search(ImageFlags, Verb):
+class Search(TrainImageFlags, Verb):
     """Flags of ``bitshift search``."""
 
     help_text: ClassVar[str] = """Choose a weight format for each layer under a budget, from a trained float network.

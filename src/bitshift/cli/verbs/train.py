@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from bitshift.cli.errors import CliError, near_miss
-from bitshift.cli.images import ImageFlags, ImageOptions
+from bitshift.cli.images import ImageOptions, TrainImageFlags
 from bitshift.cli.output import Output, percent, size_text
 from bitshift.cli.rules import ShiftFlags, parse_option
 from bitshift.cli.verbs import Verb
@@ -80,7 +80,7 @@ class TrainFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(TrainFlags, ShiftFlags, ImageFlags, Verb):
+class Train(TrainFlags, ShiftFlags, TrainImageFlags, Verb):
     """Flags of ``bitshift train``."""
 
     help_text: ClassVar[
@@ -135,8 +135,6 @@ examples:
     """Pixels: imagenet (what published checkpoints expect), pixel ((p - 128) / 64), or data (as the data set comes)."""
     pretrained_normalise: str | None = None
     """What --pretrained was trained on, imagenet or pixel, if that differs: the first layer takes the difference."""
-    skip_corrupt: bool = False
-    """Replace training photos that cannot be decoded by the next ones, and count them, instead of stopping."""
     resume: bool = True
     """Refuse a run directory that is in use, instead of continuing its run."""
     export: bool = True
@@ -229,7 +227,6 @@ examples:
             images=self.image_options(
                 ImageOptions(size=base.image_size) if base else None,
                 random_crop=random_crop(make_augment(augment)) is not None,
-                skip_corrupt=self.skip_corrupt,
             ),
         )
 

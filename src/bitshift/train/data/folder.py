@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from bitshift.train.data.decode import decode, measure
 from bitshift.train.data.index import FolderIndex, cache_dir, index_folder
 
 _LOOKED_AT = 64
+_LISTED = 10
+_log = logging.getLogger("bitshift")
 
 
 class Pictures(Protocol):
@@ -60,20 +63,36 @@ class Look:
     """Whether all have one size."""
 
 
-def look(pictures: Pictures) -> Look:
-    """Measure up to 64 pictures, evenly spread: their heads only."""
+def look(pictures: Pictures, *, skip_corrupt: bool = False) -> Look:
+    """Measure up to 64 pictures, evenly spread: their heads only.
+
+    With ``skip_corrupt`` those whose head cannot be read are left out; DataError when that leaves none.
+    """
     rows = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), _LOOKED_AT)).astype(np.int64)).tolist()
-    seen = [measure(pictures.read(row), pictures.where(row)) for row in rows]
+    seen, broken = [], []
+    for row in rows:
+        try:
+            seen.append(measure(pictures.read(row), pictures.where(row)))
+        except DataError as error:
+            if not skip_corrupt:
+                raise
+            broken.append(error)
+    if not seen:
+        raise DataError(f"none of {len(rows)} images that were looked at can be read; the first: {broken[0]}")
     channels = max(c for c, _, _ in seen)
     return Look(channels=channels, height=seen[0][1], width=seen[0][2], uniform=len({(h, w) for _, h, w in seen}) == 1)
 
 
-def read_folder(root: Path, *, size: int | None = None, short: int | None = None, cache: bool = True) -> ArrayData:
+def read_folder(
+    root: Path, *, size: int | None = None, short: int | None = None, cache: bool = True, skip_corrupt: bool = False
+) -> ArrayData:
     """All images of ``root/CLASS/``, sorted by class and file name, as arrays; other layouts: ``index_folder``.
 
     One channel where :func:`look` sees only grey images, else three. Without ``size`` all images must have one size;
     with it the short side is scaled to ``short`` (``size`` when not given) and the centre cut out. Decoded pixels are
-    cached.
+    cached. ``skip_corrupt``, for training rows, puts the next readable image and its label in the place of one that
+    cannot be decoded, as :class:`~bitshift.train.data.streamed.StreamedData` does, and says so; the cache then stays
+    as it was.
 
     Raises:
         DataError: no classes, an unreadable image, differing sizes; names the file.
@@ -85,13 +104,14 @@ def read_folder(root: Path, *, size: int | None = None, short: int | None = None
         images = np.load(stored, allow_pickle=False)
         if images.ndim == 4 and len(images) == len(files):
             return ArrayData(images=images, labels=index.labels, class_names=index.class_names)
-    images = _decode(index, size, short)
-    if cache:
+    images, source = _decode(index, size, short, skip_corrupt)
+    labels = index.labels[source]
+    if cache and (source == np.arange(len(files))).all():
         stored.parent.mkdir(parents=True, exist_ok=True)
         partial = stored.with_name(f".{stored.name}.{os.getpid()}.npy")
         np.save(partial, images)
         partial.replace(stored)
-    return ArrayData(images=images, labels=index.labels, class_names=index.class_names)
+    return ArrayData(images=images, labels=labels, class_names=index.class_names)
 
 
 def _key(root: Path, files: Sequence[Path], size: int | None, short: int | None) -> str:
@@ -104,15 +124,38 @@ def _key(root: Path, files: Sequence[Path], size: int | None, short: int | None)
     return digest.hexdigest()[:24]
 
 
-def _decode(index: FolderIndex, size: int | None, short: int | None) -> np.ndarray:
-    seen = look(index)
+def _decode(
+    index: FolderIndex, size: int | None, short: int | None, skip_corrupt: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of every row, and the row that they are of: another one only in the place of a corrupt picture."""
+    seen = look(index, skip_corrupt=skip_corrupt)
     shape = (seen.channels, seen.height, seen.width) if size is None else (seen.channels, size, size)
     out = np.empty((len(index), *shape), dtype=np.uint8)
+    source = np.arange(len(index))
+    broken: list[str] = []
     for row in range(len(index)):
-        image = decode(index.read(row), index.where(row), channels=seen.channels, size=size, short=short)
+        try:
+            image = decode(index.read(row), index.where(row), channels=seen.channels, size=size, short=short)
+        except DataError as error:
+            if not skip_corrupt:
+                raise
+            broken.append(str(error))
+            source[row] = -1
+            continue
         check_size(image, shape, index.where(row), index.where(0))
         out[row] = image
-    return out
+    if not broken:
+        return out, source
+    readable = np.flatnonzero(source >= 0)
+    if not len(readable):
+        raise DataError(f"none of the {len(index)} images can be decoded; the last: {broken[-1]}")
+    gaps = np.flatnonzero(source < 0)
+    source[gaps] = readable[np.searchsorted(readable, gaps) % len(readable)]
+    out[gaps] = out[source[gaps]]
+    for reason in broken[:_LISTED]:
+        _log.warning("%s; another image takes its place", reason)
+    _log.warning("%d images of %d could not be decoded and were replaced", len(broken), len(index))
+    return out, source
 
 
 def check_size(image: np.ndarray, shape: tuple[int, ...], where: str, first: str) -> None:

@@ -61,8 +61,8 @@ def open_data(
         stream: decode while training (True) or once into memory (False); None: a folder whose decoded images
             exceed :data:`MEMORY_LIMIT`. Shards are always streamed.
         workers: processes that decode streamed images; None: the cores, at most 8; 0: none.
-        skip_corrupt: replace streamed training images that cannot be decoded, and count them. See
-            :class:`StreamedData`; not for the split test.
+        skip_corrupt: image folders and shards: put the next readable image in the place of a training image that
+            cannot be decoded, and count them; not for the split test.
 
     Raises:
         DataError: nothing there, no known layout, or a damaged file; says what was found and what is allowed.
@@ -122,14 +122,12 @@ def open_folder(
     """The images of ``root/CLASS/``; arguments as for :func:`open_data`."""
     index = index_folder(root)
     if stream is None:
-        seen = look(index)
+        seen = look(index, skip_corrupt=skip_corrupt)
         pixels = size**2 if size is not None else seen.height * seen.width
         stream = len(index) * seen.channels * pixels > MEMORY_LIMIT
     if stream:
         return streamed(index, size=size, short=short, workers=workers, skip_corrupt=skip_corrupt, where=root)
-    if skip_corrupt:
-        raise DataError(f"{root} is decoded into memory, where skip_corrupt has no meaning; stream it (stream=True)")
-    data = read_folder(root, size=size, short=short)
+    data = read_folder(root, size=size, short=short, skip_corrupt=skip_corrupt)
     return data.with_normalise(_normalise(data.class_names, data.sample_shape))
 
 
@@ -138,7 +136,7 @@ def streamed(
     skip_corrupt: bool = False,
 ) -> StreamedData:  # fmt: skip
     """Training data that are decoded on the way; photos of different sizes become squares of 224 when none is given."""
-    seen = look(pictures)
+    seen = look(pictures, skip_corrupt=skip_corrupt)
     if size is None and not seen.uniform:
         size = PHOTO_SIZE
         _log.info("%s: photos of different sizes, brought to %dx%d (size=N, --image-size N)", where, size, size)

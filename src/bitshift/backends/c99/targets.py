@@ -1,0 +1,71 @@
+"""The processors that ``emit-c`` knows: data, no code that runs."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the generator and its cost figures need to know of a processor.
+
+    Args:
+        word: bytes of a register; lanes need 4.
+        barrel: a shift by any constant costs one instruction, or none as part of an operand (``free_shift``).
+        flash_tables: constants lie in an address space of their own (AVR) and are read by a macro.
+        flags: of the compiler, without optimisation.
+        compiler: command of the usual cross compiler; empty: the host's.
+    """
+
+    name: str
+    title: str
+    word: int = 4
+    barrel: bool = True
+    free_shift: bool = False
+    flash_tables: bool = False
+    compiler: str = ""
+    flags: tuple[str, ...] = ()
+
+
+def _arm(name: str, title: str, cpu: str, *, free_shift: bool) -> Target:
+    return Target(
+        name=name, title=title, free_shift=free_shift, compiler="arm-none-eabi-gcc", flags=(f"-mcpu={cpu}", "-mthumb")
+    )
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target(name="generic", title="any C99 compiler, 32-bit registers assumed"),
+        _arm("cortex-m0", "Cortex-M0 and M0+ (Armv6-M)", "cortex-m0", free_shift=False),
+        _arm("cortex-m3", "Cortex-M3 (Armv7-M)", "cortex-m3", free_shift=True),
+        _arm("cortex-m4", "Cortex-M4 (Armv7E-M)", "cortex-m4", free_shift=True),
+        _arm("cortex-m7", "Cortex-M7 (Armv7E-M)", "cortex-m7", free_shift=True),
+        _arm("cortex-m33", "Cortex-M33 (Armv8-M Mainline)", "cortex-m33", free_shift=True),
+        Target(
+            name="rv32i", title="RISC-V RV32I, no multiplier", compiler="riscv64-unknown-elf-gcc",
+            flags=("-march=rv32i", "-mabi=ilp32"),
+        ),
+        Target(
+            name="rv32im", title="RISC-V RV32IM", compiler="riscv64-unknown-elf-gcc",
+            flags=("-march=rv32im", "-mabi=ilp32"),
+        ),
+        Target(
+            name="avr", title="8-bit AVR (ATmega, ATtiny)", word=1, barrel=False, flash_tables=True,
+            compiler="avr-gcc", flags=("-mmcu=atmega328p",),
+        ),
+    )
+}  # fmt: skip
+
+
+def get_target(name: str) -> Target:
+    """The target called ``name``; ValueError lists the near misses and what exists."""
+    if name not in TARGETS:
+        near = difflib.get_close_matches(name, TARGETS, n=2)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"unknown target {name!r}{hint} Known targets: {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+__all__ = ["TARGETS", "Target", "get_target"]

@@ -20,6 +20,7 @@ from bitshift.train.data import (
     EpochSampler,
     RandomResizedCrop,
     Request,
+    ShardWriter,
     StreamedData,
     index_folder,
     index_shards,
@@ -123,6 +124,49 @@ def test_packing_finds_damaged_images(photos, tmp_path):
     done = pack_folder(index, tmp_path / "two", "train", skip_corrupt=True)
     assert done.rows == 23
     assert "2.jpg: cannot be decoded" in done.left_out[0]
+
+
+@pytest.mark.parametrize("shuffle", [None, 3])
+def test_images_whose_names_differ_in_points_and_suffixes_only_keep_keys_of_their_own(tmp_path, monkeypatch, shuffle):
+    monkeypatch.setenv("BITSHIFT_CACHE", str(tmp_path / "cache"))
+    names = ("a.b.png", "a1.png", "a_b.jpg", "a_b.png", "a_b_2.png", "a_b.c.png")
+    for number, (kind, name) in enumerate((k, n) for k in ("x", "y") for n in names):
+        (tmp_path / "photos" / kind).mkdir(parents=True, exist_ok=True)
+        photo(number).save(tmp_path / "photos" / kind / name)
+    index = index_folder(tmp_path / "photos")
+    pack_folder(index, tmp_path / "shards", "train", shuffle=shuffle, shard_bytes=10_000)
+    shards = find_shards(tmp_path / "shards", "train")
+    for path in shards:
+        with tarfile.open(path) as tar:
+            tar.extractall(tmp_path / "unpacked", filter="data")
+    assert len(list((tmp_path / "unpacked").rglob("*.cls"))) == 12
+    packed = index_shards(shards)
+    assert len({packed.key(row) for row in range(12)}) == 12
+    assert {packed.read(row): int(packed.labels[row]) for row in range(12)} == {
+        index.read(row): int(index.labels[row]) for row in range(12)
+    }
+
+
+def test_a_writer_gives_one_name_in_two_classes_two_keys(tmp_path):
+    with ShardWriter(tmp_path, "train", ("cat", "dog")) as writer:
+        for label, seed in ((0, 1), (1, 2), (0, 3)):
+            writer.add("1", ".jpg", jpeg(seed), label)
+    index = index_shards(writer.paths, cache=False)
+    assert [index.key(row) for row in range(3)] == ["1", "1_1", "1_2"]
+    assert index.labels.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("key", "suffix", "label", "message"),
+    [
+        ("a", "jpg", 0, "suffix 'jpg'; allowed: .png"),
+        ("x/", ".png", 0, "no name"),
+        ("a", ".png", 2, "classes are 0..1"),
+    ],
+)
+def test_a_writer_refuses_what_no_reader_would_find(tmp_path, key, suffix, label, message):
+    with pytest.raises(DataError, match=message), ShardWriter(tmp_path, "train", ("cat", "dog")) as writer:
+        writer.add(key, suffix, jpeg(0), label)
 
 
 def test_shards_are_there_when_all_of_them_are(photos, tmp_path):

@@ -282,7 +282,9 @@ class ShardWriter:
     """Writes images into ``FOLDER/SPLIT-0000.tar``, ... and, at the end, their class names. A context manager.
 
     The files get their names at the end, together: what was stopped on the way never reads as a smaller data set. The
-    same images give the same bytes.
+    same images give the same bytes. No two images of a split have one key (``a.png`` and ``a.jpg``, ``a.b.png`` and
+    ``a_b.png``, one name in two classes whose folder the key leaves out): the later one gets a number behind its own,
+    so that shards can be unpacked, or read by others, without a file written over another.
     """
 
     def __init__(self, folder: Path, split: str, class_names: tuple[str, ...], *, shard_bytes: int = 2**30) -> None:
@@ -291,7 +293,7 @@ class ShardWriter:
         self.rows = 0
         self._tar: tarfile.TarFile | None = None
         self._written = 0
-        self._last = ""
+        self._taken: set[bytes] = set()  # digests: the names of ten million images would fill the memory
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -307,12 +309,16 @@ class ShardWriter:
         return self
 
     def add(self, key: str, suffix: str, image: bytes, label: int) -> None:
-        """One encoded image (``suffix`` as ``.jpg``) with its class number."""
-        folder, slash, base = key.rpartition("/")
-        key = folder + slash + base.replace(".", "_")  # a key ends at its first point
-        if key == self._last:  # a.jpg and a.png in one folder
-            key = f"{key}_{self.rows}"
-        self._last = key
+        """One encoded image (``suffix`` as ``.jpg``) with its class number.
+
+        Raises:
+            DataError: a suffix that no reader takes for an image, a key without a name, no such class.
+        """
+        if suffix.lower() not in SUFFIXES:
+            raise DataError(f"image {key!r} has the suffix {suffix!r}; allowed: {', '.join(SUFFIXES)}")
+        if not 0 <= label < len(self.class_names):
+            raise DataError(f"image {key!r} has the label {label}; classes are 0..{len(self.class_names) - 1}")
+        key = self._own_key(key)
         if self._tar is None or self._written + len(image) > self.shard_bytes:
             self._finish()
             path = self.folder / f"{self.split}-{len(self.paths):04d}.tar"
@@ -325,6 +331,19 @@ class ShardWriter:
             self._tar.addfile(member, io.BytesIO(data))
             self._written += len(data)
         self.rows += 1
+
+    def _own_key(self, key: str) -> str:
+        """``key`` as a tar may hold it, with a number where another image has it."""
+        folder, slash, base = key.rpartition("/")
+        if not base:
+            raise DataError(f"the key {key!r} has no name behind its last '/'; a key is FOLDER/NAME without a suffix")
+        wanted = own = folder + slash + base.replace(".", "_")  # a key ends at its first point
+        number = self.rows
+        while (mark := hashlib.blake2b(os.fsencode(own), digest_size=12).digest()) in self._taken:
+            own = f"{wanted}_{number}"
+            number += 1
+        self._taken.add(mark)
+        return own
 
     def _finish(self) -> None:
         if self._tar is not None:

@@ -1,0 +1,8 @@
+/* What the example needs of a board: text out, and an end. */
+#ifndef BOARD_H
+#define BOARD_H
+
+void board_put(const char *text);
+void board_exit(int code); /* does not return */
+
+#endif

@@ -212,3 +212,44 @@ def test_a_float_network_trains_without_a_twin(folder: Path) -> None:
     assert got["network"]["shift"] is None
     assert got["float_accuracy"] is None
     assert '<section id="curves">' in (folder / "plain" / "report.html").read_text(encoding="utf-8")
+
+
+def test_pixels_divided_by_255_train_the_same_network_and_features_stay_apart(folder: Path) -> None:
+    x, y = made(96, 0)
+    x_test, y_test = made(45, 1)
+    x[0, 0, 0, 0] = x_test[0, 0, 0, 0] = 255
+    for name, factor in (("bytes", None), ("floats", 255), ("features", 254.5)):
+        images = [pixels if factor is None else pixels / np.float32(factor) for pixels in (x, x_test)]
+        np.savez(f"{name}.npz", x_train=images[0], y_train=y, x_test=images[1], y_test=y_test)
+    answers = {
+        name: verb("train", "--data", f"{name}.npz", *FLAGS[2:], "--run-dir", f"run-{name}", "--epochs", "1")
+        for name in ("bytes", "floats", "features")
+    }
+    assert answers["bytes"]["loss"] == answers["floats"]["loss"] != answers["features"]["loss"]
+    assert verb("eval", "run-features")["accuracy"] == answers["features"]["accuracy"]
+    for words, message in (
+        (("eval", "run-bytes", "--data", "features.npz"), "trained on uint8 pixels 0..255, and the data hold float32"),
+        (("eval", "run-features", "--data", "bytes.npz"), "trained on float32 features, and the data hold uint8"),
+        (("eval", "run-bytes/net.safetensors", "--data", "features.npz"), "the model takes pictures"),
+        (("train", "--data", "features.npz", *FLAGS[2:], "--normalise", "imagenet"), "--normalise data"),
+        (("train", "--data", "features.npz", *FLAGS[2:], "--pretrained", "run-bytes",
+          "--pretrained-normalise", "pixel"),
+         "--pretrained-normalise pixel is for pixels"),
+    ):  # fmt: skip
+        stream = io.StringIO()
+        with contextlib.redirect_stderr(stream):
+            assert main([*map(str, words)]) == 2
+        assert message in stream.getvalue()
+
+
+def test_an_array_is_scaled_and_the_run_remembers_the_size(folder: Path) -> None:
+    (folder / "cli_any_size_net.py").write_text(
+        "from torch import nn\ndef net(num_classes, in_channels):\n"
+        "    parts = nn.Conv2d(in_channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()\n"
+        "    return nn.Sequential(*parts, nn.Linear(4, num_classes))\n"
+    )
+    size = ("--model", "cli_any_size_net:net", "--image-size", "12")
+    verb("train", *FLAGS, *size, "--run-dir", "run-scaled", "--epochs", "1", "--float-epochs", "0")
+    about = json.loads(Path("run-scaled/config.json").read_text())["about"]
+    assert about["network"]["input_shape"] == [1, 12, 12]
+    assert verb("eval", "run-scaled")["samples"] == 45

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import pickle
 import struct
 
@@ -10,7 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitshift.train.data import CIFAR10_NORMALISE, ArrayData, DataError, Normalise, open_data, read_folder, read_idx
+from bitshift.train.data import (
+    CIFAR10_NORMALISE,
+    ArrayData,
+    DataError,
+    Normalise,
+    open_data,
+    opening,
+    read_folder,
+    read_idx,
+)
 from bitshift.train.data import mnist5k as mnist5k_module
 from bitshift.train.data.cifar import CIFAR10_CLASSES
 
@@ -243,7 +253,8 @@ def test_npz_takes_channels_in_either_place(tmp_path):
     ("arrays", "message"),
     [
         ({"x_train": np.zeros((2, 3, 3), np.uint8)}, "needed are x_train and y_train"),
-        ({"x": np.zeros((2, 3, 3)), "y": np.zeros(2, np.int64)}, "float64"),
+        ({"x": np.arange(18.0).reshape(2, 3, 3), "y": np.zeros(2, np.int64)}, "float64, 0 to 17; store uint8"),
+        ({"x": np.full((2, 3, 3), np.nan, np.float32), "y": np.zeros(2, np.int64)}, "x: holds NaN or infinity"),
         ({"x": np.zeros((2, 3), np.uint8), "y": np.zeros(2, np.int64)}, r"\(2, 3\)"),
         ({"x": np.zeros((2, 3, 3), np.uint8), "y": np.zeros(3, np.int64)}, r"int64 \(3,\)|labels"),
         ({"x": np.zeros((2, 3, 3), np.uint8), "y": np.zeros(2)}, "whole numbers"),
@@ -255,6 +266,70 @@ def test_a_wrong_npz_is_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "d.npz", **arrays)
     with pytest.raises(DataError, match=message):
         open_data(tmp_path / "d.npz", "train")
+
+
+def store(path, x, classes=2):
+    labels = np.arange(len(x)) % classes
+    np.savez(path, x_train=x, y_train=labels, x_test=x, y_test=labels)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: (x / np.float32(255)).astype(np.float32), "float32, 0 to 1, in steps of 1/255"),
+        (lambda x: x.transpose(0, 2, 3, 1).astype(np.float32), "float32, 0 to 255, whole numbers"),
+    ],
+)
+def test_floats_that_are_pixels_become_the_same_pixels_and_it_is_said(tmp_path, caplog, change, words):
+    x = np.concatenate([rng().integers(0, 256, (5, 3, 6, 7)), np.full((1, 3, 6, 7), 255), np.zeros((1, 3, 6, 7))])
+    x = x.astype(np.uint8)
+    with caplog.at_level(logging.INFO, logger="bitshift"):
+        got = open_data(store(tmp_path / "d.npz", change(x)), "train")
+    np.testing.assert_array_equal(got.images, x)
+    assert (got.images.dtype, got.normalise, got.is_pixels) == (np.uint8, Normalise(), True)
+    assert f"d.npz, x_train: {words}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        rng().random((9, 3, 4, 5), dtype=np.float32),  # between the steps of 1/255
+        rng().integers(0, 2, (9, 1, 4, 5)).astype(np.float32),  # a board of zeros and ones
+        rng().integers(0, 10, (9, 1, 4, 5)).astype(np.float32),
+        rng().integers(0, 256, (9, 8)).astype(np.float32) / 255,  # no picture
+        rng().standard_normal((9, 3, 4, 5)).astype(np.float32),
+    ],
+)
+def test_other_floats_are_features_that_nothing_normalises(tmp_path, caplog, x):
+    with caplog.at_level(logging.INFO, logger="bitshift"):
+        data = open_data(store(tmp_path / "d.npz", x), "test")
+    images, _ = data.batch(np.arange(len(x)))
+    np.testing.assert_array_equal(data.normalise(images).numpy(), x)
+    assert not data.is_pixels
+    assert f"x_test: float32, {x.min():.4g} to {x.max():.4g}: features, given to the network as they are" in caplog.text
+
+
+def test_arrays_are_scaled_as_pictures_in_folders_are(tmp_path, cache):
+    x = rng().integers(0, 256, (4, 3, 12, 20)).astype(np.uint8)
+    for row, image in enumerate(x):
+        picture(tmp_path / "d" / "test" / str(row % 2) / f"{row}.png", image.transpose(1, 2, 0))
+    for sizes in ({"size": 8}, {"size": 8, "short": 10}, {"size": 16}, {"size": 12}):
+        array = open_data(store(tmp_path / "d.npz", x[[0, 2, 1, 3]]), "test", **sizes)
+        folder = open_data(tmp_path / "d", "test", **sizes)
+        np.testing.assert_array_equal(array.images, folder.images)
+    square = open_data(store(tmp_path / "e.npz", x[..., :12]), "test")
+    np.testing.assert_array_equal(open_data(tmp_path / "e.npz", "test", size=12).images, square.images)
+
+
+def test_what_cannot_be_scaled_is_refused(tmp_path, monkeypatch):
+    store(tmp_path / "d.npz", rng().random((9, 3, 4, 5), dtype=np.float32))
+    with pytest.raises(DataError, match=r"d\.npz: holds float32 features \(3, 4, 5\), .*--image-size.*uint8"):
+        open_data(tmp_path / "d.npz", "train", size=8)
+    store(tmp_path / "e.npz", np.zeros((9, 1, 4, 5), np.uint8))
+    monkeypatch.setattr(opening, "MEMORY_LIMIT", 9 * 8 * 8 - 1)
+    with pytest.raises(DataError, match=r"9 images of 1x8x8 take .* smaller size .* image folder"):
+        open_data(tmp_path / "e.npz", "train", size=8)
 
 
 def test_a_file_that_is_no_npz_is_refused(tmp_path):

@@ -31,6 +31,8 @@ def check_fits(model: Model, data: TrainData, where: str) -> None:
     shape = data.sample_shape
     if model.graph.values[name].shape != shape:
         raise CliError(f"{where}: the data are {shape} a sample, the model takes {model.graph.values[name].shape}")
+    if "preprocess" in model.graph.meta and not data.is_pixels:
+        raise CliError(f"{where}: the model takes pictures, and the data hold float32 features; store pixels as uint8")
     if model.labels is not None and tuple(model.labels) != data.class_names:
         raise CliError(
             f"{where}: the data's classes {list(data.class_names[:5])}... "

@@ -17,7 +17,7 @@ RECORDED = "images"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """How image folders and shards are opened; other data sets take no notice."""
+    """How images are opened: ``size`` and ``short`` hold for pixels in arrays too, the rest for folders and shards."""
 
     size: int | None = None
     short: int | None = None
@@ -52,7 +52,7 @@ class ImageFlags:
     """Flags of the verbs that read image folders and shards."""
 
     image_size: int | None = None
-    """Image folders and shards: scale and crop photos to squares of N pixels."""
+    """Scale images and crop them to squares of N pixels, in folders, shards and arrays of uint8 pixels."""
     image_short: int | None = None
     """Short side of test photos before their centre is cut out; default N, or 8/7 N with random crops (256 for 224)."""
     stream: Literal["yes", "no"] | None = None

@@ -16,6 +16,7 @@ from bitshift.cli.network import NetworkSpec
 from bitshift.cli.rundir import CONFIG, read_config
 from bitshift.train.checkpoint import load_model
 from bitshift.train.data import Augment, Normalise, TrainData, step_generator
+from bitshift.train.data.base import UNCHANGED
 
 WEIGHTS = "model.safetensors"
 
@@ -54,11 +55,18 @@ class Run:
 
 
 def with_recorded_normalise(data: TrainData, config: Mapping[str, Any]) -> TrainData:
-    """``data`` under the normalisation that config.json records."""
+    """``data`` under the normalisation that config.json records; CliError for pixels in place of features."""
     recorded = config.get("data", {}).get("normalise")
     if recorded is None:
         return data
-    return data.with_normalise(Normalise(mean=tuple(recorded["mean"]), scale=tuple(recorded["scale"])))
+    normalise = Normalise(mean=tuple(recorded["mean"]), scale=tuple(recorded["scale"]))
+    if data.is_pixels != (normalise != UNCHANGED):
+        kinds = "uint8 pixels 0..255", "float32 features"
+        raise CliError(
+            f"the run was trained on {kinds[data.is_pixels]}, and the data hold {kinds[not data.is_pixels]}; give data "
+            f"of the run's kind"
+        )
+    return data.with_normalise(normalise)
 
 
 def open_run(path: Path) -> Run:

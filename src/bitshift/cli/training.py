@@ -88,6 +88,11 @@ def normalised(data: tuple[TrainData, TrainData], name: str | None) -> tuple[Tra
         return data
     if name not in NORMALISE:
         raise CliError(near_miss(name, (*NORMALISE, "data"), "normalisation"))
+    if not (data[0].is_pixels and data[1].is_pixels):
+        raise CliError(
+            f"--normalise {name} is for pixels 0..255, and the data hold float32 features, which the network gets as "
+            "they are (--normalise data); store pixels as uint8"
+        )
     train, test = (split.with_normalise(NORMALISE[name]) for split in data)
     return train, test
 
@@ -117,6 +122,11 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
         raise CliError(
             f"augmentation {plan.augment!r} changes images (C, H, W), and a sample has {data[0].sample_shape}; "
             "leave it out (--augment none)"
+        )
+    if plan.pretrained_normalise and not data[0].is_pixels:
+        raise CliError(
+            f"--pretrained-normalise {plan.pretrained_normalise} is for pixels 0..255, and the data hold float32 "
+            "features; leave it out, or store pixels as uint8"
         )
     _refuse_used(plan, run_dir)
     float_spec = spec_for(plan.model, data[0], None)

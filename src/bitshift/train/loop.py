@@ -90,6 +90,9 @@ def fit(
         TrainingDiverged: the loss is not finite.
         TrainingStopped: SIGTERM; a checkpoint was written.
     """
+    if train_data.is_pixels != valid_data.is_pixels:
+        mine, other = ("uint8 pixels" if d.is_pixels else "float32 features" for d in (train_data, valid_data))
+        raise ValueError(f"training data are {mine} and validation data {other}; store both alike")
     if train_data.normalise != valid_data.normalise or train_data.class_names != valid_data.class_names:
         raise ValueError(
             "training and validation data differ in normalise or class_names "

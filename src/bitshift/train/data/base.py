@@ -47,6 +47,8 @@ class Normalise:
         return Normalise(mean=tuple(255.0 * m for m in mean), scale=tuple(1 / (255.0 * s) for s in std))
 
 
+UNCHANGED = Normalise(mean=(0.0,), scale=(1.0,))
+"""What float features in files come with: they are the network's input as they are."""
 IMAGENET_NORMALISE = Normalise.from_mean_std((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """What torchvision's and timm's ImageNet networks were trained with."""
 CIFAR10_NORMALISE = IMAGENET_NORMALISE
@@ -152,6 +154,7 @@ def check_normalise(normalise: Normalise, channels: int) -> None:
 __all__ = [
     "CIFAR10_NORMALISE",
     "IMAGENET_NORMALISE",
+    "UNCHANGED",
     "DataError",
     "Normalise",
     "Request",

@@ -80,13 +80,9 @@ def _cut(opened: Any, mode: str, size: int, short: int | None, window: Window | 
     bilinear = Image.Resampling.BILINEAR
     width, height = opened.size
     if window is None:
-        scaled = short or size
-        factor = scaled / min(width, height)
-        target = max(scaled, round(width * factor)), max(scaled, round(height * factor))
-        _draft(opened, mode, factor)
-        picture = _as(opened, mode).resize(target, bilinear)
-        left, top = (target[0] - size) // 2, (target[1] - size) // 2
-        return picture.crop((left, top, left + size, top + size))
+        target = _target(opened, short or size)
+        _draft(opened, mode, (short or size) / min(width, height))
+        return _centre(_as(opened, mode), target, size)
     top, left, high, wide = window(height, width)
     _draft(opened, mode, max(size / high, size / wide))
     picture = _as(opened, mode)
@@ -94,6 +90,24 @@ def _cut(opened: Any, mode: str, size: int, short: int | None, window: Window | 
         x, y = picture.width / width, picture.height / height
         return picture.resize((size, size), bilinear, box=(left * x, top * y, (left + wide) * x, (top + high) * y))
     return picture.crop((left, top, left + wide, top + high)).resize((size, size), bilinear)
+
+
+def scaled_centre(picture: Any, size: int, short: int | None = None) -> Any:
+    """The centre square of ``size`` out of a PIL picture whose short side is scaled to ``short`` (``size``)."""
+    return _centre(picture, _target(picture, short or size), size)
+
+
+def _target(picture: Any, short: int) -> tuple[int, int]:
+    """Width and height of ``picture`` when its short side is ``short``."""
+    factor = short / min(picture.size)
+    return max(short, round(picture.width * factor)), max(short, round(picture.height * factor))
+
+
+def _centre(picture: Any, target: tuple[int, int], size: int) -> Any:
+    from PIL import Image
+
+    left, top = (target[0] - size) // 2, (target[1] - size) // 2
+    return picture.resize(target, Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
 
 
 def _as(opened: Any, mode: str) -> Any:
@@ -119,4 +133,4 @@ def measure(data: bytes, where: str) -> tuple[int, int, int]:
         raise DataError(f"{where}: cannot be decoded as an image ({error}); remove or replace it") from error
 
 
-__all__ = ["GAP", "Window", "decode", "measure"]
+__all__ = ["GAP", "Window", "decode", "measure", "scaled_centre"]

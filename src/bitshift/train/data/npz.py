@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from bitshift.train.data.arrays import ArrayData
-from bitshift.train.data.base import DataError
+from bitshift.train.data.base import UNCHANGED, DataError, Normalise
+
+_log = logging.getLogger("bitshift")
 
 
 def channels_first(images: np.ndarray, where: str) -> np.ndarray:
     """Images as uint8 or float32 (N, C, H, W) from (N, H, W), (N, C, H, W) or (N, H, W, C) with C of 1, 3 or 4."""
     if images.dtype not in (np.uint8, np.float32):
-        raise DataError(f"{where}: images have dtype {images.dtype}; store uint8 pixels 0..255 or float32 features")
+        raise DataError(
+            f"{where}: images have dtype {images.dtype}{_spread(images)}; store uint8 pixels 0..255 or float32 features"
+        )
     if images.dtype == np.float32 and images.ndim != 4:
         return images
     if images.ndim == 3:
@@ -26,8 +31,54 @@ def channels_first(images: np.ndarray, where: str) -> np.ndarray:
     raise DataError(f"{where}: images have shape {images.shape}; (N, H, W), (N, C, H, W) or (N, H, W, C) is needed")
 
 
+def _spread(images: np.ndarray) -> str:
+    """``, LOW to HIGH`` where there are numbers."""
+    numbers = images.size and images.dtype.kind in "biuf"
+    return f", {float(images.min()):.4g} to {float(images.max()):.4g}" if numbers else ""
+
+
+def pixels_or_features(images: np.ndarray, where: str) -> tuple[np.ndarray, Normalise]:
+    """``images`` of :func:`channels_first` with the normalisation that they come with, and a word about floats.
+
+    Grey or colour images that were divided by 255, or written as floats from 0 to 255, are uint8 pixels again, without
+    loss: taken as features they would be other inputs than the same pictures in a file of uint8. All other floats are
+    features, which no normalisation changes.
+
+    Raises:
+        DataError: NaN or infinity.
+    """
+    if images.dtype == np.uint8:
+        return images, Normalise()
+    if not np.isfinite(images).all():
+        raise DataError(f"{where}: holds NaN or infinity; clean the array first")
+    found = f"{where}: {images.dtype}{_spread(images)}"
+    if (factor := _pixel_factor(images)) is not None:
+        how = "in steps of 1/255: pixels that were divided by 255" if factor == 255 else "whole numbers: pixels"
+        _log.info("%s, %s; taken as uint8 pixels 0..255", found, how)
+        return np.rint(images * np.float32(factor)).astype(np.uint8), Normalise()
+    hint = "; if these are pixels, store them as uint8, 0..255" if images.ndim == 4 and images.size else ""
+    _log.info("%s: features, given to the network as they are%s", found, hint)
+    return images, UNCHANGED
+
+
+def _pixel_factor(images: np.ndarray) -> int | None:
+    """What brings float images to pixels 0..255, None if nothing does: zeros and ones alone may mean anything."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size or images.min() < 0:
+        return None
+    top = float(images.max())
+    factor = 255 if top <= 1 else 1
+    if top > 255 or (factor == 1 and top < 128):
+        return None
+    scaled = images * np.float32(factor)
+    if factor == 255 and not ((scaled > 0.5) & (scaled < 254.5)).any():
+        return None
+    return factor if float(np.abs(scaled - np.rint(scaled)).max()) < 1e-2 else None
+
+
 def read_npz(path: Path, split: str) -> ArrayData:
     """Arrays ``x_SPLIT, y_SPLIT`` (or ``x, y`` when the file holds one split), optionally ``class_names``, of ``path``.
+
+    Floats: :func:`pixels_or_features`.
 
     Raises:
         DataError: no such arrays, or arrays of another shape or type.
@@ -52,7 +103,9 @@ def read_npz(path: Path, split: str) -> ArrayData:
         )
     labels = labels.astype(np.int64)
     classes = given or tuple(str(c) for c in range(int(labels.max(initial=0)) + 1))
-    return ArrayData(images=channels_first(images, str(path)), labels=labels, class_names=classes)
+    where = f"{path}, {keys[0]}"
+    images, normalise = pixels_or_features(channels_first(images, where), where)
+    return ArrayData(images=images, labels=labels, class_names=classes, normalise=normalise)
 
 
 __all__ = ["channels_first", "read_npz"]

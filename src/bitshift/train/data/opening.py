@@ -17,6 +17,7 @@ from bitshift.train.data.idx import find_idx, read_idx_folder
 from bitshift.train.data.index import class_folders, find_annotation, index_folder
 from bitshift.train.data.mnist5k import read_mnist5k
 from bitshift.train.data.npz import read_npz
+from bitshift.train.data.scaling import scaled_arrays
 from bitshift.train.data.shards import find_shards, index_shards, split_names
 from bitshift.train.data.streamed import StreamedData
 
@@ -56,7 +57,7 @@ def open_data(
     Args:
         name_or_path: a name of :data:`NAMED`, a file, a folder, or a pattern of shards (``x-{0000..0146}.tar``).
         split: ``test`` also finds folders and shards called val, valid or validation.
-        size: image folders and shards: the square to which images are scaled and cropped.
+        size: the square to which images are scaled and cropped.
         short: the short side before the centre is cut out of it; default ``size``. ImageNet's is 256 for 224.
         stream: decode while training (True) or once into memory (False); None: a folder whose decoded images
             exceed :data:`MEMORY_LIMIT`. Shards are always streamed.
@@ -76,32 +77,42 @@ def open_data(
         raise DataError(f"short {short}: must be at least size ({size}), which is cut out of it")
     if skip_corrupt and split == "test":
         raise DataError("skip_corrupt is for training rows: an evaluation must not count another image")
-    if str(name_or_path) in NAMED:
-        return NAMED[str(name_or_path)](split)
     path = Path(name_or_path).expanduser()
-    if shards := find_shards(path, split):
+    if str(name_or_path) not in NAMED and (shards := find_shards(path, split)):
         return streamed(
             index_shards(shards), size=size, short=short, workers=workers, skip_corrupt=skip_corrupt, where=shards[0]
         )
+    if (found := _arrays(name_or_path, split)) is not None:
+        if size is None:
+            return found
+        return scaled_arrays(found, size=size, short=short, limit=MEMORY_LIMIT, where=str(name_or_path))
     if path.is_file():
-        if path.suffix != ".npz":
-            raise DataError(f"{path}: a file of type {path.suffix or 'unknown'}; allowed is {LAYOUTS}")
-        return read_npz(path, split)
+        raise DataError(f"{path}: a file of type {path.suffix or 'unknown'}; allowed is {LAYOUTS}")
     if not path.is_dir():
         near = difflib.get_close_matches(str(name_or_path), NAMED, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DataError(f"{name_or_path}: no such file or folder, nor a data set by name ({', '.join(NAMED)}){hint}")
-    if (idx := find_idx(path, split)) is not None:
-        return read_idx_folder(*idx)
-    if (cifar := read_cifar(path, split)) is not None:
-        return cifar
-    if (path / f"{split}.npz").is_file():
-        return read_npz(path / f"{split}.npz", split)
     if (root := find_folder(path, split)) is not None:
         return open_folder(root, size=size, short=short, stream=stream, workers=workers, skip_corrupt=skip_corrupt)
     found = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
     single = "; CLASS/ folders without a SPLIT/ above them are for open_folder()" if class_folders(path) else ""
     raise DataError(f"{path}: no {split} data in a known layout (found {found}); allowed is {LAYOUTS}{single}")
+
+
+def _arrays(name_or_path: str | Path, split: str) -> ArrayData | None:
+    """The rows where they lie as arrays; None where they lie as encoded images, or nothing known does."""
+    if str(name_or_path) in NAMED:
+        return NAMED[str(name_or_path)](split)
+    path = Path(name_or_path).expanduser()
+    if path.suffix == ".npz" and path.is_file():
+        return read_npz(path, split)
+    if not path.is_dir():
+        return None
+    if (idx := find_idx(path, split)) is not None:
+        return read_idx_folder(*idx)
+    if (cifar := read_cifar(path, split)) is not None:
+        return cifar
+    return read_npz(path / f"{split}.npz", split) if (path / f"{split}.npz").is_file() else None
 
 
 def find_folder(path: Path, split: str) -> Path | None:

@@ -141,6 +141,54 @@ def test_mixed_precision_keeps_the_dtype_and_float32_statistics():
     assert norm.running_var.dtype == torch.float32
 
 
+TYPES = (torch.float32, torch.float64, torch.bfloat16)
+ROUNDING = {torch.float32: 2.0**-22, torch.float64: 2.0**-50, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+@pytest.mark.parametrize("norm", [AffineNorm, ShiftNorm])
+@pytest.mark.parametrize("moved", TYPES)
+@pytest.mark.parametrize("given", [*TYPES, torch.float16])
+def test_every_type_of_module_and_input_computes_and_keeps_the_input_s_type(norm, moved, given):
+    layer, wide = norm(5).to(moved), norm(5).double()
+    x = data().to(given).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    upstream = data(7).to(given)
+    y, want = layer(x), wide(exact)
+    y.backward(upstream)
+    want.backward(upstream.double())
+    # a statistic in float32 is off by its own rounding, and deviations are up to twice a gain
+    within = {"rtol": 8 * ROUNDING[given], "atol": 8 * max(ROUNDING[given], ROUNDING[torch.float32])}
+    assert y.dtype == x.grad.dtype == given
+    torch.testing.assert_close(y.double(), want, **within)
+    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=within["rtol"], atol=40 * within["atol"])
+    torch.testing.assert_close(layer.running_mean.double(), wide.running_mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(layer.running_var.double(), wide.running_var, rtol=1e-6, atol=0)
+    y = layer.eval()(x)
+    assert y.dtype == given
+    torch.testing.assert_close(y.double(), wide.eval()(exact), **within)
+
+
+@pytest.mark.parametrize("norm", [AffineNorm, ShiftNorm])
+def test_a_module_in_half_precision_loses_no_update_of_its_statistics(norm):
+    half, full = norm(1).bfloat16().half(), norm(1)
+    for seed in range(60):  # means around 100 +- 0.1: a bfloat16 there has steps of 0.5
+        x = torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(seed)) + 100
+        half(x)
+        full(x)
+    assert half.running_mean.dtype == half.running_var.dtype == torch.float32
+    torch.testing.assert_close(half.running_mean, full.running_mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(half.running_var, full.running_var, rtol=1e-6, atol=0)
+
+
+def test_moving_to_half_precision_does_not_round_the_statistics():
+    norm = ShiftNorm(5)
+    norm(data())
+    before = norm.running_mean.clone()
+    assert torch.equal(norm.bfloat16().running_mean, before)
+    assert norm.double().running_mean.dtype == torch.float64
+    assert norm.double().half().running_mean.dtype == torch.float64
+
+
 def test_no_channels_are_refused():
     with pytest.raises(ValueError, match="0 channels"):
         ShiftNorm(0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,18 @@ from bitshift.nn.ops import power_of_two
 _LEAST_VARIANCE = 2.0**-40
 
 
+def widened(y: Tensor) -> Tensor:
+    """``y`` in the type that norms compute in: float64 stays, everything else becomes float32."""
+    return y if y.dtype == torch.float64 else y.float()
+
+
 class ChannelNorm(nn.Module, ABC):
     """Batch statistics per channel (axis 1) in ``train``, a fixed affine map in ``eval``.
 
     Buffers ``running_mean``, ``running_var``, ``num_batches_tracked`` mean what they mean in ``nn.BatchNorm2d``:
     exponential averages with ``momentum``, plain averages over all batches for ``momentum=None``, unbiased variance.
+    They are float32, or float64 behind ``.double()``: ``.bfloat16()`` and ``.half()`` leave them alone, because an
+    average of 8 or 11 bits stands still when the next batch would move it by less than half a step.
     """
 
     running_mean: Tensor
@@ -32,18 +40,28 @@ class ChannelNorm(nn.Module, ABC):
         if num_features < 1:
             raise ValueError(f"norm of {num_features} channels: needs at least one")
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
+        statistics = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self.register_buffer("running_mean", torch.zeros(num_features, dtype=statistics))
+        self.register_buffer("running_var", torch.ones(num_features, dtype=statistics))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
 
     @abstractmethod
     def gain_shift(self) -> tuple[Tensor, Tensor]:
         """``(gain, shift)`` of evaluation, ``y * gain + shift``, float64 ``(C)``; gain may be negative."""
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = {name: getattr(self, name) for name in ("running_mean", "running_var")}
+        super()._apply(fn, recurse)
+        for name, wide in before.items():
+            moved = getattr(self, name)
+            if moved.dtype in (torch.bfloat16, torch.float16):
+                setattr(self, name, wide.to(moved.device, torch.promote_types(wide.dtype, torch.float32)))
+        return self
+
     def _affine(self, y: Tensor) -> Tensor:
-        gain, shift = (v.to(y.dtype if y.dtype == torch.float64 else torch.float32) for v in self.gain_shift())
+        gain, shift = (v.to(torch.promote_types(y.dtype, torch.float32)) for v in self.gain_shift())
         shape = [-1] + [1] * (y.dim() - 2)
-        return y * gain.view(shape) + shift.view(shape)
+        return (y * gain.view(shape) + shift.view(shape)).to(y.dtype)
 
     def extra_repr(self) -> str:
         """Channels and constants."""
@@ -74,7 +92,19 @@ class AffineNorm(ChannelNorm):
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
         rate = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-        return F.batch_norm(y, self.running_mean, self.running_var, self.weight, self.bias, True, rate, self.eps)
+        mean, variance = self.running_mean, self.running_var
+        # batch_norm wants parameters of the statistics' type; a half input goes with float32, any other with its own
+        wide = torch.promote_types(torch.promote_types(y.dtype, mean.dtype), torch.float32)
+        half = y.dtype in (torch.bfloat16, torch.float16) and wide == torch.float32
+        x, weight, bias = y if half else y.to(wide), self.weight.to(wide), self.bias.to(wide)
+        if mean.dtype == wide:
+            return F.batch_norm(x, mean, variance, weight, bias, True, rate, self.eps).to(y.dtype)
+        taken = mean.to(wide), variance.to(wide)
+        out = F.batch_norm(x, *taken, weight, bias, True, rate, self.eps).to(y.dtype)
+        with torch.no_grad():
+            mean.copy_(taken[0])
+            variance.copy_(taken[1])
+        return out
 
 
 class _CentredGain(torch.autograd.Function):
@@ -93,7 +123,7 @@ class _CentredGain(torch.autograd.Function):
         if ctx.fused:
             return cpu.channel_map(y, mean, gain, beta)
         shape = [1, -1] + [1] * (y.dim() - 2)
-        return (y.float() - mean.view(shape)).mul_(gain.view(shape)).add_(beta.view(shape)).to(y.dtype)
+        return (widened(y) - mean.view(shape)).mul_(gain.view(shape)).add_(beta.view(shape)).to(y.dtype)
 
     @staticmethod
     @once_differentiable
@@ -107,10 +137,10 @@ class _CentredGain(torch.autograd.Function):
             slope = torch.zeros_like(gain) if variance is None else -gain * d_gain / (count * variance)
             d_y = cpu.channel_map_backward(g, y, mean, gain, slope, -gain * total / count)
             return d_y, None, None, d_gain, total
-        g = g.float()
+        g = widened(g)
         dims = [0, *range(2, g.dim())]
         shape = [1, -1] + [1] * (g.dim() - 2)
-        centred = y.float() - mean.view(shape)
+        centred = widened(y) - mean.view(shape)
         total = g.sum(dims)
         d_gain = (g * centred).sum(dims)
         d_y = g * gain.view(shape)
@@ -120,16 +150,16 @@ class _CentredGain(torch.autograd.Function):
 
 
 def _moments(y: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel, float32; ``near`` (C) is a guess of the mean, which a single pass wants."""
+    """Mean and biased variance per channel, as :func:`widened`; ``near`` (C) is a guess of the mean for one pass."""
     if on_cpu(y):
-        y = cpu.dense(y)
+        y, near = cpu.dense(y), near.float()
         count = max(y.numel() // y.shape[1], 1)
         first, second = cpu.channel_sums(y, y, near, centre_a=True)
         offset = first / count
         variance = (second / count - offset.square()).clamp_min(0.0)
         if bool((offset.square() <= 100 * variance).all()):  # else float32 has lost digits of the variance
             return (near + offset).float(), variance.float()
-    y = y.float()
+    y = widened(y)
     dims = [0, *range(2, y.dim())]
     shape = [1, -1] + [1] * (y.dim() - 2)
     mean = y.mean(dims)  # by plain sums: on a CPU torch.var_mean takes ten times as long
@@ -176,6 +206,7 @@ class ShiftNorm(ChannelNorm):
     def _update(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Move the running statistics; the first batch sets them."""
         self.num_batches_tracked.add_(1)
+        mean, variance = mean.to(self.running_mean.dtype), variance.to(self.running_var.dtype)
         seen = self.num_batches_tracked.to(mean.dtype)
         rate = 1.0 / seen
         if self.momentum is not None:
@@ -195,7 +226,7 @@ class ShiftNorm(ChannelNorm):
             with torch.no_grad():
                 mean, variance, count = self._batch_moments(y.detach())
                 self._update(mean, variance, count)
-                gain = power_of_two(self.exponent()).float()
+                gain = power_of_two(self.exponent()).to(mean.dtype)
             if self.log2_gain is not None:
                 gain = gain * torch.exp((self.log2_gain - self.log2_gain.detach()) * 0.6931471805599453)
             follows = None if self.log2_gain is None else variance.clamp_min(_LEAST_VARIANCE) + self.eps

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bitshift.nn.norms import AffineNorm, ShiftNorm
+from bitshift.nn.norms import AffineNorm, ShiftNorm, widened
 from bitshift.train.progress import logger
 
 
@@ -124,10 +124,10 @@ class _JointAffineNorm(AffineNorm):
 
 class _JointShiftNorm(ShiftNorm):
     def _batch_moments(self, y: Tensor) -> tuple[Tensor, Tensor, int]:
-        return joint_moments(y.float())
+        return joint_moments(widened(y))
 
     def _normalised(self, y: Tensor, mean: Tensor, follows: Tensor | None, gain: Tensor, _count: int) -> Tensor:
-        return _JointNorm.apply(y.float(), mean, follows, gain, self.bias, _count).to(y.dtype)  # type: ignore[no-any-return]
+        return _JointNorm.apply(widened(y), mean, follows, gain, self.bias, _count).to(y.dtype)  # type: ignore[no-any-return]
 
 
 _JOINT: dict[type[nn.Module], type[nn.Module]] = {

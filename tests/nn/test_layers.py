@@ -45,6 +45,22 @@ CONVS = [
 ]
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("norm", [None, AffineNorm, ShiftNorm])
+def test_a_moved_module_trains_and_evaluates_in_its_type(kind, norm):
+    layer = ShiftConv2d(nearest(weight(8, 4, 3, 3)), bias=weight(8, seed=1), norm=norm and norm(8))
+    plain = copy.deepcopy(layer)
+    layer = layer.to(kind)
+    x = weight(2, 4, 9, 8, seed=2).to(kind)
+    y, want = layer(x), plain(x.float())
+    y.square().sum().backward()
+    assert y.dtype == kind
+    assert layer.method.latent.grad.dtype == kind
+    assert bool(layer.method.latent.grad.any())
+    torch.testing.assert_close(y.float(), want, rtol=2**-6, atol=2**-4 if kind == torch.bfloat16 else 1e-5)
+    assert layer.eval()(x).dtype == kind
+
+
 @pytest.mark.parametrize("window", CONVS)
 def test_conv2d_trains_as_torch_with_the_effective_weight(window):
     groups = window.get("groups", 1)

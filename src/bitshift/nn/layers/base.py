@@ -310,7 +310,8 @@ class ShiftLayer(nn.Module, ABC):
 
     def _float(self, x: Tensor) -> Tensor:
         """The differentiable float evaluation; the norm follows its own training flag."""
-        y = self._convolve(x, self.trained_weight())
+        weight = self.trained_weight()  # float32; an embedding's x are ids
+        y = self._convolve(x, weight.to(x.dtype) if x.is_floating_point() else weight)
         if self.bias is not None:
             y = y + self._per_channel(self.float_bias()).to(y.dtype)
         return y if self.norm is None else self.norm(y)
@@ -326,7 +327,7 @@ class ShiftLayer(nn.Module, ABC):
                 value = self._exact(x, self.integer_form())
             else:
                 value = self._exact_float(x, self.method.codes(), self.method.scale(), self.float_bias())
-                value = value.to(x.dtype) if x.dtype in (torch.bfloat16, torch.float16) else value
+                value = value.to(x.dtype) if x.is_floating_point() else value
                 value = value if self.norm is None else self.norm(value)
         if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
             return _Replace.apply(value, self._float(x.float()))  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ import numpy as np
 from bitshift.cli.errors import CliError
 from bitshift.cli.output import to_json
 from bitshift.cli.report.collect import EVALUATION
+from bitshift.cli.runs import with_trained_classes
 from bitshift.runtime import Model
 from bitshift.train.data import Request, TrainData
 
@@ -25,19 +26,15 @@ class FileResult:
     seconds: float
 
 
-def check_fits(model: Model, data: TrainData, where: str) -> None:
-    """Refuse a data set whose shape, normalisation or classes are not those of the model."""
+def fitting(model: Model, data: TrainData, where: str) -> TrainData:
+    """``data`` under the model's labels; CliError for another shape, features for a model of pictures, or classes."""
     (name,) = model.graph.inputs
     shape = data.sample_shape
     if model.graph.values[name].shape != shape:
         raise CliError(f"{where}: the data are {shape} a sample, the model takes {model.graph.values[name].shape}")
     if "preprocess" in model.graph.meta and not data.is_pixels:
         raise CliError(f"{where}: the model takes pictures, and the data hold float32 features; store pixels as uint8")
-    if model.labels is not None and tuple(model.labels) != data.class_names:
-        raise CliError(
-            f"{where}: the data's classes {list(data.class_names[:5])}... "
-            f"are not the model's {list(model.labels[:5])}..."
-        )
+    return data if model.labels is None else with_trained_classes(data, model.labels, where)
 
 
 def evaluate_file(model: Model, data: TrainData, *, batch_size: int = 250) -> FileResult:

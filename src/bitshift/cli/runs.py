@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,13 @@ class Run:
         return replace(ImageOptions.from_about(self.config.get("about") or {}), skip_corrupt=True)
 
     def open_data(self, split: str, override: str | None = None, images: ImageOptions | None = None) -> TrainData:
-        """A split of the run's data set (or of ``override``) under the run's own normalisation and image size."""
+        """A split of the run's data set (or of ``override``) under the run's normalisation, size and class names."""
         name = override or self.data
         if not name:
             raise CliError(f"{self.path} does not know its data set; give --data")
-        return with_recorded_normalise((images or self.images).open(name, split), self.config)
+        data = with_recorded_normalise((images or self.images).open(name, split), self.config)
+        trained = self.config.get("data", {}).get("class_names")
+        return data if trained is None else with_trained_classes(data, trained, str(self.path))
 
 
 def with_recorded_normalise(data: TrainData, config: Mapping[str, Any]) -> TrainData:
@@ -67,6 +69,33 @@ def with_recorded_normalise(data: TrainData, config: Mapping[str, Any]) -> Train
             f"of the run's kind"
         )
     return data.with_normalise(normalise)
+
+
+def with_trained_classes(data: TrainData, trained: Sequence[str], where: str) -> TrainData:
+    """``data`` under the class names that a network was trained with; bare numbers stand for the other's names.
+
+    Raises:
+        CliError: other names, another order of them, or more classes than the network knows.
+    """
+    names, theirs = data.class_names, tuple(trained)
+    if len(names) <= len(theirs) and names in (theirs[: len(names)], _numbers(len(names))):
+        return data.with_class_names(theirs)
+    if theirs == _numbers(len(theirs)) and len(names) == len(theirs):
+        return data
+    if len(names) != len(theirs):
+        differ = f"{len(names)} classes ({_some(names)}), {where} knows {len(theirs)} ({_some(theirs)})"
+    else:
+        at = next(i for i, (mine, other) in enumerate(zip(names, theirs, strict=True)) if mine != other)
+        differ = f"class {at} is {names[at]!r}, of {where} {theirs[at]!r}"
+    raise CliError(f"the data's classes are others: {differ}; give data with its classes in its order")
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def open_run(path: Path) -> Run:

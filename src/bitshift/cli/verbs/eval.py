@@ -67,14 +67,13 @@ examples:
         )
 
     def _file(self, out: Output) -> None:
-        from bitshift.cli.evaluating import check_fits, evaluate_file
+        from bitshift.cli.evaluating import evaluate_file, fitting
         from bitshift.cli.models import open_model
 
         if self.data is None:
             raise CliError("a model file does not know its data set; give --data NAME_OR_PATH")
         model = open_model(self.what, backend=self.backend)
-        data = self.image_options().open(self.data, self.split)
-        check_fits(model, data, str(self.what))
+        data = fitting(model, self.image_options().open(self.data, self.split), str(self.what))
         result = evaluate_file(model, data, batch_size=self.batch_size)
         about = {"by": model.backend, "seconds": result.seconds}
         self._answer(out, result.accuracy, result.confusion, data.class_names, about)

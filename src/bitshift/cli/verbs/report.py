@@ -76,13 +76,13 @@ examples:
     def _evaluate(self) -> Evaluation | None:
         if self.data is None:
             return None
-        from bitshift.cli.evaluating import check_fits, evaluate_file
+        from bitshift.cli.evaluating import evaluate_file, fitting
         from bitshift.cli.models import open_model
         from bitshift.cli.report.data import Evaluation
         from bitshift.train.data import open_data
 
-        model, data = open_model(self.what), open_data(self.data, "test")
-        check_fits(model, data, str(self.what))
+        model = open_model(self.what)
+        data = fitting(model, open_data(self.data, "test"), str(self.what))
         result = evaluate_file(model, data)
         title = f"{self.data}, test rows, file run by the {model.backend}"
         confusion = tuple(tuple(int(n) for n in row) for row in result.confusion)

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from bitshift.nn import ShiftConfig, convert
+from bitshift.nn.activations import calibrate
+from bitshift.nn.methods import Nearest
 from bitshift.nn.norms import ShiftNorm
 from bitshift.train import compiled
 from bitshift.train.checkpoint import load_checkpoint, load_tensors, under
@@ -22,6 +24,7 @@ from bitshift.train.ema import StateAverage, averaged
 from bitshift.train.exchange import GradientMean
 from bitshift.train.loop import evaluate, fit
 from bitshift.train.norms import reestimate_norms
+from bitshift.train.step import Stepper
 from train.tiny_run import lines, tiny_config, tiny_data, tiny_net
 
 TRAIN, VALID = tiny_data(64), tiny_data(40, seed=1)
@@ -130,6 +133,41 @@ def test_an_average_of_a_shift_network_is_a_shift_network(tmp_path):
     codes = model.get_submodule("0").method.codes()
     assert int(codes.max()) < 8
     assert result.accuracy > 0.6
+
+
+@pytest.mark.parametrize("latents", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("learn", "scale"), [("none", "pot"), ("scale", "pot"), ("scale", "free")])
+def test_the_average_goes_through_a_change_of_bits_as_the_network_does(learn, scale, latents):
+    options = {"wide": "int6", "narrow_at": 0.3, "learn": learn, "scale": scale}
+    config = ShiftConfig(method="nearest", bits=3, activations=8, init="pretrained", options=options, latents=latents)
+    images = TRAIN.normalise(TRAIN.batch(np.arange(32))[0])
+    model, _ = convert(tiny_net(), config, sample=images[:4])
+    calibrate(model, [images])
+    stepper = Stepper(model, tiny_config(ema_decay=0.99), World(), teacher=None, total=10, per_epoch=5, half=None)
+    before = model.get_submodule("0").method.latent.detach().clone()
+    stepper.prepare(2, images)
+    assert torch.equal(model.get_submodule("0").method.latent, before)
+    stepper.prepare(3, images)
+    assert not torch.equal(model.get_submodule("0").method.latent, before), "the folded layer gets its gain back"
+    assert stepper.average is not None
+    held, live = stepper.average.state_dict(), averaged(model)
+    assert any("learned" in name for name in held) == (learn == "scale")
+    # the network has stood still so far, so its average is the network; in bfloat16 that rounds factor and product
+    rounding = {"rtol": 2.0**-7, "atol": 0} if latents == "bfloat16" else {"rtol": 1e-6, "atol": 1e-7}
+    for name in held:
+        torch.testing.assert_close(held[name], live[name].detach().float(), **rounding)
+
+
+def test_the_average_of_another_network_finds_scales_of_its_own():
+    options = {"wide": "int6", "narrow_at": 0.3, "learn": "scale", "scale": "free"}
+    model = nn.Sequential(Nearest.from_float(torch.randn(4, 9), "pot3d", **options))
+    average = StateAverage(model, 0.99)
+    name = next(n for n in average.state_dict() if "latent" in n)
+    average.state_dict()[name].mul_(4)
+    assert model[0].set_progress(0.5)
+    average.follow([model[0]], {model[0]: torch.tensor([1.0, 2.0, 1.0, 1.0])})
+    ratio = average.state_dict()["0.learned.value"] / model[0].learned.value
+    torch.testing.assert_close(ratio.detach(), torch.tensor([4.0, 8.0, 4.0, 4.0]))
 
 
 # --- norm statistics

@@ -40,14 +40,17 @@ class Unmatched:
         return make_method(self.choice, scaled, norm_behind=True, generator=generator)[0]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Renewed:
     """As :class:`Unmatched`, for a method in the midst of training whose weight was rounded to another set."""
 
     base: Method
+    factor: Tensor | None = None
+    """What the weight was last multiplied by."""
 
     def method(self, factor: Tensor, generator: torch.Generator | None = None) -> Method:  # noqa: ARG002
         """The method for its weight times ``factor`` (O)."""
+        self.factor = factor
         return self.base.rescaled(factor)
 
 
@@ -97,22 +100,27 @@ def matching_gains(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
             hook.remove()
 
 
-def match_again(model: nn.Module, methods: Iterable[Method], x: Tensor) -> None:
+def match_again(model: nn.Module, methods: Iterable[Method], x: Tensor) -> dict[Method, Tensor]:
     """Give those of ``methods`` (rounded anew in the midst of training) their gains back that have a norm folded in.
 
     Their layers' output then has the deviation that ``norm.running_var`` remembers of the steps before; ``x`` is a
     batch of training inputs. Parameters are written in place; norms and modes stay as they are.
+
+    Returns:
+        The factor (O) of each method whose weight was multiplied.
     """
     changed = {id(method) for method in methods}
+    renewed: dict[Method, Renewed] = {}
     for layer in (m for m in model.modules() if isinstance(m, ShiftLayer)):
         folded = isinstance(layer.norm, ShiftNorm) and not layer.norm.learn_scale
         if folded and id(layer.method) in changed:
-            layer.unmatched = Renewed(copy.deepcopy(layer.method))
+            layer.unmatched = renewed[layer.method] = Renewed(copy.deepcopy(layer.method))
     if unmatched_layers(model):
         with kept_modes(model):
             model.eval()
             with matching_gains(model):
                 model(x)
+    return {method: new.factor for method, new in renewed.items() if new.factor is not None}
 
 
 def _set(layer: ShiftLayer, method: Method) -> None:

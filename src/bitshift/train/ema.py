@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from bitshift.nn.method import Method
 from bitshift.nn.norms import ChannelNorm
 
 
@@ -38,6 +40,23 @@ class StateAverage:
         """Take in the state behind step ``step``."""
         for average, live in zip(self._shadow.values(), self._live.values(), strict=True):
             average.lerp_(live.detach().to(average.dtype), self.rate(step))
+
+    @torch.no_grad()
+    def follow(self, methods: Iterable[Method], factors: Mapping[Method, Tensor]) -> None:
+        """Take the average through a change of set, as the network has just gone through it.
+
+        ``methods`` have rounded their weights anew to another set (``Method.set_progress``), those in ``factors`` for
+        their weight times a factor (O). Without this the average would mix latents of two sizes and scales of two sets
+        for as long as its memory lasts; so its latents are multiplied alike and its scales searched anew for them.
+        """
+        names = {id(tensor): name for name, tensor in self._live.items()}
+        for method in methods:
+            twin = copy.deepcopy(method).float()
+            for own, live in zip(twin.parameters(), method.parameters(), strict=True):
+                own.copy_(self._shadow[names[id(live)]])
+            twin = twin.rescaled(factors.get(method, torch.ones(method.shape[0], device=method.scale().device)))
+            for own, live in zip(twin.parameters(), method.parameters(), strict=True):
+                self._shadow[names[id(live)]].copy_(own)
 
     @torch.no_grad()
     def put(self) -> None:

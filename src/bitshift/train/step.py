@@ -73,8 +73,10 @@ class Stepper:
         changed = [method for method in self.methods if method.set_progress(step / self.total)]
         if changed:
             # the joint batch, so that the number of processes does not matter
-            match_again(self.model, changed, torch.cat(self.world.gather(images)).to(images.device))
+            factors = match_again(self.model, changed, torch.cat(self.world.gather(images)).to(images.device))
             self.world.share_from_main(self.model)
+            if self.average is not None:
+                self.average.follow(changed, factors)
         return rate
 
     def resume(self, step: int) -> None:

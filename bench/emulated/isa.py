@@ -8,7 +8,7 @@ from emulated.elf import Instruction
 
 _MULTIPLIES = {
     "arm": re.compile(
-        r"(mul|mla|mls|[su]mul|[su]mla|smml|smmul|sml[as]|smu[as]|umaal|[su]div|v(mul|mla|mls|n?fm|div|fma))\w*$"
+        r"(mul|mla|mls|[su]mul|[su]mla|smml|smmul|sml[as]|smu[as]|umaal|[su]div|v(mul|mla|mls|n?fm|div|fma))[\w.]*$"
     ),
     "riscv": re.compile(r"(mul|div|rem|f(mul|madd|msub|nmadd|nmsub|div))[\w.]*$"),
     "avr": re.compile(r"(mul|fmul)\w*$"),

@@ -115,7 +115,8 @@ def test_avr_cycles_are_those_of_the_data_sheet(tmp_path):
         ("adds", "r0, r1, r2", 0, 1), ("muls", "r0, r1", 0, 1), ("ldr", "r0, [r1]", 0, 2),
         ("strb", "r0, [r1, #3]", 0, 2), ("ldmia", "r0!, {r1, r2, r3}", 0, 4), ("push", "{r4, r5, lr}", 0, 4),
         ("pop", "{r4, r5}", 0, 3), ("pop", "{r4, r5, pc}", 1, 7), ("bl", "c4 <f>", 1, 4), ("bx", "lr", 1, 3),
-        ("b.n", "10", 1, 3), ("beq.n", "10", 0, 1), ("beq.n", "10", 1, 3), ("bics", "r0, r1", 0, 1), ("stmia", "r0!, {r4-r7}", 0, 5),
+        ("b.n", "10", 1, 3), ("beq.n", "10", 0, 1), ("beq.n", "10", 1, 3), ("bics", "r0, r1", 0, 1),
+        ("stmia", "r0!, {r4-r7}", 0, 5),
     ],
 )  # fmt: skip
 def test_the_cycle_model_is_that_of_the_reference_manual(mnemonic, operands, jumps, cycles):

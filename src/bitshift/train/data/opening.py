@@ -27,8 +27,8 @@ NAMED = {"mnist_5k": read_mnist5k}
 SPLITS = ("train", "test")
 LAYOUTS = (
     "a .npz file (x_train, y_train, x_test, y_test, perhaps class_names), or a folder with "
-    "IDX files (train-images-idx3-ubyte[.gz]), CIFAR binary (data_batch_1.bin) or python files (data_batch_1), {train,test}.npz, "
-    "{train,test|val}/CLASS/*.png, or tar shards {train,test|val}-*.tar"
+    "IDX files (train-images-idx3-ubyte[.gz]), CIFAR binary (data_batch_1.bin) or python files (data_batch_1), "
+    "{train,test}.npz, {train,test|val}/CLASS/*.png, or tar shards {train,test|val}-*.tar"
 )
 MEMORY_LIMIT = 2 * 2**30
 """Decoded bytes above which an image folder is streamed."""

@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bitshift import runtime
-from bitshift.cli.network import read_state
+from bitshift.cli.weightfile import read_state
 from bitshift.lower import export
 from bitshift.nn.activations import calibrate
 from bitshift.nn.config import Rule, ShiftConfig

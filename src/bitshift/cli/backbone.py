@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.cli.errors import CliError
-from bitshift.cli.network import NetworkSpec, read_state
+from bitshift.cli.network import NetworkSpec
 from bitshift.cli.rundir import read_config
 from bitshift.cli.runs import WEIGHTS
+from bitshift.cli.weightfile import read_state
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import ConversionReport, convert
 from bitshift.nn.plan import CONVERTIBLE

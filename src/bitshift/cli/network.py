@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from bitshift.cli.errors import CliError
 from bitshift.cli.rundir import describe_network
+from bitshift.cli.weightfile import read_state
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import ConversionReport, convert
-from bitshift.train.checkpoint import load_tensors
+from bitshift.train.checkpoint import load_state
 from bitshift.train.models import build, published_state
 
 
@@ -75,7 +76,7 @@ class NetworkSpec:
         else:
             model = build(self.model, num_classes=self.num_classes, in_channels=self.input_shape[0])
         if weights is not None:
-            load_state_dict(model, weights)
+            load_state_dict(model, weights, self)
         return model
 
     def build(
@@ -134,51 +135,17 @@ def call_user_function(name: str, **offered: int) -> nn.Module:
     return model
 
 
-def load_state_dict(model: nn.Module, path: Path) -> None:
-    """Fill a float ``model`` from a run directory, a .safetensors file, or a .pt/.pth/.th file (tensors only).
+def load_state_dict(model: nn.Module, path: Path, spec: NetworkSpec) -> None:
+    """Fill the float ``model`` of ``spec`` from a run directory, a safetensors file or a torch file (tensors only).
 
     Raises:
-        CliError: no such file, not a state dict, or tensors that do not fit; names the first of each kind.
+        CliError: no such file, not a state dict, or tensors that do not fit; says which option would fit.
     """
-    from bitshift.train.checkpoint import load_state
+    from bitshift.cli.misfit import misfit
 
-    tensors = read_state(path)
-    tensors = published_state(model, tensors)
+    tensors = published_state(model, read_state(path))
+    if (wrong := misfit(model, tensors, spec)) is not None:
+        raise CliError(f"{path} belongs to another network than {spec.model}: {wrong}")
     # State dicts from before torch 0.4.1 lack this counter; nothing that is evaluated depends on it.
     counters = {n: t for n, t in model.state_dict().items() if n.endswith("num_batches_tracked")}
     load_state(model, counters | tensors, str(path))
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a run directory's weights, a .safetensors file, or a .pt/.pth/.th file (tensors only).
-
-    Raises:
-        CliError: no such file, or not a state dict.
-    """
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.exists():
-        raise CliError(f"no such file: {path}")
-    if path.suffix == ".safetensors":
-        return load_tensors(path)[0]
-    if path.suffix in (".pt", ".pth", ".th", ".bin"):
-        return _load_torch_file(path)
-    raise CliError(
-        f"{path}: unknown kind of weights {path.suffix!r}; allowed: .safetensors, .pt, .pth, .th, a run directory"
-    )
-
-
-def _load_torch_file(path: Path) -> dict[str, Tensor]:
-    """A torch file through its tensors-only reader: no code in it can run."""
-    import pickle
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        first = str(error).partition("\n")[0]
-        raise CliError(f"{path}: not a file of plain tensors ({first}); save model.state_dict()") from None
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CliError(f"{path}: holds {type(content).__name__}, not a state dict of tensors; save model.state_dict()")
-    return dict(content)

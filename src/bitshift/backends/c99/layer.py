@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -20,6 +21,16 @@ class Port:
     type: FixedPoint
     lo: int
     hi: int
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes."""
+        return self.size * self.type.dtype.itemsize
 
     @property
     def ctype(self) -> str:
@@ -75,12 +86,15 @@ class Code:
         scratch: bytes of working memory, aligned to 4, that live during the call only.
         needs: names of the shared helper functions (``helpers.py``) that the text calls.
         table_bytes: constant data, weights above all.
+        in_place: inputs (0: ``x``, 1: the residual) whose memory ``y`` may share where both have elements of one size:
+            an element is read before ``y``'s element of the same place is written, and never after.
     """
 
     text: str
     scratch: int = 0
     needs: frozenset[str] = frozenset()
     table_bytes: int = 0
+    in_place: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,9 @@ import json
 import logging
 import signal
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from bitshift.nn.method import METHODS, Method, get_method
 from bitshift.train import loop
 from bitshift.train.checkpoint import CheckpointError, load_model
 from bitshift.train.data import Normalise, Shift
+from bitshift.train.lock import RunInUseError, run_lock
 from bitshift.train.loop import TrainingDiverged, TrainingStopped, evaluate, fit, use_bf16
 from bitshift.train.norms import reestimate_norms
 from train.tiny_run import lines, tiny_config, tiny_data, tiny_net
@@ -249,6 +252,21 @@ def test_an_integer_network_resumes_to_the_bit(tmp_path, monkeypatch):
     assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (
         tmp_path / "broken" / "model.safetensors"
     ).read_bytes()
+
+
+def test_a_directory_that_another_run_trains_into_is_refused_and_left_as_it_is(tmp_path):
+    fit(tiny_net(), tiny_config(epochs=1), TRAIN, VALID, run_dir=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with run_lock(tmp_path), pytest.raises(RunInUseError, match="trains into it"):
+        fit(tiny_net(), tiny_config(epochs=1), TRAIN, VALID, run_dir=tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    fit(tiny_net(), tiny_config(epochs=1), TRAIN, VALID, run_dir=tmp_path)
+
+
+def test_every_process_stops_when_another_run_has_the_directory(tmp_path):
+    world = SimpleNamespace(is_main=False, gather=lambda mine: [torch.ones_like(mine), mine])
+    with pytest.raises(RunInUseError, match="process 0 says which"), ExitStack() as stack:
+        loop._Run._claim(SimpleNamespace(world=world, folder=tmp_path), stack)
 
 
 def test_a_finished_run_is_returned_without_training(tmp_path, monkeypatch):

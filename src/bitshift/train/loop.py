@@ -28,6 +28,7 @@ from bitshift.train.distributed import World, join_world
 from bitshift.train.evaluate import EvalResult, evaluate
 from bitshift.train.feed import Feed
 from bitshift.train.flips import FlipLog
+from bitshift.train.lock import RunInUseError, run_lock
 from bitshift.train.norms import reestimate_norms
 from bitshift.train.progress import Reporter, logger
 from bitshift.train.state import Position, RunState, identity, refuse_differences, seed_everything
@@ -76,6 +77,7 @@ def fit(
     """Train ``model`` in place and leave a run directory.
 
     ``run_dir`` receives config.json, metrics.jsonl, checkpoint.safetensors + checkpoint.json and model.safetensors.
+    While it trains, ``.lock`` there keeps other runs out; it ends with its process, however that ends.
     With ``resume`` a checkpoint found there is continued: model, optimiser, random states and data position are those
     of the step after which it was written, so the end is bit-identical to an undisturbed run on the same
     machine, thread count and number of processes. A finished run is evaluated and returned. ``resume=False`` refuses a
@@ -86,6 +88,7 @@ def fit(
 
     Raises:
         ValueError: a configuration, data or directory that does not fit; names the field and both values.
+        RunInUseError: another process trains into ``run_dir``.
         CheckpointError: a checkpoint that is damaged or belongs to another model.
         TrainingDiverged: the loss is not finite.
         TrainingStopped: SIGTERM; a checkpoint was written.
@@ -166,8 +169,9 @@ class _Run:
 
     def go(self, resume: bool, stop: threading.Event) -> FitResult:
         config, world = self.config, self.world
-        found = self._look(resume)
         with ExitStack() as stack:
+            self._claim(stack)
+            found = self._look(resume)
             if world.size > 1 and config.sync_norm:
                 stack.enter_context(joint_norms(self.model))
             seed_everything(step_generator(config.seed, 2, world.rank))
@@ -203,6 +207,20 @@ class _Run:
             self._train(stop)
             return self._finish()
 
+    def _claim(self, stack: ExitStack) -> None:
+        """Keep other runs out of the folder until ``stack`` is closed; no process goes on when another run has it."""
+        refused = None
+        if self.world.is_main:
+            try:
+                stack.enter_context(run_lock(self.folder))
+            except RunInUseError as error:
+                refused = error
+        (said, *_) = self.world.gather(torch.tensor([int(refused is not None)]))
+        if refused is not None:
+            raise refused
+        if said:
+            raise RunInUseError(f"{self.folder}: another run trains into it; process 0 says which")
+
     def _look(self, resume: bool) -> ckpt.Checkpoint | None:
         """The checkpoint to go on from; every process sees the same."""
         found = ckpt.load_checkpoint(self.folder) if self.folder.exists() else None
@@ -215,8 +233,6 @@ class _Run:
                 f"only some processes find a checkpoint in {self.folder}, or they find different ones (steps "
                 f"{sorted(steps)}); all of them must see the run directory"
             )
-        if self.world.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
         return found
 
     def _use_cache(self, teacher: Teacher) -> None:

@@ -86,8 +86,8 @@ PAPERS = {
     "apot_cifar10": Paper("apot", SGD, 0.04, 300, 128, 1e-4, 0.9, 1e-4, "int8", "integer"),
     "cifar10_scratch": Paper("denseshift", SGD, 0.1, 15, 128, 1e-4, 0.9, 1e-4, "float", "float"),
     "cifar10_pretrained": Paper("nearest", SGD, 0.01, 3, 128, 1e-4, 0.9, 1e-4, "float", "float"),
-    "ours_cifar10": Paper("nearest", SGD, 0.003, 3, 128, 1e-4, 0.9, 1e-4, "shift", "integer"),
-    "ours_imagenet": Paper("nearest", SGD, 0.003, 10, 256, 1e-4, 0.9, 1e-4, "shift", "integer"),
+    "ours_cifar10": Paper("nearest", SGD, 0.01, 3, 128, 1e-4, 0.9, 1e-4, "shift", "integer"),
+    "ours_imagenet": Paper("nearest", SGD, 0.01, 10, 256, 1e-4, 0.9, 1e-4, "shift", "integer"),
     "transfer_cifar100": Paper("denseshift", SGD, 0.02, 3, 64, 1e-4, 0.9, 1e-4, "shift", "float"),
     "demo_mnist": Paper("denseshift", SGD, 0.1, 16, 64, 1e-4, 0.9, 1e-4, "shift", "integer"),
 }

@@ -24,7 +24,7 @@ RECIPE = Recipe(
         step_size=30, gamma=0.1,
     ),
     train=TrainConfig(
-        epochs=10, batch_size=256, lr=0.003, optimizer="sgd", momentum=0.9, nesterov=True, weight_decay=1e-4,
+        epochs=10, batch_size=256, lr=0.01, optimizer="sgd", momentum=0.9, nesterov=True, weight_decay=1e-4,
         schedule="cosine", warmup_epochs=0.5, distill_weight=0.9, distill_temperature=4.0, amp="bf16",
         checkpoint_every_steps=1000,
     ),

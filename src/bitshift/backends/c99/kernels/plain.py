@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from bitshift.backends.c99.codes import streamed
 from bitshift.backends.c99.helpers import buckets
 from bitshift.backends.c99.layer import Code, Estimate, Layer
 from bitshift.backends.c99.rule4 import Rule4
@@ -131,20 +132,7 @@ def _linear(layer: Layer, rule: Rule4) -> Lines:
     outputs, inputs = layer.codes.shape
     rows = int(np.prod(layer.x.shape[:-1], dtype=np.int64))
     bits = layer.format.bits
-    if bits == 8:
-        take = ["const uint_fast8_t code = (uint8_t)BS_READ8(w);", "w++;"]
-    else:
-        take = [
-            f"if (have < {bits}) {{",
-            "    held = (uint16_t)(held | (uint16_t)((uint16_t)BS_READ8(w) << have));",
-            "    w++;",
-            "    have = (uint8_t)(have + 8);",
-            "}",
-            f"const uint_fast8_t code = (uint_fast8_t)(held & {(1 << bits) - 1});",
-            f"held = (uint16_t)(held >> {bits});",
-            f"have = (uint8_t)(have - {bits});",
-        ]
-    state = [] if bits == 8 else ["uint16_t held = 0;", "uint8_t have = 0;"]
+    state, take = streamed(bits, "w")
     weight = [*take, *_add(layer.format, "code", "x[i]")]
     output = [
         *_clear(layer.format), "w = packed;", *state,

@@ -1,6 +1,6 @@
 """C for every op but the layers: one function an op, filed by the op's name."""
 
-from bitshift.backends.c99.ops import argmax, elementwise, moves, pools
+from bitshift.backends.c99.ops import argmax, conv_transpose, elementwise, embedding, moves, pools
 from bitshift.backends.c99.ops.base import Emitter, Site
 
 EMITTERS: dict[str, Emitter] = {
@@ -9,6 +9,8 @@ EMITTERS: dict[str, Emitter] = {
     "avg_pool": pools.avg_pool,
     "clamp": elementwise.clamp,
     "concat": moves.concat,
+    "conv_transpose": conv_transpose.conv_transpose,
+    "embedding": embedding.embedding,
     "max_pool": pools.max_pool,
     "pad": moves.pad,
     "requantize": elementwise.aligned,

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from bitshift.nn import ActQuant, kernels
 from bitshift.nn.kernels import cpu
+from bitshift.nn.kernels.cpu import Levels
 from bitshift.nn.latents import rounded_sgd, rounding_key
 from bitshift.nn.method import Method, get_method
 
@@ -131,6 +134,88 @@ def test_the_rounded_step(monkeypatch, nesterov, factor):
     fused, plain = both(monkeypatch, steps)
     for a, b in zip(fused, plain, strict=True):
         assert torch.equal(a, b)
+
+
+def gate_latents() -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, scales and values of a gated weight of two latents."""
+    return numbers(2, 4, 30), torch.ones(4, device=DEVICE), torch.arange(4.0, device=DEVICE)
+
+
+LAUNCHES = {
+    "_grid_forward": lambda gpu: gpu.grid_forward(numbers(40), torch.ones((), device=DEVICE), 0, 7),
+    "_grid_backward": lambda gpu: gpu.grid_backward(numbers(40), numbers(40), torch.ones((), device=DEVICE), 0, 7),
+    "_gate_forward": lambda gpu: gpu.gate_forward(*gate_latents()),
+    "_gate_backward": lambda gpu: gpu.gate_backward(
+        numbers(4, 30), torch.zeros(4, 30, dtype=torch.uint8, device=DEVICE), torch.ones(4, device=DEVICE),
+        torch.ones(2, 4, device=DEVICE), torch.float32,
+    ),
+    "_level_forward": lambda gpu: gpu.level_forward(numbers(4, 30), torch.ones(4, device=DEVICE), Levels(top=3.0)),
+    "_level_backward": lambda gpu: gpu.level_backward(
+        numbers(4, 30), numbers(4, 30), torch.ones(4, device=DEVICE), Levels(top=3.0), learned=True
+    ),
+    "_power_forward": lambda gpu: gpu.power_forward(
+        numbers(4, 30), torch.ones(4, device=DEVICE), torch.full((4,), 8.0, device=DEVICE)
+    ),
+    "_shift_sign_forward": lambda gpu: gpu.shift_sign_forward(
+        numbers(4, 30), numbers(4, 30), torch.zeros(4, dtype=torch.int32, device=DEVICE), -7
+    ),
+    "_shift_sign_backward": lambda gpu: gpu.shift_sign_backward(
+        numbers(4, 30), numbers(4, 30), numbers(4, 30), torch.ones(4, device=DEVICE)
+    ),
+    "_rounded_sgd": lambda gpu: gpu.rounded_sgd(
+        numbers(40), numbers(40).bfloat16(), None, lr=0.1, factor=0.0, decay=0.0, nesterov=False, key=1
+    ),
+}  # fmt: skip
+
+
+@runs
+@pytest.mark.parametrize("name", sorted(LAUNCHES))
+def test_a_kernel_is_launched_on_the_device_where_its_tensor_lies(monkeypatch, name):
+    from bitshift.nn.kernels import gpu
+
+    events: list[object] = []
+
+    @contextmanager
+    def device_of(tensor: Tensor):
+        events.append(tensor.device.type)
+        yield
+        events.append("back")
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]):
+            return lambda *_, **__: events.append("launch")
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(gpu, name, Kernel())
+    LAUNCHES[name](gpu)
+    assert events == [DEVICE, "launch", "back"]
+
+
+@runs
+def test_every_kernel_that_is_launched_has_its_case_here():
+    from bitshift.nn.kernels import gpu
+
+    functions = {n for n in gpu.__all__ if n != "dense"}
+    assert {name.removeprefix("_") for name in LAUNCHES} == functions
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("name", sorted(LAUNCHES))
+def test_kernels_run_on_a_device_that_is_not_the_current_one(monkeypatch, name):
+    from bitshift.nn.kernels import gpu
+
+    here = LAUNCHES[name](gpu)
+    monkeypatch.setattr(f"{__name__}.DEVICE", "cuda:1")
+    there = LAUNCHES[name](gpu)
+    for a, b in zip(tree_leaves(here), tree_leaves(there), strict=True):
+        assert not isinstance(b, Tensor) or (b.device.index == 1 and torch.equal(a.cpu(), b.cpu()))
+
+
+def test_tensors_of_different_devices_are_left_to_the_formulas():
+    meta = torch.zeros(3, device="meta")
+    assert not kernels._plain((torch.zeros(3), meta), "cpu")
+    assert not kernels._plain((meta, torch.zeros(3)), "cpu")
+    assert kernels._plain((torch.zeros(3), torch.zeros(2)), "cpu")
 
 
 @runs

@@ -34,10 +34,11 @@ def _gpu() -> Any:
 
 
 def _plain(tensors: tuple[Tensor, ...], device: str) -> bool:
-    """Whether these are ordinary float32 or bfloat16 tensors of ``device``, and nobody traces."""
+    """Whether these are ordinary float32 or bfloat16 tensors of one ``device``, and nobody traces."""
     if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
         return False
-    return all(type(t) in _PLAIN and t.device.type == device and t.dtype in cpu.REALS for t in tensors)
+    here = tensors[0].device  # a kernel that got an address of another GPU would read whatever lies there
+    return here.type == device and all(type(t) in _PLAIN and t.device == here and t.dtype in cpu.REALS for t in tensors)
 
 
 def on_cpu(*tensors: Tensor) -> bool:

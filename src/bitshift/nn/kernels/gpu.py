@@ -10,6 +10,10 @@ on a GPU, and their speed is unknown. The norm and the fused penalties have no k
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
 import torch
 import triton
 import triton.language as tl
@@ -18,6 +22,19 @@ from torch import Tensor
 from bitshift.nn.kernels.cpu import Levels, dense, like, rows
 
 BLOCK = 1024
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _where_it_lies(launch: Callable[Concatenate[Tensor, _P], _R]) -> Callable[Concatenate[Tensor, _P], _R]:
+    """``launch`` with its first tensor's device as the current one: Triton launches there, wherever tensors lie."""
+
+    @wraps(launch)
+    def guarded(first: Tensor, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with torch.cuda.device_of(first):
+            return launch(first, *args, **kwargs)
+
+    return guarded
 
 
 def _blocks(count: int) -> tuple[int]:
@@ -65,6 +82,7 @@ def _grid_backward(g, x, dx, sums, step, lo, hi, size, BLOCK: tl.constexpr):
     tl.store(sums + tl.program_id(0), tl.sum(tl.where(inside, part, 0.0), 0))
 
 
+@_where_it_lies
 def grid_forward(x: Tensor, step: Tensor, lo: int, hi: int) -> Tensor:
     """See ``cpu.grid_forward``; ``step`` stays on the device."""
     y = torch.empty_like(x)
@@ -72,6 +90,7 @@ def grid_forward(x: Tensor, step: Tensor, lo: int, hi: int) -> Tensor:
     return y
 
 
+@_where_it_lies
 def grid_backward(g: Tensor, x: Tensor, step: Tensor, lo: int, hi: int) -> tuple[Tensor, Tensor]:
     """See ``cpu.grid_backward``; the sum is a tensor."""
     g, out = like(g, x), torch.empty_like(x)
@@ -103,6 +122,7 @@ def _gate_backward(g, pattern, slopes, scale, out, size, inner, COUNT: tl.conste
         tl.store(out + j * size + i, _as(slope * scaled, out.dtype.element_ty), inside)
 
 
+@_where_it_lies
 def gate_forward(latents: Tensor, scale: Tensor, values: Tensor) -> tuple[Tensor, Tensor, float]:
     """See ``cpu.gate_forward``, which also has the sum for a penalty; here it is 0."""
     latents, values = latents.contiguous(), values.contiguous().view(torch.float32)
@@ -115,6 +135,7 @@ def gate_forward(latents: Tensor, scale: Tensor, values: Tensor) -> tuple[Tensor
     return weight, pattern, 0.0
 
 
+@_where_it_lies
 def gate_backward(grad: Tensor, pattern: Tensor, scale: Tensor, slopes: Tensor, dtype: torch.dtype) -> Tensor:
     """See ``cpu.gate_backward``."""
     out = torch.empty((slopes.shape[0], *pattern.shape), dtype=dtype, device=grad.device)
@@ -173,6 +194,7 @@ def _tables(levels: Levels, device: torch.device) -> tuple[Tensor, Tensor, int]:
     return levels.table.to(device), levels.thresholds.to(device), levels.table.numel()
 
 
+@_where_it_lies
 def level_forward(latent: Tensor, scale: Tensor, levels: Levels) -> Tensor:
     """See ``cpu.level_forward``."""
     latent, scale = latent.contiguous(), scale.contiguous()
@@ -185,6 +207,7 @@ def level_forward(latent: Tensor, scale: Tensor, levels: Levels) -> Tensor:
     return weight
 
 
+@_where_it_lies
 def level_backward(
     grad: Tensor, latent: Tensor, scale: Tensor, levels: Levels, *, learned: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -216,6 +239,7 @@ def _power_forward(x, low, high, w, size, inner, BLOCK: tl.constexpr):
     tl.store(w + i, signed.to(tl.float32, bitcast=True), inside)
 
 
+@_where_it_lies
 def power_forward(latent: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """See ``cpu.power_forward``."""
     latent = latent.contiguous()
@@ -253,6 +277,7 @@ def _shift_sign_backward(g, w, scale, d_shift, d_sign, size, inner, BLOCK: tl.co
     tl.store(d_sign + i, _as(of_sign, d_sign.dtype.element_ty), inside)
 
 
+@_where_it_lies
 def shift_sign_forward(shift: Tensor, sign: Tensor, top: Tensor, low: int) -> tuple[Tensor, float]:
     """See ``cpu.shift_sign_forward``, which also has the sum for a penalty; here it is 0."""
     shift, sign = shift.contiguous(), sign.contiguous()
@@ -263,6 +288,7 @@ def shift_sign_forward(shift: Tensor, sign: Tensor, top: Tensor, low: int) -> tu
     return weight, 0.0
 
 
+@_where_it_lies
 def shift_sign_backward(grad: Tensor, weight: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """See ``cpu.shift_sign_backward``."""
     d_shift = torch.empty(weight.shape, dtype=shift.dtype, device=shift.device)
@@ -305,6 +331,7 @@ def _rounded_sgd(
     tl.store(p + i, _rounded(latent - step * lr, noise & 0xFFFF), inside)
 
 
+@_where_it_lies
 def rounded_sgd(
     grad: Tensor, latent: Tensor, momentum: Tensor | None, *, lr: float, factor: float, decay: float, nesterov: bool,
     key: int,

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from bitshift.cli import main
+from bitshift.cli.backbone import Backbone, build_on
+from bitshift.cli.errors import CliError
+from bitshift.cli.network import NetworkSpec
 from bitshift.cli.runs import open_run
 from bitshift.nn.transfer import discrete_weights
+from bitshift.train.models import build
 
 FLAGS = ["--epochs", "1", "--batch-size", "16", "--lr", "0.01", "--no-export"]
 
@@ -122,4 +128,27 @@ def test_what_cannot_be_a_backbone_is_refused(source: Path, tmp_path: Path, caps
     assert "no such file or directory" in refused("--backbone", str(tmp_path / "nowhere"))
     assert "replaces --pretrained" in refused("--backbone", str(source), "--pretrained", str(source))
     assert "'head' matches no module" in refused("--backbone", str(source), "--new-head", "head")
-    assert "(4, 20, 1, 5, 5) there and (2, 20, 1, 5, 5) here" in refused("--backbone", str(source), "--bits", "2")
+    said = refused("--backbone", str(source), "--bits", "2")
+    assert "(4, 20, 1, 5, 5) there and (2, 20, 1, 5, 5) here" in said
+    assert "Latents fit a network of the same model, method and format only: leave out --model" in said
+    assert "leave out --method float" in refused("--backbone", str(source), "--method", "float")
+    assert "--new-head takes patterns of module paths" in refused("--backbone", str(source), "--new-head", "head")
+
+
+def test_a_float_backbone_that_does_not_fit_names_the_option_that_would(tmp_path: Path) -> None:
+    def refused(state: dict[str, Any], *new: str) -> str:
+        save_file(state, tmp_path / "b.safetensors")
+        spec = NetworkSpec(model="lenet_bn", num_classes=3, input_shape=(1, 28, 28))
+        with pytest.raises(CliError) as caught:
+            build_on(Backbone(path=tmp_path / "b.safetensors", new=new), spec, generator=torch.Generator())
+        assert "new=" not in str(caught.value)
+        return str(caught.value)
+
+    own = build("lenet_bn", num_classes=3, in_channels=1).state_dict()
+    state = {name: t for name, t in own.items() if not name.startswith(("conv1", "fc1"))}
+    said = refused(state)
+    assert "the backbone has no conv1.weight, fc1.weight.\n" in said
+    assert "Begin these parts anew: --new-head conv1 fc1 (and the last layer" in said
+    said = refused(build("resnet8", num_classes=9, in_channels=3).state_dict())
+    assert re.search(r"the backbone has no .* and \d+ more; .* there and .* here", said)
+    assert "These are weights of resnet8: --model resnet8" in said

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.cli.errors import CliError
+from bitshift.cli.misfit import models_of
 from bitshift.cli.network import NetworkSpec
 from bitshift.cli.rundir import read_config
 from bitshift.cli.runs import WEIGHTS
@@ -20,9 +21,10 @@ from bitshift.cli.weightfile import read_state
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import ConversionReport, convert
 from bitshift.nn.plan import CONVERTIBLE
-from bitshift.nn.transfer import is_new, load_backbone
+from bitshift.nn.transfer import TransferError, is_new, load_backbone
 from bitshift.train.models import published_state
 
+_FEW = 4
 _log = logging.getLogger("bitshift")
 
 
@@ -87,10 +89,39 @@ def build_on(
     (``init="pretrained"``).
 
     Raises:
-        CliError, TransferError: a backbone that is not there or does not fit.
+        CliError: a backbone that is not there or does not fit; names the options that would fit.
     """
-    model = spec.build_float()
     state = backbone.state()
+    try:
+        return _build_on(backbone, state, spec, generator)
+    except TransferError as error:
+        raise CliError(f"--backbone {backbone.path}: {error.found}.\n{_advice(error, state, spec)}") from None
+
+
+def _advice(error: TransferError, state: Mapping[str, Tensor], spec: NetworkSpec) -> str:
+    """The options that would fit, for tensors that do not."""
+    if not error.unfit:
+        return (
+            "--new-head takes patterns of module paths, e.g. --new-head fc 'head.*'; without it the last layer is new"
+        )
+    if is_latent(state):
+        if spec.shift is None:
+            return "These are latents of a shift network: leave out --method float"
+        return (
+            "Latents fit a network of the same model, method and format only: leave out --model, --method, --bits, "
+            "--format and --rules, which a run directory says itself"
+        )
+    if models := models_of(state, spec):
+        return f"These are weights of {' or '.join(models)}: --model {models[0]}"
+    if len(error.unfit) <= _FEW:
+        return f"Begin these parts anew: --new-head {' '.join(error.unfit)} (and the last layer, unless it is to stay)"
+    return "Give the --model that was trained, or say with --new-head which parts are new"
+
+
+def _build_on(
+    backbone: Backbone, state: Mapping[str, Tensor], spec: NetworkSpec, generator: torch.Generator
+) -> tuple[nn.Module, NetworkSpec, ConversionReport | None]:
+    model = spec.build_float()
     if not is_latent(state):
         state = published_state(model, state)
     new = backbone.new or (last_layer(model),)

@@ -27,7 +27,15 @@ logger = logging.getLogger("bitshift")
 
 
 class TransferError(ValueError):
-    """A backbone that does not fit; the message names tensors, what was found and the next step."""
+    """A backbone that does not fit; the message names tensors, what was found and the next step.
+
+    ``found`` is the message without the step, ``unfit`` are the modules whose tensors the backbone lacks or has in
+    another shape, for callers whose next step has another name than an argument of :func:`load_backbone`.
+    """
+
+    def __init__(self, found: str, step: str = "", *, unfit: Sequence[str] = ()) -> None:
+        super().__init__(f"{found}; {step}" if step else found)
+        self.found, self.unfit = found, tuple(unfit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,25 +79,21 @@ def load_backbone(model: nn.Module, state: Mapping[str, Tensor], *, new: Sequenc
         if not any(is_new(name, [pattern]) for name in own):
             modules = [path for path, _ in model.named_modules() if path]
             near = difflib.get_close_matches(pattern.replace("*", "").rstrip("."), modules, n=3, cutoff=0.3)
-            hint = f"near misses: {', '.join(map(repr, near))}" if near else f"modules are: {', '.join(modules[:20])}"
+            hint = f"near misses: {', '.join(map(repr, near))}" if near else f"modules are: {_listed(modules, 20)}"
             raise TransferError(f"new part {pattern!r} matches no module with tensors; {hint}")
     wanted = [name for name in own if not is_new(name, new)]
     older = [name for name in wanted if name not in state and name.rpartition(".")[2] == PACE]
     missing = [
         name for name in wanted if name not in state and name not in older and not name.endswith("num_batches_tracked")
     ]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here"
-        for name in wanted
-        if name in state and state[name].shape != own[name].shape
-    ]
+    shapes = [name for name in wanted if name in state and state[name].shape != own[name].shape]
     if missing or shapes:
-        raise TransferError(_misfit(missing, shapes, own, state))
+        raise _misfit(missing, shapes, own, state)
     if older:
         logger.warning(
             "the backbone was saved by an older version, without the pace of its folded layers (%s): they learn at the "
             "pace of the weights that this network was converted from; train the backbone again for its own",
-            ", ".join(_modules(older[:5])) + (" ..." if len(older) > 5 else ""),
+            _listed(_modules(older), 5),
         )
     taken = [name for name in wanted if name in state]
     with torch.no_grad():
@@ -101,20 +105,30 @@ def load_backbone(model: nn.Module, state: Mapping[str, Tensor], *, new: Sequenc
     )
 
 
-def _misfit(missing: list[str], shapes: list[str], own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+def _misfit(
+    missing: list[str], shapes: list[str], own: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> TransferError:
     found = []
     if missing:
-        found.append(f"the backbone has no {', '.join(missing[:5])}" + (" ..." if len(missing) > 5 else ""))
+        found.append(f"the backbone has no {_listed(missing, 5)}")
     if shapes:
-        found.append("; ".join(shapes[:5]))
+        texts = [f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here" for name in shapes]
+        found.append(_listed(texts, 5))
+    unfit = _modules([*missing, *shapes])
     here, there = (any(".method." in name for name in names) for names in (own, state))
     if here and not there:
         step = "these are float weights: load them before convert(), with init='pretrained'"
     elif there and not here:
         step = "these are latents of a shift network: convert() the model in the same way before"
     else:
-        step = "name the parts that are new with new=..., or build the backbone as it was trained"
-    return f"{'; '.join(found)}; {step}"
+        step = f"name the parts that are new (new={unfit[:4]}), or build the backbone as it was trained"
+    return TransferError("; ".join(found), step, unfit=unfit)
+
+
+def _listed(things: Sequence[str], most: int) -> str:
+    """At most ``most`` of them, and how many there are besides."""
+    more = len(things) - most
+    return ", ".join(things[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _modules(names: Iterable[str]) -> list[str]:

@@ -80,11 +80,15 @@ def _clear(form: ShiftFormat) -> Lines:
 
 def _add(form: ShiftFormat, code: str, x: str) -> Lines:
     """Add element ``x`` to the buckets of ``code``, a name."""
+    value = f"const uint32_t value = (uint32_t){x};"
     if form.multiplication_free or form.bits <= 4:
-        return [f"const uint32_t value = (uint32_t){x};", f"b[{code}] += value;"]
-    return [
-        f"const uint32_t value = (uint32_t){x};", f"b[{code} & 15] += value;", f"b[16 + ({code} >> 4)] += value;"
-    ]  # fmt: skip
+        return [value, *_bucket("bucket", code)]
+    return [value, *_bucket("bucket", f"({code} & 15)"), *_bucket("upper", f"(16 + ({code} >> 4))")]
+
+
+def _bucket(name: str, index: str) -> Lines:
+    """Add ``value`` at ``index``, of which GCC for AVR must not know that it has 8 bits: it would multiply it by 4."""
+    return [f"size_t {name} = (size_t){index};", f"BS_OPAQUE({name});", f"b[{name}] += value;"]
 
 
 def _finish(layer: Layer, rule: Rule4) -> Lines:

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from bitshift.backends.c99.boards import BOARDS, Board
-from bitshift.core.graph import Graph, Value
+from bitshift.backends.c99.layer import Port
+from bitshift.backends.c99.program import Program
+from bitshift.backends.c99.program import build as program_of
+from bitshift.core.graph import Graph
 from emulated.build import OPTIMISE, WARNINGS, Image, TooLargeError, build
 from emulated.elf import Elf
 from emulated.machine import Run, run
@@ -22,7 +25,7 @@ CHUNK = 0x8000
 class Network:
     """``folder/NAME.c`` built with a driver for a board."""
 
-    graph: Graph
+    program: Program
     image: Image
     name: str
 
@@ -39,11 +42,13 @@ class Network:
     def evaluate(
         self, inputs: Mapping[str, np.ndarray], *, count: bool = False, marks: Sequence[str] = (), timeout: float = 300
     ) -> tuple[dict[str, np.ndarray], Run]:
-        """Outputs by name for ``inputs`` (N, *shape) by name, as ``core.reference.execute`` gives them, and the run.
+        """Outputs by name for ``inputs`` (N, *shape) by name, and the run.
 
-        ``marks`` names functions of the model that begin a counted region each; without them, ``NAME_run`` is region 1.
+        Both are integers, as ``core.reference.execute`` takes and gives them; those of a float border are as in
+        ``c99.golden``. ``marks`` names functions of the model that begin a counted region each; without them,
+        ``NAME_run`` is region 1.
         """
-        arrays = [np.ascontiguousarray(inputs[name]) for name in self.graph.inputs]
+        arrays = [np.ascontiguousarray(inputs[name]) for name in [border.name for border in self.program.inputs]]
         samples = len(arrays[0])
         data = b"".join(array[i].tobytes() for i in range(samples) for array in arrays)
         marked = marks or ("region_begin",)
@@ -51,18 +56,18 @@ class Network:
         return self._outputs(done.output, samples), done
 
     def _outputs(self, data: bytes, samples: int) -> dict[str, np.ndarray]:
-        values = [self.graph.values[name] for name in self.graph.outputs]
-        each = sum(value.size_bytes for value in values)
+        each = sum(border.port.size_bytes for border in self.program.outputs)
         if len(data) != samples * each:
             raise ValueError(
                 f"{self.image.elf.path}: {len(data)} bytes of output; {samples} samples give {samples * each}"
             )
         rows = np.frombuffer(data, dtype=np.uint8).reshape(samples, each)
         out, at = {}, 0
-        for value in values:
-            part = np.ascontiguousarray(rows[:, at : at + value.size_bytes])
-            out[value.name] = part.view(value.type.dtype).reshape(samples, *value.shape)
-            at += value.size_bytes
+        for border in self.program.outputs:
+            port = border.port
+            part = np.ascontiguousarray(rows[:, at : at + port.size_bytes])
+            out[border.name] = part.view(port.type.dtype).reshape(samples, *port.shape)
+            at += port.size_bytes
         return out
 
 
@@ -84,7 +89,8 @@ def build_network(
     boards = boards or [b for b in BOARDS.values() if target in b.targets and b.name != "attiny85"]
     work.mkdir(parents=True, exist_ok=True)
     main = work / "drive.c"
-    main.write_text(driver(graph, name), encoding="utf-8")
+    program = program_of(graph)
+    main.write_text(driver(program, name), encoding="utf-8")
     for board in boards:
         try:
             image = build(
@@ -94,16 +100,15 @@ def build_network(
             if board is boards[-1]:
                 raise
             continue
-        return Network(graph=graph, image=image, name=name)
+        return Network(program=program, image=image, name=name)
     raise ValueError(f"target {target!r} has no board")
 
 
-def driver(graph: Graph, name: str = "model") -> str:
+def driver(program: Program, name: str = "model") -> str:
     """``main``: reads a sample, runs the network as a counted region, writes its outputs; until the inputs end."""
-    inputs = [graph.values[value] for value in graph.inputs]
-    outputs = [graph.values[value] for value in graph.outputs]
+    inputs, outputs = ([border.port for border in side] for side in (program.inputs, program.outputs))
     arrays = [
-        f"static {_ctype(v)} {side}{i}[{v.size}];"
+        f"static {v.ctype} {side}{i}[{v.size}];"
         for side, values in (("x", inputs), ("y", outputs))
         for i, v in enumerate(values)
     ]
@@ -125,19 +130,12 @@ int main(void) {{
 """
 
 
-def _ctype(value: Value) -> str:
-    dtype = value.type.dtype
-    if dtype.kind == "f":
-        return "float"
-    return f"{'u' if dtype.kind == 'u' else ''}int{8 * dtype.itemsize}_t"
-
-
-def _transfer(call: str, array: str, value: Value) -> str:
+def _transfer(call: str, array: str, port: Port) -> str:
     """Lines that move ``array`` through the feed; a read at the end of the inputs ends the program."""
     lines = []
     place = f"({'const ' if call == 'feed_write' else ''}uint8_t *){array}"
-    for at in range(0, value.size_bytes, CHUNK):
-        what = f"{call}({place} + {at}, {min(CHUNK, value.size_bytes - at)}u)"
+    for at in range(0, port.size_bytes, CHUNK):
+        what = f"{call}({place} + {at}, {min(CHUNK, port.size_bytes - at)}u)"
         lines.append(
             f"        if (!{what}) {{\n            return 0;\n        }}\n"
             if call == "feed_read"

@@ -1,0 +1,82 @@
+"""A generated network on emulated processors: the reference's integers, and nothing that multiplies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from emulated import counting, multiplications
+from emulated.graphs import LAYERS, random_inputs, small_network
+from emulated.network import Network, build_network
+
+from bitshift.backends.c99 import golden
+from bitshift.backends.c99.export import export_c
+from bitshift.core.graph import Graph, GraphError
+from bitshift.core.reference import execute
+from firmware_programs import QUICK, board
+from strategies import random_case
+
+BOARDS = (*(name for name in QUICK if name != "atmega328p"), "atmega2560")
+
+
+def generated(graph: Graph, name: str, folder, **options) -> Network:
+    """``graph`` exported for the target of the board ``name``, and built for it."""
+    target = board(name).targets[0]
+    export_c(graph, folder / "firmware", target=target, **options)
+    return build_network(folder / "firmware", graph, target, folder, boards=[board(name)])
+
+
+def check(graph: Graph, network: Network, samples: int, *, timeout: float = 300) -> None:
+    """Equal outputs on ``samples`` inputs, no multiplication in the code, in its calls, or executed."""
+    inputs = random_inputs(graph, samples)
+    expected = execute(graph, inputs)
+    outputs, run = network.evaluate(inputs, count=True, timeout=timeout)
+    for name in graph.outputs:  # the names stand for integers here: no border is float
+        assert outputs[name].dtype == expected[name].dtype
+        assert np.array_equal(outputs[name], expected[name])
+        assert len(np.unique(expected[name])) > 1, "outputs that are all alike prove nothing"
+    assert [str(item) for item in multiplications.in_code(network.model)] == []
+    assert multiplications.helpers(network.model) == ()
+    assert multiplications.executed(network.image, run, network.functions) == 0
+    assert counting.region(network.image, run).instructions > 1000 * samples
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_small_network_gives_the_integers_of_the_reference_without_a_multiplication(name, tmp_path):
+    graph = small_network()
+    check(graph, generated(graph, name, tmp_path), 50)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOARDS)
+@pytest.mark.parametrize("format", ["pot2", "pot4x2", "apot5", "pot5d"])
+def test_networks_of_other_formats_do_as_well(name, format, tmp_path):
+    graph = small_network(seed=1, format=format)
+    check(graph, generated(graph, name, tmp_path), 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOARDS)
+@pytest.mark.parametrize("layer", list(LAYERS))
+def test_the_layers_of_the_benchmark_are_equal_on_every_board(name, layer, tmp_path):
+    graph = LAYERS[layer][0]()
+    check(graph, generated(graph, name, tmp_path), 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOARDS)
+def test_random_graphs_of_every_op_are_equal_on_every_board(name, tmp_path):
+    done = 0
+    for seed in range(60):
+        graph = random_case(seed).graph
+        try:
+            network = generated(graph, name, tmp_path / str(seed))
+        except GraphError:  # floats, and multipliers: the exporter's own tests say which
+            continue
+        inputs = golden.inputs(network.program, 7, seed=seed)
+        outputs, run = network.evaluate(inputs, count=True)
+        for value, expected in golden.outputs(network.program, inputs).items():
+            assert np.array_equal(outputs[value], expected), f"seed {seed}"
+        assert [str(item) for item in multiplications.in_code(network.model)] == [], f"seed {seed}"
+        assert multiplications.executed(network.image, run, network.functions) == 0, f"seed {seed}"
+        done += 1
+    assert done >= 10

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bitshift.cli import main
 from bitshift.cli.errors import CliError
@@ -51,6 +52,18 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     photo_folder(tmp_path / "photos")
     photo_folder(tmp_path / "photos", split="val", each=2)
     return Path("photos")
+
+
+def test_grey_training_photos_beside_test_photos_in_colour_train_in_colour(photos):
+    for path in (photos / "train").rglob("*.*"):
+        Image.open(path).convert("L").save(path)
+    flags = [*FLAGS, "--data-workers", "0", "--no-export"]
+    trained = verb("train", "--data", photos, *flags, "--run-dir", "run")
+    assert trained["network"]["input_shape"] == [3, 16, 16]
+    assert verb("eval", "run", "--split", "train")["accuracy"] is not None, "as the network takes them, not as they are"
+    trained = verb("train", "--data", photos, *flags, "--run-dir", "grey", "--channels", "1")
+    assert trained["network"]["input_shape"] == [1, 16, 16]
+    assert verb("eval", "grey")["accuracy"] is not None
 
 
 def test_photos_and_their_shards_train_to_the_same_bits(photos, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from bitshift.train.data import (
     opening,
 )
 from bitshift.train.data import index as index_module
-from bitshift.train.data.decode import decode
+from bitshift.train.data.decode import decode, measure
 from photo_folder import age, photo, photo_folder
 
 
@@ -165,7 +166,7 @@ def test_the_short_side_of_the_papers():
     ("arguments", "message"),
     [
         ({"size": 0}, "at least 1"), ({"short": 5}, "at least size"), ({"size": 9, "short": 5}, "at least size"),
-        ({"split": "test", "skip_corrupt": True}, "training rows"),
+        ({"split": "test", "skip_corrupt": True}, "training rows"), ({"channels": 2}, "channels 2: allowed is 1 or 3"),
     ],
 )  # fmt: skip
 def test_arguments_that_do_not_fit_are_refused(root, arguments, message):
@@ -215,10 +216,62 @@ def test_every_usual_kind_of_pixel_is_read(tmp_path, mode, channels):
     assert decode(data, "a", channels=3).shape == (3, 40, 56)
 
 
+@pytest.mark.parametrize("mode", ["P", "LA", "PA"])
+def test_greys_in_a_palette_or_with_transparency_are_one_channel(tmp_path, mode):
+    picture = photo(1).convert("L")
+    path = tmp_path / ("a.tiff" if mode == "PA" else "a.png")
+    data = encoded(picture.convert("P" if mode == "P" else "LA").convert(mode), path)
+    assert measure(data, "a") == (1, 40, 56)
+    np.testing.assert_array_equal(decode(data, "a", channels=None)[0], np.asarray(picture))
+    np.testing.assert_array_equal(decode(data, "a", channels=3)[2], np.asarray(picture))
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_a_palette_with_transparent_entries_gives_its_colours(tmp_path, size):  # PIL warns of it
+    picture = photo(1).convert("P")
+    data = encoded(picture, tmp_path / "a.png", transparency=bytes(range(256)))
+    plain = encoded(picture, tmp_path / "b.png")
+    np.testing.assert_array_equal(decode(data, "a", channels=3, size=size), decode(plain, "b", channels=3, size=size))
+
+
 def test_sixteen_bits_are_refused(tmp_path):
     data = encoded(Image.fromarray(np.full((4, 4), 40_000, np.uint16)), tmp_path / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png: its pixels have mode I;16, more than 8 bits"):
-        decode(data, "deep.png", channels=None)
+    for read in (measure, partial(decode, channels=None)):
+        with pytest.raises(DataError, match=r"deep\.png: its pixels have mode I;16, more than 8 bits"):
+            read(data, "deep.png")
+
+
+def mixture(root: Path, *, colour: int, count: int = 200) -> Path:
+    """Grey pictures, and one in colour where :func:`look` with 64 of 200 does not see it."""
+    grey = photo(1).convert("L").resize((4, 4))
+    (root / "train" / "x").mkdir(parents=True)
+    for row in range(count):
+        (photo(2).resize((4, 4)) if row == colour else grey).save(root / "train" / "x" / f"{row:03}.png")
+    return root
+
+
+def test_one_picture_in_colour_makes_a_folder_in_memory_a_colour_one(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("BITSHIFT_CACHE", str(tmp_path / "cache"))
+    caplog.set_level(logging.INFO)
+    root = mixture(tmp_path / "mixed", colour=1)
+    assert open_data(root, "train").sample_shape == (3, 4, 4)
+    assert "199 of 200 images that were looked at are grey" in caplog.text
+    assert open_data(root, "train", channels=1).sample_shape == (1, 4, 4)
+
+
+def test_a_picture_in_colour_among_streamed_grey_ones_stops_with_the_choice(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("BITSHIFT_CACHE", str(tmp_path / "cache"))
+    caplog.set_level(logging.INFO)
+    root = mixture(tmp_path / "mixed", colour=1)
+    rows = np.arange(3)
+    with pytest.raises(DataError, match=r"001\.png: in colour.*channels=3 \(--channels 3\), or channels=1"):
+        open_data(root, "train", stream=True).batch(rows)
+    assert caplog.text == ""
+    assert open_data(root, "train", stream=True, channels=1).batch(rows)[0].shape == (3, 1, 4, 4)
+    assert open_data(root, "train", stream=True, channels=3).batch(rows)[0].shape == (3, 3, 4, 4)
+    (root / "train" / "x" / "000.png").write_bytes((root / "train" / "x" / "001.png").read_bytes())  # looked at
+    assert open_data(root, "train", stream=True).batch(rows)[0].shape == (3, 3, 4, 4)
+    assert "63 of 64 images that were looked at are grey" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "bmp"])

@@ -22,6 +22,7 @@ class ImageOptions:
     size: int | None = None
     short: int | None = None
     """Of test rows; training rows are cropped from the whole photo, or scaled by their short side to ``size``."""
+    channels: int | None = None
     stream: bool | None = None
     workers: int | None = None
     skip_corrupt: bool = False
@@ -33,7 +34,7 @@ class ImageOptions:
 
         short = self.short if split == "test" else None
         return open_data(
-            name, split, size=self.size, short=short, stream=self.stream, workers=self.workers,
+            name, split, size=self.size, short=short, channels=self.channels, stream=self.stream, workers=self.workers,
             skip_corrupt=self.skip_corrupt and split == "train",
         )  # fmt: skip
 
@@ -55,6 +56,8 @@ class ImageFlags:
     """Scale images and crop them to squares of N pixels, in folders, shards and arrays of uint8 pixels."""
     image_short: int | None = None
     """Short side of test photos before their centre is cut out; default N, or 8/7 N with random crops (256 for 224)."""
+    channels: Literal[1, 3] | None = None
+    """Image folders and shards: 1 makes every picture grey, 3 none; default: 1 where all are grey."""
     stream: Literal["yes", "no"] | None = None
     """Decode photos while training, or once into memory; default: above 2 GiB, and with random crops of photos."""
     data_workers: int | None = None
@@ -83,7 +86,8 @@ class ImageFlags:
         if short is not None and size is not None and short < size:
             raise CliError(f"--image-short {short}: must be at least --image-size {size}, which is cut out of it")
         workers = self.data_workers if self.data_workers is not None else base.workers
-        return ImageOptions(size=size, short=short, stream=stream, workers=workers)
+        channels = self.channels if self.channels is not None else base.channels
+        return ImageOptions(size=size, short=short, channels=channels, stream=stream, workers=workers)
 
 
 @dataclass(frozen=True, kw_only=True)

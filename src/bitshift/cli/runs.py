@@ -47,11 +47,17 @@ class Run:
         return replace(ImageOptions.from_about(self.config.get("about") or {}), skip_corrupt=True)
 
     def open_data(self, split: str, override: str | None = None, images: ImageOptions | None = None) -> TrainData:
-        """A split of the run's data set (or of ``override``) under the run's normalisation, size and class names."""
+        """A split of the run's data set (or of ``override``) under the run's normalisation, size and class names.
+
+        Image folders and shards get the channels that the network takes, whatever this split alone would suggest.
+        """
         name = override or self.data
         if not name:
             raise CliError(f"{self.path} does not know its data set; give --data")
-        data = with_recorded_normalise((images or self.images).open(name, split), self.config)
+        images, shape = images or self.images, self.spec.input_shape
+        if images.channels is None and len(shape) == 3 and shape[0] in (1, 3):
+            images = replace(images, channels=shape[0])
+        data = with_recorded_normalise(images.open(name, split), self.config)
         trained = self.config.get("data", {}).get("class_names")
         return data if trained is None else with_trained_classes(data, trained, str(self.path))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +70,18 @@ class Trained:
 
 
 def open_splits(name: str, images: ImageOptions | None = None) -> tuple[TrainData, TrainData]:
-    """Training and test rows of a data set, with one list of classes."""
+    """Training and test rows of a data set, with one list of classes.
+
+    Where the pictures of one split are all grey and the other's are not, both get three channels.
+    """
     images = images or ImageOptions()
-    return same_classes(images.open(name, "train"), images.open(name, "test"))
+    train, test = images.open(name, "train"), images.open(name, "test")
+    if {train.sample_shape[0], test.sample_shape[0]} == {1, 3} and images.channels is None:
+        images = replace(images, channels=3)
+        train, test = images.open(name, "train"), images.open(name, "test")
+        if train.sample_shape[0] == test.sample_shape[0]:  # arrays stay as they are
+            _log.info("%s: only one of the splits train and test is in colour; both get three channels", name)
+    return same_classes(train, test)
 
 
 def like_run(weights: Path | None, data: tuple[TrainData, TrainData]) -> tuple[TrainData, TrainData]:

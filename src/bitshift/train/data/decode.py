@@ -29,34 +29,38 @@ def decode(
     size: int | None = None,
     short: int | None = None,
     window: Window | None = None,
+    refuse_colour: bool = False,
 ) -> np.ndarray:
     """A picture as uint8 (C, H, W).
 
     Args:
         data: the file's bytes.
         where: the file's name, for messages.
-        channels: 1 or 3; None keeps what the file has.
+        channels: 1 or 3; None keeps what the file has. Transparency is dropped: the colours under it count.
         size: None gives the whole picture as it is; a number the square of that size out of ``window``, or
             out of the centre after scaling the short side to ``short``.
         short: ``size`` when not given.
         window: what part to take. Cut out, then scaled with a bilinear filter as wide as the pixels it joins, like
             torchvision on a PIL image.
+        refuse_colour: where one channel is wanted, because a sample of the set was grey.
 
     Raises:
-        DataError: cannot be decoded, or pixels of more than 8 bits; names ``where``.
+        DataError: cannot be decoded, pixels of more than 8 bits, or ``refuse_colour``; names ``where``.
     """
     from PIL import Image
 
     try:
         with Image.open(BytesIO(data)) as opened:
-            if opened.mode[0] in "IF":
+            own = _channels(opened, where)
+            if refuse_colour and own == 3 and channels == 1:
                 raise DataError(
-                    f"{where}: its pixels have mode {opened.mode}, more than 8 bits; save it with 8 bits a channel"
+                    f"{where}: in colour, and all the others that were looked at are grey; choose channels=3 "
+                    "(--channels 3), or channels=1 to make it grey"
                 )
-            if channels is None:
-                channels = 1 if opened.mode in ("1", "L") else 3
+            channels = own if channels is None else channels
             mode = "L" if channels == 1 else "RGB"
-            picture = _cut(opened, mode, size, short, window) if size is not None else opened.convert(mode)
+            picture = _cut(opened, mode, size, short, window) if size is not None else _as(opened, mode)
+            picture.load()  # a whole picture in its own mode has not been read yet
     except DataError:
         raise
     except (
@@ -112,7 +116,21 @@ def _centre(picture: Any, target: tuple[int, int], size: int) -> Any:
 
 def _as(opened: Any, mode: str) -> Any:
     """In ``mode``; without the copy that ``convert`` makes of what has it already."""
+    if opened.mode == "P" and isinstance(opened.info.get("transparency"), bytes):
+        opened = opened.convert("RGBA")  # PIL warns of the direct way
     return opened if opened.mode == mode else opened.convert(mode)
+
+
+def _channels(opened: Any, where: str) -> int:
+    """1 for grey pixels, a palette of greys among them, else 3; DataError for more than 8 bits."""
+    if opened.mode[0] in "IF":
+        raise DataError(f"{where}: its pixels have mode {opened.mode}, more than 8 bits; save it with 8 bits a channel")
+    if opened.mode in ("1", "L", "LA", "La"):
+        return 1
+    if opened.mode in ("P", "PA"):
+        palette = np.array(opened.getpalette("RGB") or [0, 1, 2], dtype=np.uint8).reshape(-1, 3)
+        return 1 if bool((palette == palette[:, :1]).all()) else 3
+    return 3
 
 
 def _draft(opened: Any, mode: str, factor: float) -> None:
@@ -123,12 +141,14 @@ def _draft(opened: Any, mode: str, factor: float) -> None:
 
 
 def measure(data: bytes, where: str) -> tuple[int, int, int]:
-    """(channels, height, width) from the head of a file, without decoding it."""
+    """(channels, height, width) from the head of a file, without decoding it; DataError as for :func:`decode`."""
     from PIL import Image
 
     try:
         with Image.open(BytesIO(data)) as opened:
-            return (1 if opened.mode in ("1", "L") else 3), opened.height, opened.width
+            return _channels(opened, where), opened.height, opened.width
+    except DataError:
+        raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"{where}: cannot be decoded as an image ({error}); remove or replace it") from error
 

@@ -44,6 +44,7 @@ def open_data(
     *,
     size: int | None = None,
     short: int | None = None,
+    channels: int | None = None,
     stream: bool | None = None,
     workers: int | None = None,
     skip_corrupt: bool = False,
@@ -59,6 +60,8 @@ def open_data(
         split: ``test`` also finds folders and shards called val, valid or validation.
         size: the square to which images are scaled and cropped.
         short: the short side before the centre is cut out of it; default ``size``. ImageNet's is 256 for 224.
+        channels: image folders and shards: 1 makes every picture grey, 3 none; None: 1 where all are grey. Of streamed
+            ones 64, evenly spread, are looked at, and a picture in colour is then an error where those were grey.
         stream: decode while training (True) or once into memory (False); None: a folder whose decoded images
             exceed :data:`MEMORY_LIMIT`. Shards are always streamed.
         workers: processes that decode streamed images; None: the cores, at most 8; 0: none.
@@ -75,13 +78,16 @@ def open_data(
             raise DataError(f"{name} {value}: must be at least 1")
     if short is not None and (size is None or short < size):
         raise DataError(f"short {short}: must be at least size ({size}), which is cut out of it")
+    if channels not in (None, 1, 3):
+        raise DataError(f"channels {channels}: allowed is 1 or 3")
     if skip_corrupt and split == "test":
         raise DataError("skip_corrupt is for training rows: an evaluation must not count another image")
     path = Path(name_or_path).expanduser()
     if str(name_or_path) not in NAMED and (shards := find_shards(path, split)):
         return streamed(
-            index_shards(shards), size=size, short=short, workers=workers, skip_corrupt=skip_corrupt, where=shards[0]
-        )
+            index_shards(shards), size=size, short=short, channels=channels, workers=workers, skip_corrupt=skip_corrupt,
+            where=shards[0],
+        )  # fmt: skip
     if (found := _arrays(name_or_path, split)) is not None:
         if size is None:
             return found
@@ -93,7 +99,9 @@ def open_data(
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DataError(f"{name_or_path}: no such file or folder, nor a data set by name ({', '.join(NAMED)}){hint}")
     if (root := find_folder(path, split)) is not None:
-        return open_folder(root, size=size, short=short, stream=stream, workers=workers, skip_corrupt=skip_corrupt)
+        return open_folder(
+            root, size=size, short=short, channels=channels, stream=stream, workers=workers, skip_corrupt=skip_corrupt
+        )
     found = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
     single = "; CLASS/ folders without a SPLIT/ above them are for open_folder()" if class_folders(path) else ""
     raise DataError(f"{path}: no {split} data in a known layout (found {found}); allowed is {LAYOUTS}{single}")
@@ -126,6 +134,7 @@ def open_folder(
     *,
     size: int | None = None,
     short: int | None = None,
+    channels: int | None = None,
     stream: bool | None = None,
     workers: int | None = None,
     skip_corrupt: bool = False,
@@ -135,26 +144,33 @@ def open_folder(
     if stream is None:
         seen = look(index, skip_corrupt=skip_corrupt)
         pixels = size**2 if size is not None else seen.height * seen.width
-        stream = len(index) * seen.channels * pixels > MEMORY_LIMIT
+        stream = len(index) * (channels or seen.channels) * pixels > MEMORY_LIMIT
     if stream:
-        return streamed(index, size=size, short=short, workers=workers, skip_corrupt=skip_corrupt, where=root)
-    data = read_folder(root, size=size, short=short, skip_corrupt=skip_corrupt)
+        return streamed(
+            index, size=size, short=short, channels=channels, workers=workers, skip_corrupt=skip_corrupt, where=root
+        )
+    data = read_folder(root, size=size, short=short, channels=channels, skip_corrupt=skip_corrupt)
     return data.with_normalise(_normalise(data.class_names, data.sample_shape))
 
 
 def streamed(
-    pictures: Pictures, *, where: Path, size: int | None = None, short: int | None = None, workers: int | None = None,
-    skip_corrupt: bool = False,
+    pictures: Pictures, *, where: Path, size: int | None = None, short: int | None = None, channels: int | None = None,
+    workers: int | None = None, skip_corrupt: bool = False,
 ) -> StreamedData:  # fmt: skip
     """Training data that are decoded on the way; photos of different sizes become squares of 224 when none is given."""
     seen = look(pictures, skip_corrupt=skip_corrupt)
     if size is None and not seen.uniform:
         size = PHOTO_SIZE
         _log.info("%s: photos of different sizes, brought to %dx%d (size=N, --image-size N)", where, size, size)
-    shape = (seen.channels, size or seen.height, size or seen.width)
+    guessed = channels is None
+    if channels is None:
+        seen.say(where)
+        channels = seen.channels
+    shape = (channels, size or seen.height, size or seen.width)
     return StreamedData(
         pictures=pictures, labels=pictures.labels, class_names=pictures.class_names, sample_shape=shape, size=size,
         short=short, workers=workers, skip_corrupt=skip_corrupt, normalise=_normalise(pictures.class_names, shape),
+        refuse_colour=guessed and channels == 1,
     )  # fmt: skip
 
 

@@ -52,6 +52,7 @@ class StreamedData:
         skip_corrupt: put the next readable image in the place of one that cannot be decoded, with a warning that
             counts them, instead of stopping. For training only: an evaluation would count another image.
         rows: rows of ``pictures`` that this set holds; None: all.
+        refuse_colour: take a picture in colour for one that cannot be decoded: a sample of the set was grey.
     """
 
     pictures: Pictures
@@ -65,6 +66,7 @@ class StreamedData:
     workers: int | None = None
     skip_corrupt: bool = False
     rows: np.ndarray | None = None
+    refuse_colour: bool = False
     skipped: dict[str, str] = field(default_factory=dict)
     """File and reason of every image that ``skip_corrupt`` replaced so far."""
 
@@ -197,7 +199,7 @@ class _Decoder(Dataset[_Decoded]):
     def __init__(self, data: StreamedData) -> None:
         self.pictures, self.rows, self.labels = data.pictures, data.rows, data.labels
         self.shape, self.size, self.short, self.crop = data.sample_shape, data.size, data.short, data.crop
-        self.skip = data.skip_corrupt
+        self.skip, self.refuse_colour = data.skip_corrupt, data.refuse_colour
 
     def __getitem__(self, request: Request) -> _Decoded:
         images = torch.empty((len(request.rows), *self.shape), dtype=torch.uint8)
@@ -226,8 +228,9 @@ class _Decoder(Dataset[_Decoded]):
             seed, *rest = place
             window = partial(self.crop.box, self.crop.draw(1, step_generator(seed, 5, *rest, drawn))[0].tolist())
         image = decode(
-            self.pictures.read(source), where, channels=self.shape[0], size=self.size, short=self.short, window=window
-        )
+            self.pictures.read(source), where, channels=self.shape[0], size=self.size, short=self.short, window=window,
+            refuse_colour=self.refuse_colour,
+        )  # fmt: skip
         check_size(image, self.shape, where, "the first")
         return image
 

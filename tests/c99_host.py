@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from bitshift.backends.c99 import golden
-from bitshift.backends.c99.export import Unit, compile_graph, render
+from bitshift.backends.c99.export import render
+from bitshift.backends.c99.unit import Unit, compile_graph
 from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.core.graph import Graph
 from bitshift.core.ops.quantize import quantize

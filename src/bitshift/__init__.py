@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bitshift.backends.c99.export import export_c
     from bitshift.core.modelfile import ModelFileError
     from bitshift.lower import export
     from bitshift.nn.config import Rule, ShiftConfig
@@ -26,6 +27,7 @@ _HOME = {
     "ShiftConfig": "bitshift.nn.config",
     "convert": "bitshift.nn.convert",
     "export": "bitshift.lower",
+    "export_c": "bitshift.backends.c99.export",
     "freeze": "bitshift.nn.freeze",
     "load": "bitshift.runtime",
 }
@@ -52,4 +54,15 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
 
 
-__all__ = ["Model", "ModelFileError", "Rule", "ShiftConfig", "__version__", "convert", "export", "freeze", "load"]
+__all__ = [
+    "Model",
+    "ModelFileError",
+    "Rule",
+    "ShiftConfig",
+    "__version__",
+    "convert",
+    "export",
+    "export_c",
+    "freeze",
+    "load",
+]

@@ -63,7 +63,7 @@ def _parse(name: str, argv: list[str]) -> Verb:
 
     from bitshift.cli.flags import quiet_defaults
 
-    cls = importlib.import_module(f"bitshift.cli.verbs.{name}").VERB
+    cls = importlib.import_module(f"bitshift.cli.verbs.{name.replace('-', '_')}").VERB
     quiet_defaults(cls)
     return tyro.cli(
         cls,

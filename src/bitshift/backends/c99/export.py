@@ -1,95 +1,178 @@
-"""A model file, or a graph, as C source in a folder."""
+"""A model file, or a graph, as C99 source in a folder."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bitshift import __version__
-from bitshift.backends.c99 import files, golden
-from bitshift.backends.c99.kernels import KERNELS
-from bitshift.backends.c99.layer import Code, Kernel
-from bitshift.backends.c99.memory import Plan, plan
-from bitshift.backends.c99.ops import EMITTERS
-from bitshift.backends.c99.program import Program, Step, build
-from bitshift.backends.c99.targets import Target, get_target
+from bitshift.backends.c99 import files, golden, layouts
+from bitshift.backends.c99.boards import get_board
+from bitshift.backends.c99.example import example_files
+from bitshift.backends.c99.report import Row, readme, rows
+from bitshift.backends.c99.unit import Unit, compile_graph
 from bitshift.core import modelfile
 from bitshift.core.graph import Graph
 
-MODES = ("auto", "packed", "unrolled", "lists", "plain")
+AVR_ARRAY, AVR_NEAR = 0x7FFF, 0x10000
+"""Most bytes of one array, and of constants that a near read reaches, on an 8-bit AVR."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit:
-    """A network in C before it is laid out: steps, the kernel of each layer, the text of each step, the arena."""
+class Emitted:
+    """What :func:`export_c` wrote, and what it takes.
 
-    program: Program
-    kernels: Mapping[str, Kernel]
-    codes: Mapping[str, Code]
-    plan: Plan
-    target: Target
-
-
-def compile_graph(graph: Graph, *, target: str = "generic", mode: str = "auto") -> Unit:
-    """``graph`` as C functions.
-
-    Raises:
-        GraphError: the graph holds what C cannot have; names the layer and what would help.
-        ValueError: an unknown target or mode.
+    Args:
+        files: paths under ``folder``.
+        arena: bytes of working memory; ``arena_bound`` is what lives at once in the fullest step.
+        inputs, outputs: bytes of the caller's buffers.
+        constants: bytes of tables, exactly; ``flash`` is with code, about.
+        rows: a row a step.
     """
-    processor = get_target(target)
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}; allowed: {', '.join(MODES)}")
-    program = build(graph)
-    kernels = {layer.name: KERNELS["plain"] for layer in program.layers}
-    codes = {step.name: _code(step, kernels, processor) for step in program.steps}
-    return Unit(program=program, kernels=kernels, codes=codes, plan=plan(program, codes), target=processor)
 
-
-def _code(step: Step, kernels: Mapping[str, Kernel], target: Target) -> Code:
-    if step.layer is not None:
-        return kernels[step.name].emit(step.layer, target)
-    assert step.site is not None
-    return EMITTERS[step.site.node.op](step.site)
+    folder: Path
+    files: tuple[str, ...]
+    target: str
+    arena: int
+    arena_bound: int
+    inputs: int
+    outputs: int
+    constants: int
+    flash: int
+    rows: tuple[Row, ...]
 
 
 def render(
-    unit: Unit, *, name: str = "model", origin: str = "a graph", hash: str = "", samples: int = 3
+    unit: Unit,
+    *,
+    name: str = "model",
+    origin: str = "a graph",
+    hash: str = "",
+    samples: int = 3,
 ) -> dict[str, str]:
-    """The files of ``unit`` by name: ``NAME.h``, ``NAME.c``, ``NAME_selftest.c``."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", name):
-        raise ValueError(f"name {name!r}: allowed are C identifiers of 1 to 31 letters, digits and _, a letter first")
-    program = unit.program
-    label = files.Label(name=name, origin=origin, version=__version__, hash=hash, target=unit.target.title)
+    """The files of ``unit`` by name: ``NAME.h``, ``NAME.c``, ``NAME_selftest.c``, ``README.md``."""
+    label, program = _label(unit, name, origin, hash), unit.program
     given = golden.inputs(program, samples)
     return {
         f"{name}.h": files.header(program, label, unit.plan),
         f"{name}.c": files.source(program, label, unit.plan, unit.codes),
         f"{name}_selftest.c": files.selftest(program, label, given, golden.outputs(program, given)),
+        "README.md": readme(unit, label),
     }
 
 
+def _label(unit: Unit, name: str, origin: str, digest: str) -> files.Label:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", name):
+        raise ValueError(f"name {name!r}: allowed are C identifiers of 1 to 31 letters, digits and _, a letter first")
+    return files.Label(name=name, origin=origin, version=__version__, hash=digest, target=unit.target.title)
+
+
 def export_c(
-    model: Graph | str | os.PathLike[str], folder: str | os.PathLike[str], *, name: str = "model",
-    target: str = "generic", mode: str = "auto", samples: int = 3,
-) -> Unit:  # fmt: skip
-    """Write ``model``, a model file or a graph, as C99 source into ``folder``, which is made."""
-    if isinstance(model, Graph):
-        graph, origin, data = model, "a graph", modelfile.dumps(model)
-    else:
-        path = Path(model)
-        data = path.read_bytes()
-        graph, origin = modelfile.loads(data), path.name
-    unit = compile_graph(graph, target=target, mode=mode)
-    hash = hashlib.sha256(data).hexdigest()[:16]
-    texts = render(unit, name=name, origin=origin, hash=hash, samples=samples)
-    root = Path(folder)
+    model: Graph | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    name: str = "model",
+    target: str = "generic",
+    mode: str = "auto",
+    flash: int | None = None,
+    ram: int | None = None,
+    samples: int = 3,
+    arduino: bool = False,
+    zephyr: bool = False,
+    example: bool = False,
+) -> Emitted:
+    """Write ``model``, a model file or a graph, as C99 source into ``folder``, which is made.
+
+    Args:
+        model: path of a model file, or a graph.
+        folder: files of the same names in it are replaced.
+        name: prefix of every file and of every public C name.
+        target: a processor of :data:`bitshift.backends.c99.targets.TARGETS`.
+        mode: kernel of the layers: auto, packed, unrolled, lists, plain.
+        flash: bytes that constants and code may take; None: any.
+        ram: bytes that the working memory may take, inputs and outputs not counted; None: any.
+        samples: inputs of the self-test.
+        arduino: lay the files out as an Arduino library.
+        zephyr: lay the files out as a Zephyr module.
+        example: add start-up code and a Makefile that runs the self-test in an emulator.
+
+    Raises:
+        GraphError: the network holds what C cannot have; names the layer and what would help.
+        ModelFileError: the file is no model file.
+        ValueError: a wrong option, or a budget that cannot be met.
+    """
+    if example and (arduino or zephyr):
+        raise ValueError(
+            "example=True goes with the plain folder: leave out arduino and zephyr, whose tools start boards"
+        )
+    if samples < 1:
+        raise ValueError(f"samples is {samples}: the self-test needs at least 1")
+    graph, origin, data = _read(model)
+    unit = compile_graph(graph, target=target, mode=mode, flash=flash, ram=ram)
+    if unit.target.name == "avr":
+        _check_avr(unit)
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    texts = render(unit, name=name, origin=origin, hash=digest, samples=samples)
+    label = _label(unit, name, origin, digest)
+    if arduino:
+        texts = layouts.arduino(texts, label)
+    if zephyr:
+        texts = layouts.zephyr(texts, label)
+    result = _emitted(unit, Path(folder), tuple(texts))
+    if example:
+        board = get_board(target, flash=result.flash, ram=result.arena + result.inputs + result.outputs)
+        texts |= {f"example/{file}": text for file, text in example_files(name, board, unit.target).items()}
     for file, text in texts.items():
-        at = root / file
+        at = result.folder / file
         at.parent.mkdir(parents=True, exist_ok=True)
         at.write_text(text, encoding="utf-8")
-    return unit
+    return _emitted(unit, result.folder, tuple(texts))
+
+
+def _read(model: Graph | str | os.PathLike[str]) -> tuple[Graph, str, bytes]:
+    if isinstance(model, Graph):
+        return model, str(model.meta.get("name", "a graph")), modelfile.dumps(model)
+    path = Path(model)
+    data = path.read_bytes()
+    graph = modelfile.load(path)
+    return graph, str(graph.meta.get("name", path.name)), data
+
+
+def _emitted(unit: Unit, folder: Path, names: tuple[str, ...]) -> Emitted:
+    steps = rows(unit)
+    return Emitted(
+        folder=folder,
+        files=names,
+        target=unit.target.name,
+        arena=unit.plan.size,
+        arena_bound=unit.plan.bound,
+        inputs=sum(b.port.size_bytes for b in unit.program.inputs),
+        outputs=sum(b.port.size_bytes for b in unit.program.outputs),
+        constants=sum(row.constants for row in steps),
+        flash=sum(row.flash for row in steps),
+        rows=tuple(steps),
+    )
+
+
+def _check_avr(unit: Unit) -> None:
+    """What an 8-bit AVR cannot address, which its compiler would say in other words or not at all."""
+    for row in rows(unit):
+        if row.constants > AVR_ARRAY or row.live > AVR_ARRAY:
+            what, size = ("constants", row.constants) if row.constants > AVR_ARRAY else ("working memory", row.live)
+            raise ValueError(
+                f"{row.title}: {size:,} bytes of {what}; an array on an AVR has at most {AVR_ARRAY:,}: "
+                "use fewer channels in this layer, or a 32-bit target"
+            )
+    constants = sum(row.constants for row in rows(unit))
+    if constants > AVR_NEAR:
+        row = max(rows(unit), key=lambda row: row.constants)
+        raise ValueError(
+            f"{constants:,} bytes of constants, most of them in {row.title} ({row.constants:,}); an AVR reads "
+            f"{AVR_NEAR:,} bytes of flash with near pointers: use a format of fewer bits, or a 32-bit target"
+        )
+
+
+__all__ = ["Emitted", "export_c", "render"]

@@ -53,7 +53,7 @@ def rounded(
         for expression, amount in rest:
             lines += [f"const bs_wide w{len(lines)} = bs_wide_shl((int32_t){expression}, {amount});"]
             lines += [f"w = bs_wide_add(w, w{len(lines) - 1}.hi, w{len(lines) - 1}.lo);"]
-        if offset != 0:
+        if offset != 0 or not rest:  # so that every function of WIDE_NEEDS is called
             lines.append(f"w = bs_wide_add(w, {high}, {low});")
         return [*lines, f"int32_t v = bs_wide_sar(w, {shift});", *clamped(lo, hi)]
     repeated = len({term[0] for term in terms}) < len(terms)

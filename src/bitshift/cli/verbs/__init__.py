@@ -15,6 +15,7 @@ SUMMARIES: dict[str, str] = {
     "search": "choose a weight format for each layer under a budget of size or time",
     "eval": "accuracy of a run, or of an exported file, on a data set",
     "export": "write a trained run as one small integer model file",
+    "emit-c": "write a model file as plain C for microcontrollers: no multiplication, no malloc (no PyTorch)",
     "run": "run a model file on .npy arrays or pictures (no PyTorch)",
     "inspect": "what is in a model file; which methods, formats, models, ops exist (no PyTorch for files)",
     "bench": "time a model file on this machine, layer by layer, beside torch, ONNX Runtime and OpenVINO",

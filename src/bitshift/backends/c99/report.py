@@ -1,0 +1,93 @@
+"""What a generated network takes, layer by layer, and the README that says so beside the files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bitshift.backends.c99.files import Label, arguments, prototype
+from bitshift.backends.c99.unit import Unit, flash_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One step: constants exactly, its share of the flash about, and the bytes of the arena that live during it."""
+
+    title: str
+    kernel: str
+    constants: int
+    flash: int
+    scratch: int
+    live: int
+
+
+def rows(unit: Unit) -> list[Row]:
+    """A row a step, in order."""
+    found = []
+    for step, live in zip(unit.program.steps, unit.plan.live, strict=True):
+        code, kernel = unit.codes[step.name], unit.kernels.get(step.name)
+        found.append(
+            Row(
+                title=step.title,
+                kernel="" if kernel is None else kernel.name,
+                constants=code.table_bytes,
+                flash=flash_of(unit, step),
+                scratch=code.scratch,
+                live=live,
+            )
+        )
+    return found
+
+
+def _line(row: Row) -> str:
+    cells = [row.title, row.kernel or "-", *(f"{n:,}" for n in (row.constants, row.flash, row.scratch, row.live))]
+    return f"| {' | '.join(cells)} |"
+
+
+def readme(unit: Unit, label: Label) -> str:
+    """README.md of the folder."""
+    name, up, plan = label.name, label.upper, unit.plan
+    inputs, outputs = arguments(unit.program, up)
+    steps = rows(unit)
+    constants, flash = sum(r.constants for r in steps), sum(r.flash for r in steps)
+    call = ", ".join(a.variable for a in (*inputs, *outputs))
+    buffers = "\n".join(f"static {a.port.ctype} {a.variable}[{a.macro}_SIZE];" for a in (*inputs, *outputs))
+    borders = "\n".join(
+        f"| `{a.variable}` | {a.border.name} | {list(a.port.shape)} | `{a.port.ctype}` | 2^{-a.port.type.frac} "
+        f"| {a.port.size_bytes:,} |"
+        for a in (*inputs, *outputs)
+    )
+    table = "\n".join(_line(row) for row in steps)
+    return f"""\
+# {name}: a network in C99
+
+Written by `bitshift {label.version} emit-c` from {label.origin} (hash `{label.hash}`) for {unit.target.title}.
+Freestanding C99: no libc, no malloc, no floats, no multiplication; its integers are the trained network's, bit for bit.
+
+```c
+#include "{name}.h"
+
+{buffers}
+
+{name}_run({call});
+```
+
+`{prototype(unit.program, label)}`
+
+| parameter | name | shape | type | one step is | bytes |
+|---|---|---|---|---|---|
+{borders}
+
+`{name}_selftest()` (in `{name}_selftest.c`, which a firmware may leave out) runs stored inputs and returns 0 if every
+output is the stored one. `{name}_run` uses one static array, so it is not reentrant; define `{up}_ARENA` as the name of
+a `uint32_t` array of your own to place that memory yourself. Any C99 compiler does; use `-Os` or `-O2`.
+
+## Memory
+
+- Working memory (RAM): **{plan.size:,} bytes** (`{up}_ARENA_BYTES`); {plan.bound:,} live at once in the fullest step,
+  so no plan is smaller. Inputs and outputs are the caller's, and come on top.
+- Constants (flash): **{constants:,} bytes** exactly; with code about {flash:,} (an estimate: your compiler decides).
+
+| layer | kernel | constants, bytes | with code, about | scratch, bytes | RAM in this step, bytes |
+|---|---|---|---|---|---|
+{table}
+"""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from bitshift.cli.errors import CliError
 from bitshift.cli.output import to_json
@@ -15,6 +16,8 @@ from bitshift.cli.report.collect import EVALUATION
 from bitshift.cli.runs import with_trained_classes
 from bitshift.runtime import Model
 from bitshift.train.data import Request, TrainData
+from bitshift.train.evaluate import EvalResult, evaluate
+from bitshift.train.progress import Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +40,25 @@ def fitting(model: Model, data: TrainData, where: str) -> TrainData:
     return data if model.labels is None else with_trained_classes(data, model.labels, where)
 
 
-def evaluate_file(model: Model, data: TrainData, *, batch_size: int = 250) -> FileResult:
-    """Run every sample from the file; the file's own preprocess wins over the data's normalisation."""
+def evaluate_shown(model: nn.Module, data: TrainData, title: str, *, batch_size: int = 250) -> EvalResult:
+    """:func:`evaluate` with a bar or lines that say ``title``."""
+    with Count(title, len(data)) as count:
+        return evaluate(model, data, batch_size=batch_size, progress=count)
+
+
+def evaluate_file(model: Model, data: TrainData, *, batch_size: int = 250, title: str = "evaluating") -> FileResult:
+    """Run every sample from the file, with a bar or lines; the file's preprocess wins over the data's normalisation."""
     from bitshift.cli.inputs import prepare
 
     pictures = "preprocess" in model.graph.meta and data.is_pixels
     predicted, begin = [], time.perf_counter()
     requests = [Request(rows=slice_rows(start, batch_size, len(data))) for start in range(0, len(data), batch_size)]
-    with closing(data.batches(requests)) as batches:
+    with closing(data.batches(requests)) as batches, Count(title, len(data)) as count:
         for images, _ in batches:
             x = prepare(model, images.numpy()) if pictures else data.normalise(images).numpy()
             y = np.asarray(model.run(x))
             predicted.append(y.astype(np.int64) if y.ndim == 1 else y.argmax(axis=1))
+            count(len(images))
     seconds = time.perf_counter() - begin
     classes = len(data.class_names)
     guesses = np.concatenate(predicted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -32,12 +33,13 @@ class EvalResult:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: TrainData, *, batch_size: int = 250, world: World | None = None, channels_last: bool = False
-) -> EvalResult:
+    model: nn.Module, data: TrainData, *, batch_size: int = 250, world: World | None = None,
+    channels_last: bool = False, progress: Callable[[int], object] | None = None,
+) -> EvalResult:  # fmt: skip
     """Accuracy, loss and confusion of ``model`` in eval mode on all of ``data``.
 
     The model stays on its device and is left in the mode it came in. With a ``world`` each process evaluates
-    its share and all of them return the joint result.
+    its share and all of them return the joint result. ``progress`` is told the rows of each batch when it is done.
 
     Raises:
         ValueError: empty data, or a model whose output is not (N, classes).
@@ -76,6 +78,8 @@ def evaluate(
                     )
                 loss += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
                 predictions[torch.from_numpy(index)] = logits.argmax(1).cpu()
+                if progress is not None:
+                    progress(len(index))
     world.sum(loss)
     predicted = world.sum(predictions).numpy()
     confusion = np.bincount(data.labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)

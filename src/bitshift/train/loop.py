@@ -202,6 +202,7 @@ class _Run:
                 Reporter(
                     self.folder if world.is_main else None, size=metrics_size, total_steps=self.total,
                     start_step=self.step, tensorboard=config.tensorboard, progress=config.progress,
+                    epochs=config.epochs,
                 )
             )  # fmt: skip
             self._train(stop)

@@ -1,4 +1,4 @@
-"""What a run shows and writes while it goes on: metrics.jsonl, TensorBoard, a bar or plain lines."""
+"""What is shown and written while work goes on: metrics.jsonl, TensorBoard, a bar or plain lines."""
 
 from __future__ import annotations
 
@@ -62,12 +62,14 @@ class Reporter:
     """
 
     def __init__(
-        self, folder: Path | None, *, size: int, total_steps: int, start_step: int, tensorboard: bool, progress: str
-    ) -> None:
+        self, folder: Path | None, *, size: int, total_steps: int, start_step: int, tensorboard: bool, progress: str,
+        epochs: int,
+    ) -> None:  # fmt: skip
         self._metrics = MetricsFile(folder / "metrics.jsonl", size) if folder is not None else None
         self._board = tensorboard_writer(folder / "tensorboard") if folder is not None and tensorboard else None
         self._lines = folder is not None and progress != "off"
         self._total, self._start, self._begin = total_steps, start_step, time.perf_counter()
+        self._epochs = epochs
         self._bar = _rich_bar(total_steps, start_step) if self._lines and sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:
@@ -108,17 +110,63 @@ class Reporter:
             self._say(kind, step, values)
 
     def _say(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        text = "  ".join(
-            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items() if v is not None
+        # metrics.jsonl counts epochs from 0, people from 1
+        where = f"epoch {values['epoch'] + 1}/{self._epochs}  " if "epoch" in values else ""
+        text = where + "  ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+            for k, v in values.items()
+            if v is not None and k != "epoch"
         )
         if self._bar is not None:
             self._bar[0].update(self._bar[1], description=text if kind == "step" else f"[bold]{text}")
             if kind == "epoch":
                 self._bar[0].console.print(text)
         else:
-            done = step - self._start
-            left = (time.perf_counter() - self._begin) / done * (self._total - step) if done else 0.0
-            logger.info("%s %d/%d  %s  left %d:%02d", kind, step, self._total, text, *divmod(round(left), 60))
+            left = _time_left(self._begin, step - self._start, self._total - step)
+            logger.info("step %d/%d  %s  left %s", step, self._total, text, left)
+
+
+class Count:
+    """How far one pass over rows is: a bar on a terminal, elsewhere a log line every ten seconds.
+
+    Use it as a context manager and call it with the number of rows that are done now. A pass shorter than that says
+    nothing away from a terminal.
+    """
+
+    def __init__(self, what: str, total: int, *, every: float = 10.0) -> None:
+        self._what, self._total, self._every = what, total, every
+        self._done, self._begin = 0, time.perf_counter()
+        self._said = self._begin
+        self._bar = _rich_bar(total, 0) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar[0].update(self._bar[1], description=self._what)
+            self._bar[0].start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar[0].stop()
+
+    def __call__(self, rows: int) -> None:
+        """``rows`` more are done."""
+        self._done += rows
+        now = time.perf_counter()
+        if self._bar is not None:
+            self._bar[0].update(self._bar[1], completed=self._done)
+        elif now - self._said >= self._every and self._done < self._total:
+            self._said = now
+            left = _time_left(self._begin, self._done, self._total - self._done)
+            logger.info("%s: %s of %s rows  left %s", self._what, f"{self._done:,}", f"{self._total:,}", left)
+
+
+def _time_left(begin: float, done: int, missing: int) -> str:
+    """Minutes and seconds for what is missing, at the pace since ``begin`` (of ``time.perf_counter``)."""
+    seconds = (time.perf_counter() - begin) / done * missing if done else 0.0
+    return "{}:{:02d}".format(*divmod(round(seconds), 60))
 
 
 def _rich_bar(total: int, start: int) -> tuple[Any, Any] | None:
@@ -146,4 +194,4 @@ def _rich_bar(total: int, start: int) -> tuple[Any, Any] | None:
     return bar, bar.add_task("", total=total, completed=start)
 
 
-__all__ = ["MetricsFile", "Reporter", "tensorboard_writer"]
+__all__ = ["Count", "MetricsFile", "Reporter", "tensorboard_writer"]

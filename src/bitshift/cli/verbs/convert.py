@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -16,7 +17,7 @@ from bitshift.cli.rules import ShiftFlags
 from bitshift.cli.verbs import Verb
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from bitshift.cli.network import NetworkSpec
     from bitshift.nn.report import ConversionReport
@@ -103,19 +104,22 @@ examples:
         self, spec: NetworkSpec, model: nn.Module, data: tuple[TrainData, TrainData]
     ) -> tuple[float, float] | None:
         """Set the activation grids; accuracy of the float and of the converted network if weights were given."""
+        from bitshift.cli.evaluating import evaluate_shown
         from bitshift.cli.runs import sample_images
         from bitshift.cli.training import make_augment
         from bitshift.nn.activations import calibrate
-        from bitshift.train.evaluate import evaluate
+        from bitshift.train.progress import Count
 
         if spec.shift is not None and spec.shift.integer:
             rows = sample_images(data[0], self.calibration_rows, make_augment(self.augment))
-            calibrate(model, rows.tensor_split(max(1, -(-len(rows) // 128))))  # even: every batch weighs the same
+            parts = rows.tensor_split(max(1, -(-len(rows) // 128)))  # even: every batch weighs the same
+            with Count("calibrating the activation grids", len(rows)) as count:
+                calibrate(model, _counted(parts, count))
         if self.weights is None:
             return None
         return (
-            evaluate(spec.build_float(self.weights), data[1]).accuracy,
-            evaluate(model, data[1]).accuracy,
+            evaluate_shown(spec.build_float(self.weights), data[1], "evaluating the float network").accuracy,
+            evaluate_shown(model, data[1], "evaluating the converted network").accuracy,
         )
 
     def _save(self, spec: NetworkSpec, model: nn.Module, data: tuple[TrainData, TrainData] | None) -> None:
@@ -155,6 +159,13 @@ examples:
                 "accuracy": accuracies[1] if accuracies else None,
             }
         )  # fmt: skip
+
+
+def _counted(batches: Iterable[Tensor], count: Callable[[int], object]) -> Iterator[Tensor]:
+    """``batches``, of which ``count`` is told when the next one is asked for."""
+    for batch in batches:
+        yield batch
+        count(len(batch))
 
 
 def _default_config(pretrained: bool) -> Any:

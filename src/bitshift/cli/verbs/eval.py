@@ -53,13 +53,12 @@ examples:
             self._file(out)
 
     def _run_directory(self, out: Output) -> None:
-        from bitshift.cli.evaluating import store
+        from bitshift.cli.evaluating import evaluate_shown, store
         from bitshift.cli.runs import open_run
-        from bitshift.train.evaluate import evaluate
 
         run = open_run(self.what)
         data = run.open_data(self.split, self.data, self.image_options(run.images))
-        result = evaluate(run.network(), data, batch_size=self.batch_size)
+        result = evaluate_shown(run.network(), data, f"evaluating {self.what}", batch_size=self.batch_size)
         title = f"{self.data or run.data}, {self.split} rows, training simulation in eval mode"
         store(run.path, title, data.class_names, result.confusion)
         self._answer(
@@ -74,7 +73,7 @@ examples:
             raise CliError("a model file does not know its data set; give --data NAME_OR_PATH")
         model = open_model(self.what, backend=self.backend)
         data = fitting(model, self.image_options().open(self.data, self.split), str(self.what))
-        result = evaluate_file(model, data, batch_size=self.batch_size)
+        result = evaluate_file(model, data, batch_size=self.batch_size, title=f"evaluating {self.what}")
         about = {"by": model.backend, "seconds": result.seconds}
         self._answer(out, result.accuracy, result.confusion, data.class_names, about)
 

@@ -120,14 +120,14 @@ def counter(count: int) -> str:
 def loop(index: str, count: int, updates: Sequence[str], body: Sequence[str]) -> Lines:
     """``body`` ``count`` times; ``updates`` advance what walks along. A single turn needs no loop.
 
-    What advances by no power of two is hidden from the compiler, which else may compute it from ``index`` by a
-    multiplication (GCC for Arm at -Os did).
+    What advances by more than one is hidden from the compiler, which else may compute it from ``index`` by a
+    multiplication (GCC for Arm at -Os did). Where ``body`` itself advances a variable, it hides it likewise.
     """
     if count == 1:
         return list(body)
     steps = ", ".join([f"{index}++", *updates])
     walks = [re.fullmatch(r"(\w+) [+-]= (\d+)", update) for update in updates]
-    body = [*(f"BS_OPAQUE({w[1]});" for w in walks if w and int(w[2]).bit_count() != 1), *body]
+    body = [*(f"BS_OPAQUE({w[1]});" for w in walks if w and int(w[2]) > 1), *body]
     return [f"for ({counter(count)} {index} = 0; {index} < {count}; {steps}) {{", *indent(body), "}"]
 
 

@@ -116,6 +116,7 @@ def _conv(layer: Layer, rule: Rule4) -> Lines:
     ]  # fmt: skip
     output = [*_clear(layer.format), *sums, "{", *indent(_finish(layer, rule)), "}", "at++;"]
     per_channel = [
+        "BS_OPAQUE(at);",
         *rule.load(),
         f"packed = bs_unpack{layer.format.bits}(packed, codes, {weights});",
         *windows.positions(output),
@@ -123,7 +124,7 @@ def _conv(layer: Layer, rule: Rule4) -> Lines:
     outputs = shape[0] // layer.groups
     per_group = loop("o", outputs, [], _block(per_channel, outputs))
     if layer.groups > 1:
-        per_group = [*per_group, f"x += {windows.plane * channels};"]
+        per_group = [*per_group, f"x += {windows.plane * channels};", "BS_OPAQUE(x);"]
     return ["uint8_t *const codes = (uint8_t *)scratch;", "size_t at = 0;", *loop("g", layer.groups, [], per_group)]
 
 
@@ -150,6 +151,6 @@ def _linear(layer: Layer, rule: Rule4) -> Lines:
     per_row = [*loop("r", rows, step, output)]
     per_channel = [
         *rule.load(), "const uint8_t *w = packed;", "size_t at = first;", *per_row, "packed = w;",
-        f"x -= {inputs * rows};", "first++;",
+        f"x -= {inputs * rows};", "BS_OPAQUE(x);", "first++;",
     ]  # fmt: skip
     return ["size_t first = 0;", *loop("o", outputs, [], _block(per_channel, outputs))]

@@ -50,6 +50,7 @@ def conv_transpose(site: Site) -> Code:
     output = ["const uint32_t acc = scratch[n];", *rule.finish("acc", "x1[at]"), store(site, "at"), "at++;"]
     turns = codes.shape[1]
     per_output = [
+        "BS_OPAQUE(at);",
         *rule.load(),
         f"for (size_t n = 0; n < {outputs}; n++) {{", "    scratch[n] = 0;", "}",
         *begin, "ptrdiff_t plane = 0;", *loop("c", turns, [f"plane += {plane}"], channel),
@@ -58,7 +59,7 @@ def conv_transpose(site: Site) -> Code:
     per_group = len(codes) // attrs["groups"]
     if per_group == 1:
         per_output = ["{", *indent(per_output), "}"]
-    group = [*loop("o", per_group, [], per_output), *([f"x += {plane * turns};"] if attrs["groups"] > 1 else [])]
+    group = [*loop("o", per_group, [], per_output), *([f"x += {plane * turns};", "BS_OPAQUE(x);"] if attrs["groups"] > 1 else [])]
     body = [f"const uint8_t *packed = {site.name}_codes;", *rule.begin, "size_t at = 0;"]
     body += loop("g", attrs["groups"], [], group)
     tables = [

@@ -50,7 +50,11 @@ def rescale(site: Site) -> Code:
     wide = int((reach * mult.astype(object) + abs(offset.astype(object))).max()) >= 1 << 31
     rule = Rule4(site.name, mult, offset, shift, np.zeros_like(shift), *site.limits, wide)
     inner = math.prod(shape) // channels
-    per_channel = [*rule.load(), *loop("n", inner, ["at++"], [*rule.finish("x[at]"), store(site, "at")])]
+    per_channel = [
+        "BS_OPAQUE(at);",
+        *rule.load(),
+        *loop("n", inner, ["at++"], [*rule.finish("x[at]"), store(site, "at")]),
+    ]
     if inner == 1:
         per_channel.append("at++;")
     if channels == 1:
@@ -68,7 +72,8 @@ def lookup(site: Site) -> Code:
     ctype, size = narrowest(values)
     name, lo = f"{site.name}_table", site.xs[0].type.lo
     index = f"(uint8_t)(x[n] + {-lo})" if lo else "x[n]"
-    body = each(site, math.prod(site.y.shape), [f"y[n] = ({site.y.ctype}){read(ctype, f'{name} + {index}')};"])
+    entry = [f"size_t i = {index};", "BS_OPAQUE(i);", f"y[n] = ({site.y.ctype}){read(ctype, f'{name} + i')};"]
+    body = each(site, math.prod(site.y.shape), entry)
     return Code(
         text=function(site, body, tables=table(name, values, ctype)), table_bytes=size * values.size,
         in_place=frozenset({0}),

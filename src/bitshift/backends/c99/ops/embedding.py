@@ -37,7 +37,7 @@ def embedding(site: Site) -> Code:
         *rule.finish("level"), store(site, "at"), "at++;",
     ]  # fmt: skip
     per_id = [
-        "const size_t id = (size_t)x[n];", *rule.load("id"), *place,
+        "size_t id = (size_t)x[n];", "BS_OPAQUE(id);", "BS_OPAQUE(at);", *rule.load("id"), *place,
         f"const uint8_t *w = {site.name}_codes + row;", *begin,
         f"for (size_t e = 0; e < {width}; e++) {{", *indent(element), "}",
     ]  # fmt: skip

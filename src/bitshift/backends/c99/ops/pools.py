@@ -25,7 +25,7 @@ def _windows(site: Site) -> Windows:
 def _over_channels(site: Site, windows: Windows, output: Lines) -> Lines:
     positions = windows.positions(output)
     channels = site.xs[0].shape[0]
-    body = [*positions, f"x += {windows.plane};"] if channels > 1 else positions
+    body = ["BS_OPAQUE(at);", *positions, f"x += {windows.plane};", "BS_OPAQUE(x);"] if channels > 1 else positions
     return ["size_t at = 0;", *loop("c", channels, [], body)]
 
 

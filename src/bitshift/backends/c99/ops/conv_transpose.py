@@ -59,7 +59,10 @@ def conv_transpose(site: Site) -> Code:
     per_group = len(codes) // attrs["groups"]
     if per_group == 1:
         per_output = ["{", *indent(per_output), "}"]
-    group = [*loop("o", per_group, [], per_output), *([f"x += {plane * turns};", "BS_OPAQUE(x);"] if attrs["groups"] > 1 else [])]
+    group = [
+        *loop("o", per_group, [], per_output),
+        *([f"x += {plane * turns};", "BS_OPAQUE(x);"] if attrs["groups"] > 1 else []),
+    ]
     body = [f"const uint8_t *packed = {site.name}_codes;", *rule.begin, "size_t at = 0;"]
     body += loop("g", attrs["groups"], [], group)
     tables = [

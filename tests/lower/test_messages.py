@@ -38,6 +38,10 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "layer norm": (lambda x: F.layer_norm(x, [6]), "Remedy: use a batch norm"),
     "attention": (lambda x: x @ x.transpose(1, 2), "only products with fixed weights"),
     "two factors": (lambda x: x * x.relu(), "256-entry table"),
+    "gate": (
+        lambda x: x * x.mean(2, keepdim=True).sigmoid(),
+        r"module '1'.*multiplies two activations, of shapes \['N', 4, 6\] and \['N', 4, 1\].*without the gate",
+    ),
     "function for tables only": (lambda x: x.exp(), "256-entry table"),
     "mixed samples": (lambda x: x + x.mean(0, keepdim=True), "along the batch axis"),
     "batch in the shape": (lambda x: x.reshape(-1, 6), "its first axis must be the batch"),

@@ -442,6 +442,41 @@ def test_integer_networks_copy_and_reload():
         assert torch.equal(copy.deepcopy(a)(x), a(x))
 
 
+class Gated(nn.Module):
+    """Squeeze-excite behind a convolution, or a gate of the value's own shape."""
+
+    def __init__(self, *, squeeze: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1) if squeeze else nn.Identity(), nn.Conv2d(4, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).relu()
+        return y * self.gate(y).sigmoid()
+
+
+@pytest.mark.parametrize("squeeze", [True, False])
+def test_a_product_of_activations_is_reported_by_its_module_before_anything_is_trained(squeeze, caplog):
+    model = nn.Sequential(Gated(squeeze=squeeze), nn.Conv2d(4, 2, 1))
+    with caplog.at_level(logging.WARNING, logger="bitshift"):
+        converted, report = convert(model, ShiftConfig(activations=8), sample=torch.randn(2, 3, 8, 8))
+    note = report.row("mul").note
+    assert note.startswith("a product of two activations in module '0' needs a multiplier: export refuses it")
+    assert note.endswith("unless it is a function of one value") != squeeze
+    assert ("convert: 'mul': a product of two" in caplog.text) == squeeze
+    assert converted.train()(torch.randn(2, 3, 8, 8)).shape == (2, 2, 6, 6)
+
+
+def test_a_product_with_a_constant_is_none_of_two_activations():
+    class Half(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 0.3
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Half(), nn.Conv2d(4, 2, 1))
+    _, report = convert(model, ShiftConfig(activations=8), sample=torch.randn(2, 3, 8, 8))
+    assert "product of two" not in str(report)
+
+
 def test_dropout_follows_the_training_flag_after_tracing():
     result, _ = convert(build("LeNet"), ShiftConfig(activations=8), sample=batch("LeNet"))
     assert any(isinstance(m, nn.Dropout) and m.p == 0.5 for m in result.modules())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Iterable
 from typing import Protocol
 
+import torch
 from torch import fx, nn
 
 from bitshift.nn.activations import ActQuant
@@ -15,6 +17,7 @@ from bitshift.nn.layers.pool import AvgPool
 from bitshift.nn.report import Row
 from bitshift.nn.trace import Flow, argument
 
+logger = logging.getLogger("bitshift")
 INTEGER_MODULES = (ShiftLayer, AvgPool, Pointwise)
 
 
@@ -146,6 +149,7 @@ def fence_float_operations(work: Editor) -> None:
         in_float = kind == "other" or (kind in ("layer", "norm", "avg_pool") and not reads_integers(work, node))
         if not in_float or node.op == "get_attr" or isinstance(module, nn.Embedding):
             continue  # an embedding reads ids
+        factors = _factors(node)
         for source in node.all_input_nodes:
             if work.flow.kind(source) in ("number", "other", "quant") or source.op == "get_attr":
                 continue
@@ -155,8 +159,27 @@ def fence_float_operations(work: Editor) -> None:
         if kind == "other":
             path = str(node.target) if module is not None else node.name
             note = "computed in float; export refuses what integers cannot do"
+            if factors is not None:
+                inside = next(reversed(node.meta.get("nn_module_stack", {"": None})), "")
+                sure = all(factors) and factors[0] != factors[1]  # of one shape it may be a table of one value
+                note = f"a product of two activations in module {inside!r} needs a multiplier: export refuses it"
+                note += "" if sure else ", unless it is a function of one value"
+                if sure:
+                    logger.warning("convert: %r: %s (docs/convert.md)", path, note)
             work.extra.append(Row(path=path, was=operation_name(node, module), note=note))
     work.flow.forget()
+
+
+_PRODUCTS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply", "multiply_")
+
+
+def _factors(node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The shapes (one ``()`` where no sample told) of the two values that ``node`` multiplies; None for other nodes."""
+    values = [n for n in node.args if isinstance(n, fx.Node) and n.op != "get_attr"]
+    if node.target not in _PRODUCTS or len(values) != 2:
+        return None
+    first, second = (tuple(v.meta.get("shape") or ()) for v in values)
+    return first, second
 
 
 def operation_name(node: fx.Node, module: nn.Module | None) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitshift.core.fixed import Float32
 from bitshift.lower.context import Call, Context, Item
-from bitshift.lower.rules.pointwise import as_number, deferred
+from bitshift.lower.rules.pointwise import as_number, deferred, product
 from bitshift.lower.rules.registry import rule
 from bitshift.lower.wide import Wide, dyadic, is_wide
 
@@ -90,7 +90,7 @@ def mul(context: Context, call: Call) -> Item:
     """A value times a constant."""
     a, b = call["self"], call["other"]
     if isinstance(a, str) and isinstance(b, str):
-        return deferred(call)
+        return product(call, (context.shape(a), context.shape(b)))
     x, constant = (call.value("self"), b) if isinstance(a, str) else (call.value("other"), a)
     return times(context, call, x, vector(constant, x, call, context))
 

@@ -132,12 +132,28 @@ def elu(context: Context, call: Call) -> Item:
     return _unary(context, call, "elu", as_number(call["alpha"], call))
 
 
+_IN_A_TABLE = (
+    "becomes a 256-entry table when all it computes from is one value of at most 8 bits and its result is quantised "
+    "again: put activation quantisers before and behind it (convert(..., activations=8))"
+)
+
+
 def deferred(call: Call) -> Deferred:
     """The result of a pointwise op that exists only inside a table."""
     error = call.error(
-        "no float form of this op is in the graph. It becomes a 256-entry table when all it computes from is one value "
-        "of at most 8 bits and its result is quantised again: put activation quantisers before and behind it "
-        f"(convert(..., activations=8)), or use one of: {', '.join(supported())}"
+        f"no float form of this op is in the graph. It {_IN_A_TABLE}, or use one of: {', '.join(supported())}"
+    )
+    return Deferred(str(error))
+
+
+def product(call: Call, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> Deferred:
+    """The product of two values of ``shapes`` that both depend on the input, which exists only inside a table."""
+    a, b = (["N", *shape] for shape in shapes)
+    error = call.error(
+        f"multiplies two activations, of shapes {a} and {b}. That needs a multiplier, and no op of the graph has one: "
+        "squeeze-excite and other gates have no multiplication-free form. Build the model without the gate before you "
+        "train it, or keep it in torch, where the frozen model runs (freeze). A function of one value, as in x * "
+        f"sigmoid(x), {_IN_A_TABLE}"
     )
     return Deferred(str(error))
 

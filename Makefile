@@ -28,7 +28,7 @@ BENCH_SHARED := bench/common.py bench/cifar_cases.py bench/freezing_plots.py ben
 BENCH_CIFAR := $(wildcard bench/cifar_*.py)
 BENCH_DATA := $(patsubst %,bench/%.py,bf16_latents freezing mnist_table transfer transfer_segmentation)
 
-.PHONY: help demo test test-all bench docs lint generate clean setup setup-dev ctest ctest-sanitize ctest-neon
+.PHONY: help demo test test-all bench docs lint generate clean setup setup-dev emulators ctest ctest-sanitize ctest-neon
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -98,6 +98,18 @@ ctest-neon: setup  ## kernel tests of NEON, cross-compiled and run by qemu-aarch
 	    && $(BIN)/cmake --build build/neon --parallel $(JOBS) >>build/neon.log 2>&1 || { cat build/neon.log; exit 1; }; \
 	  $(BIN)/ctest --test-dir build/neon --output-on-failure --no-tests=error -E '^(spills|pool|fork|hammer|install.*)$$'; \
 	else echo "ctest-neon: not run, it needs g++-aarch64-linux-gnu and qemu-user"; fi
+
+# Compilers and emulators of the microcontroller tests, which are skipped with a reason where one is missing.
+EMULATED := gcc-arm-none-eabi gcc-riscv64-unknown-elf gcc-avr avr-libc simavr libsimavr-dev libelf-dev \
+  qemu-system-arm qemu-system-misc qemu-system-data
+APT := apt-get -qq -o Acquire::http::Timeout=30
+emulators:  ## cross compilers and emulators for the microcontroller tests, where apt-get and root are there
+	@if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
+	  echo "emulators: not installed, this needs apt-get and root: apt-get install $(EMULATED)"; \
+	elif dpkg-query -W -f='$${db:Status-Abbrev}\n' $(EMULATED) 2>/dev/null | grep -c '^ii' | grep -qx "$(words $(EMULATED))"; then :; \
+	else echo "emulators: installing $(EMULATED)"; \
+	  { $(APT) update && DEBIAN_FRONTEND=noninteractive $(APT) install --no-install-recommends $(EMULATED); } \
+	    >build/emulators.log 2>&1 || echo "emulators: apt-get failed (build/emulators.log), their tests will be skipped"; fi
 
 clean:  ## remove everything that make built, the environment included
 	rm -rf $(VENV) .make build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

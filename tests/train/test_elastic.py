@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +38,17 @@ def photos(tmp_path_factory) -> Path:
     return root
 
 
-def torchrun(folder: Path, photos: Path, kills: dict, *, processes: int, streamed: bool = False) -> subprocess.Popen:
+def torchrun(
+    folder: Path, photos: Path, kills: dict, *, processes: int, streamed: bool = False, nodes: Sequence[str] = ()
+) -> subprocess.Popen:
+    """A launcher of ``processes``, the only one unless ``nodes`` has its flags about the others."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "BITSHIFT_CACHE": str(folder / "cache"),
         "STREAMED": "1" if streamed else "",
     }  # fmt: skip
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
+        *(sys.executable, "-m", "torch.distributed.run", *(nodes or ["--standalone"])),
+        *("--nproc-per-node", str(processes)),
         *("--max-restarts", "3", "--monitor-interval", "0.2", str(WORKER), str(folder), str(photos), json.dumps(kills)),
     ]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -99,3 +105,19 @@ def test_sigterm_to_torchrun_ends_in_a_checkpoint_that_goes_on(tmp_path, photos)
     assert "SIGTERM: stopped after step" in errors or (tmp_path / "killed" / "model.safetensors").exists()
     assert load_checkpoint(tmp_path / "killed") is not None
     kill_and_compare(tmp_path, photos, {}, processes=2)
+
+
+@pytest.mark.slow
+def test_two_nodes_survive_a_kill_on_either_of_them(tmp_path, photos):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "two"]
+    kills = {"0": [0, 4], "1": [1, 11]}
+    jobs = [torchrun(tmp_path, photos, kills, processes=1, nodes=nodes) for _ in range(2)]
+    errors = [job.communicate(timeout=280)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], "\n".join(text[-3000:] for text in errors)
+    lives = [line.split()[0] for line in (tmp_path / "lives").read_text().splitlines()]
+    assert len(lives) >= 4, "a kill started both nodes again"
+    assert max(lives) >= "1"
+    same(tmp_path)

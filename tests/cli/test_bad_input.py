@@ -129,7 +129,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str | Path]], str]] = {
         lambda t: ["train", "--data", data(t), "--model", "lenet", "--set", "log_evry=3"],
         "did you mean 'log_every'",
     ),
-    "train: value": (lambda t: ["train", "--data", data(t), "--model", "lenet", "--lr", "-1"], "TrainConfig.lr = -1"),
+    "train: value": (lambda t: ["train", "--data", data(t), "--model", "lenet", "--lr", "-1"], "--lr -1.0: allowed"),
     "train: word for a number": (
         lambda t: ["train", "--data", data(t), "--model", "lenet", "--set", "momentum=high"],
         "momentum|--set",

@@ -61,17 +61,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(name: str, argv: list[str]) -> Verb:
     import tyro
 
-    from bitshift.cli.flags import quiet_defaults
+    from bitshift.cli.flags import NUMBERS, quiet_defaults
 
     cls = importlib.import_module(f"bitshift.cli.verbs.{name.replace('-', '_')}").VERB
     quiet_defaults(cls)
-    return tyro.cli(
-        cls,
-        prog=f"bitshift {name}",
-        description=cls.help_text,
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    with NUMBERS:
+        return tyro.cli(
+            cls,
+            prog=f"bitshift {name}",
+            description=cls.help_text,
+            args=argv,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
 
 
 class _LogLine(logging.Formatter):

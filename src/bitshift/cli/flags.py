@@ -1,15 +1,43 @@
-"""How flags look in ``--help``: absent values and switches show no default, and metavars are words."""
+"""How flags look in ``--help``, where absent values and switches show no default, and how their numbers are read."""
 
 from __future__ import annotations
 
 import inspect
 import types
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
+NUMBERS = tyro.constructors.ConstructorRegistry()
+"""Reads numbers with a complaint that says what was found and what is needed; a context for ``tyro.cli``."""
 _WORDS = {int: "N", float: "X", str: "NAME"}
+
+
+@NUMBERS.primitive_rule
+def _number(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """A rule of tyro for ``int``, ``float`` and each of them or None."""
+    inner = [a for a in get_args(info.type) if a is not type(None)]
+    optional = get_origin(info.type) in (Union, types.UnionType) and len(inner) == 1
+    kind = inner[0] if optional else info.type
+    if kind not in (int, float):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=_WORDS[kind],
+        instance_from_str=lambda words: None if optional and words[0] == "None" else _read(kind, words[0]),
+        is_instance=lambda value: isinstance(value, kind) or (optional and value is None),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _read(kind: Callable[[str], Any], word: str) -> Any:
+    try:
+        return kind(word)
+    except ValueError:
+        needed = "a whole number, such as 3" if kind is int else "a number, such as 0.5 or 1e-3"
+        raise ValueError(f"found {word!r}, needed is {needed}") from None
 
 
 def quiet_defaults(cls: type) -> None:

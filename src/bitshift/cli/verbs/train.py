@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -14,6 +16,8 @@ from bitshift.cli.images import ImageOptions, TrainImageFlags
 from bitshift.cli.output import Output, percent, size_text
 from bitshift.cli.rules import ShiftFlags, parse_option
 from bitshift.cli.verbs import Verb
+
+_log = logging.getLogger("bitshift")
 
 if TYPE_CHECKING:
     from bitshift.cli.backbone import Backbone
@@ -77,6 +81,32 @@ class TrainFlags:
             return TrainConfig(**{"epochs": 10, "batch_size": 128, "lr": 0.05, **changes})
         except TypeError as error:  # a word where a number is compared
             raise CliError(f"--set: {error}") from None
+        except ValueError as error:
+            raise CliError(_as_option(str(error))) from None
+
+
+def _shorter(twin: TrainConfig, epochs: int, of: int) -> TrainConfig:
+    """The float twin of a recipe of which only ``epochs`` of ``of`` are trained: the same share, one epoch at least."""
+    from bitshift.train.schedule import scaled
+
+    mine = max(1, round(twin.epochs * epochs / of))
+    if mine < twin.epochs:
+        _log.info(
+            "float twin: %d of its %d epochs, as --epochs %d is of the recipe's %d; --float-epochs %d trains it whole",
+            mine, twin.epochs, epochs, of, twin.epochs,
+        )  # fmt: skip
+    return scaled(twin, mine)
+
+
+def _as_option(message: str) -> str:
+    """A refusal of TrainConfig in the words of the command line: its field as the flag that sets it."""
+    found = re.fullmatch(r"TrainConfig\.(\w+) = (.*): allowed is (.*)", message, flags=re.DOTALL)
+    if found is None:
+        return message
+    name, value, allowed = found.groups()
+    flags = {f.name for f in fields(TrainFlags)}
+    option = f"--{name.replace('_', '-')} {value}" if name in flags else f"--set {name}={value}"
+    return f"{option}: allowed is {allowed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +128,8 @@ Data sets: mnist_5k (ships in a package), a .npz file (x_train, y_train, x_test,
 CIFAR files, {train,test}.npz, {train,test|val}/CLASS/*.png, or tar shards {train,test|val}-*.tar (docs/data.md).
 Photos of different sizes need --image-size; with --augment imagenet they are decoded and cropped by worker processes.
 
-Fewer --epochs than the recipe's keep the shape of its schedule: drops and warm-up come at the same share of the run.
+Fewer --epochs than the recipe's keep the shape of its schedule: drops and warm-up come at the same share of the run,
+and a float twin that the recipe trains first is shortened alike (--float-epochs says otherwise).
 
 examples:
   bitshift train --list
@@ -128,7 +159,8 @@ examples:
     new_head: tuple[str, ...] = ()
     """With --backbone: patterns of the modules that are new; default: the last layer."""
     float_epochs: int | None = None
-    """Train the float twin first, so many epochs with the same other settings; 0: none."""
+    """Train the float twin first, so many epochs with the same other settings; 0: none. Default: the recipe's, in the
+    share that --epochs leaves of the recipe."""
     augment: str | None = None
     """Augmentation, or none (a wrong name lists them)."""
     normalise: str | None = None
@@ -195,6 +227,8 @@ examples:
         if float_train is not None:  # which has a budget of its own, but runs where and as the other does
             shared = {k: v for k, v in self.changes().items() if k in SHOWN_ONLY | {"seed"}}
             float_train = replace(float_train, **shared)
+            if base is not None and config.epochs < base.train.epochs and self.float_epochs is None:
+                float_train = _shorter(float_train, config.epochs, base.train.epochs)
         if self.float_epochs is not None:
             if self.float_epochs < 0:
                 raise CliError(f"--float-epochs {self.float_epochs}: must be at least 0")

@@ -119,6 +119,7 @@ def _conv(layer: Layer, rule: Rule4) -> Lines:
         "BS_OPAQUE(at);",
         *rule.load(),
         f"packed = bs_unpack{layer.format.bits}(packed, codes, {weights});",
+        "BS_OPAQUE(packed);",
         *windows.positions(output),
     ]
     outputs = shape[0] // layer.groups
@@ -145,12 +146,12 @@ def _linear(layer: Layer, rule: Rule4) -> Lines:
         "{", *indent(_finish(layer, rule)), "}",
     ]  # fmt: skip
     if rows == 1:
-        per_channel = [*rule.load(), "const uint8_t *w;", *output, "packed = w;", "at++;"]
+        per_channel = [*rule.load(), "const uint8_t *w;", *output, "packed = w;", "BS_OPAQUE(packed);", "at++;"]
         return ["size_t at = 0;", *loop("o", outputs, [], _block(per_channel, outputs))]
     step = [f"x += {inputs}", f"at += {outputs}"]
     per_row = [*loop("r", rows, step, output)]
     per_channel = [
-        *rule.load(), "const uint8_t *w = packed;", "size_t at = first;", *per_row, "packed = w;",
+        *rule.load(), "const uint8_t *w = packed;", "size_t at = first;", *per_row, "packed = w;", "BS_OPAQUE(packed);",
         f"x -= {inputs * rows};", "BS_OPAQUE(x);", "first++;",
     ]  # fmt: skip
     return ["size_t first = 0;", *loop("o", outputs, [], _block(per_channel, outputs))]

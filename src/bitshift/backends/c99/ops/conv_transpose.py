@@ -43,7 +43,10 @@ def conv_transpose(site: Site) -> Code:
     ]
     weight = [
         *take,
-        f"const uint8_t *digit = {site.name}_digits + (code << {per_code.bit_length() - 1});",
+        "BS_OPAQUE(packed);",
+        "size_t place = (size_t)code;",
+        "BS_OPAQUE(place);",
+        f"const uint8_t *digit = {site.name}_digits + (place << {per_code.bit_length() - 1});",
         *loop("d", per_code, [], term),
     ]
     channel = _taps(site, codes.shape[2:], weight)

@@ -33,7 +33,8 @@ def embedding(site: Site) -> Code:
         place += ["BS_OPAQUE(row);", f"row += {term};"]
     begin, take = streamed(form.bits, "w")
     element = [
-        *take, f"const int32_t level = (int32_t){read(ctype, f'{site.name}_levels + code')};",
+        *take, "size_t place = (size_t)code;", "BS_OPAQUE(place);",
+        f"const int32_t level = (int32_t){read(ctype, f'{site.name}_levels + place')};",
         *rule.finish("level"), store(site, "at"), "at++;",
     ]  # fmt: skip
     per_id = [

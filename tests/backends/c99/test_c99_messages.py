@@ -1,0 +1,111 @@
+"""What emit-c refuses, by the layer's name and with what would help."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitshift import export_c
+from bitshift.backends.c99.unit import compile_graph
+from bitshift.core.fixed import FixedPoint, Float32
+from bitshift.core.graph import Graph, GraphError, Node, Value
+
+S8, F32 = FixedPoint(8, 4), Float32()
+
+
+def linear(*, mult: int = 1, outputs: int = 3, inputs: int = 4, levels: int = 0, **types: object) -> Graph:
+    """One linear layer ``classifier.fc`` from ``inputs`` to ``outputs``."""
+    values = {
+        "x": Value("x", (inputs,), types.get("x", S8)),  # type: ignore[arg-type]
+        "y": Value("y", (outputs,), types.get("y", FixedPoint(32, 0))),  # type: ignore[arg-type]
+    }
+    constants = {
+        "w": np.full((outputs, inputs), levels, np.uint8),
+        "m": np.full(outputs, mult, np.int32),
+    }
+    node = Node("linear", ("x",), "y", {"format": "pot4d"}, {"codes": "w", "mult": "m"}, "classifier.fc")
+    return Graph(("x",), ("y",), values, (node,), constants)
+
+
+def test_a_multiplier_names_layer_channel_and_the_training_option() -> None:
+    with pytest.raises(GraphError, match=r"'classifier.fc' \(linear\): mult is 3 for channel 0.*multiplier=False"):
+        compile_graph(linear(mult=3))
+
+
+def test_an_accumulator_that_overflows_names_the_layer_and_what_fits() -> None:
+    big = linear(x=FixedPoint(24, 0), inputs=400, levels=7, y=FixedPoint(31, 0))
+    with pytest.raises(GraphError, match=r"'classifier.fc': accumulator bound .* exceeds int32; use"):
+        compile_graph(big)
+
+
+def test_a_layer_that_computes_with_floats_is_named() -> None:
+    values = {name: Value(name, (4,), F32) for name in ("x", "y")}
+    node = Node("unary", ("x",), "y", {"fn": "gelu"}, {}, "blocks.0.act")
+    with pytest.raises(GraphError, match=r"'blocks.0.act' \(unary\): computes with floats.*activations=8"):
+        compile_graph(Graph(("x",), ("y",), values, (node,), {}))
+
+
+def test_a_float_layer_behind_integers_is_named() -> None:
+    types = {"x": S8, "f": F32, "y": F32}
+    values = {name: Value(name, (4,), type) for name, type in types.items()}
+    nodes = (Node("dequantize", ("x",), "f"), Node("unary", ("f",), "y", {"fn": "tanh"}, {}, "head.tanh"))
+    with pytest.raises(GraphError, match=r"'head.tanh' \(unary\): computes with floats"):
+        compile_graph(Graph(("x",), ("y",), values, nodes, {}))
+
+
+def test_an_input_that_is_quantised_twice_differently_is_refused() -> None:
+    types = {"x": F32, "a": S8, "b": FixedPoint(8, 3), "y": S8}
+    values = {name: Value(name, (4,), type) for name, type in types.items()}
+    nodes = (
+        Node("quantize", ("x",), "a", {"rounding": "half_up"}),
+        Node("quantize", ("x",), "b", {"rounding": "half_up"}, {}, "branch.quant"),
+        Node("add", ("a", "b"), "y"),
+    )
+    with pytest.raises(GraphError, match=r"'branch.quant' \(quantize\): quantises the input 'x' to s8.3"):
+        compile_graph(Graph(("x",), ("y",), values, nodes, {}))
+
+
+def test_too_little_ram_names_the_fullest_step_and_the_smallest_that_fits() -> None:
+    types = {"x": S8, "a": FixedPoint(16, 4), "b": FixedPoint(16, 4), "y": S8}
+    values = {name: Value(name, (100,), type) for name, type in types.items()}
+    nodes = (
+        Node("requantize", ("x",), "a", {}, {}, "first"),
+        Node("transpose", ("a",), "b", {"perm": (0,)}, {}, "middle"),
+        Node("requantize", ("b",), "y", {}, {}, "last"),
+    )
+    net = Graph(("x",), ("y",), values, nodes, {})
+    assert compile_graph(net, ram=400).plan.size == 400
+    with pytest.raises(ValueError, match=r"'middle' \(transpose\): 400 bytes live.*ram is 399.*smallest.*is 400"):
+        compile_graph(net, ram=399)
+
+
+def test_too_little_flash_names_the_largest_layer_and_what_it_takes() -> None:
+    with pytest.raises(ValueError, match=r"'classifier.fc' \(linear\): takes about .*flash is 300 bytes: train with"):
+        compile_graph(linear(inputs=900, outputs=2), flash=300)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "cortex-m5"}, "unknown target 'cortex-m5'; did you mean 'cortex-m"),
+        ({"mode": "fast"}, "unknown mode 'fast'; allowed: auto, packed"),
+        ({"name": "my net"}, "name 'my net': allowed are C identifiers"),
+        ({"samples": 0}, "samples is 0: the self-test needs at least 1"),
+        ({"example": True, "arduino": True}, "example=True goes with the plain folder"),
+        ({"example": True}, "target 'generic' has no emulated board"),
+    ],
+)
+def test_a_wrong_option_says_what_is_allowed_and_writes_nothing(
+    options: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        export_c(linear(), tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_avr_refuses_an_array_that_it_cannot_address() -> None:
+    with pytest.raises(ValueError, match=r"'classifier.fc' \(linear\): .* bytes of constants; an array on an AVR"):
+        export_c(linear(inputs=900, outputs=100), "unwritten", target="avr")

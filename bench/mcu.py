@@ -1,0 +1,171 @@
+"""Instructions, cycles, flash and RAM of generated layers on emulated microcontrollers, beside our own int8 kernels.
+
+Every kernel's outputs are compared with the exact result before its counts are taken. Counts are of executed
+instructions, exact and the same in every run. Cycles are a model on a Cortex-M0 (Arm's instruction timing, no wait
+states, one-cycle multiplier; `slow multiplier`: 32 cycles) and the data sheet's on AVR. The int8 baseline rounds by a
+shift, which costs less than the 32-bit multiplication of other libraries. A model file adds a whole network, by layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from common import Row, arguments, check_equal, main
+from emulated import counting, multiplications
+from emulated.baseline import LAYERS as INT8
+from emulated.baseline import Int8Layer
+from emulated.build import Image
+from emulated.counting import Counts
+from emulated.graphs import LAYERS
+from emulated.host import missing
+from emulated.machine import run
+from emulated.network import Network, build_network
+
+from bitshift.backends.c99 import golden
+from bitshift.backends.c99.boards import BOARDS, Board
+from bitshift.backends.c99.export import export_c
+from bitshift.core import modelfile
+from bitshift.core.graph import Graph
+
+CORES = {
+    "Cortex-M0": "microbit-large", "Cortex-M3": "mps2-an385", "Cortex-M4": "mps2-an386", "RV32I": "virt-rv32i",
+    "RV32IM": "virt-rv32im", "AVR": "atmega2560-xmem",
+}  # fmt: skip
+MODES = ("auto", "packed", "unrolled", "lists", "plain")
+SAMPLES = 2
+
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """Rows of every core that this machine can emulate."""
+    cores = options.core or list(CORES)
+    with tempfile.TemporaryDirectory() as folder:
+        for core in cores[:1] if options.quick else cores:
+            board = BOARDS[CORES[core]]
+            if reason := missing(board):
+                print(f"{core}: not measured, {reason}")
+                continue
+            work = Path(folder) / board.name
+            for layer in list(LAYERS)[:1] if options.quick else LAYERS:
+                yield from layer_rows(core, board, layer, work / layer.replace(" ", "-"), options)
+            if options.model:
+                yield from network_rows(core, board, modelfile.load(options.model), work / "network", options)
+
+
+def layer_rows(core: str, board: Board, layer: str, work: Path, options: argparse.Namespace) -> Iterator[Row]:
+    """One layer: ours in every mode that takes it, the baseline's kernels that the core can run."""
+    make, products = LAYERS[layer]
+    graph = make()
+    for mode in options.mode or MODES[:1]:
+        try:
+            export_c(graph, work / mode, target=board.targets[0], mode=mode)
+        except ValueError as error:
+            print(f"{core}, {layer}, {mode}: not measured, {error}")
+            continue
+        network = build_network(
+            work / mode, graph, board.targets[0], work / mode / "build", boards=[board], options=options.flags.split()
+        )
+        counts = measured(network, f"{layer} {mode}", options)
+        yield from count_rows(f"{layer}, {core}, shift {mode}", counts, products, SAMPLES)
+        yield from size_rows(f"{layer}, {core}, shift {mode}", network.model.flash, network.image.elf.ram)
+    if "avr" not in board.targets:
+        for kernel in kernels(board):
+            image = INT8[layer].build(board, kernel, work / f"int8-{kernel}")
+            counts = baseline(image, INT8[layer], f"{layer} int8 {kernel}")
+            yield from count_rows(f"{layer}, {core}, int8 {kernel}", counts, products, SAMPLES)
+            yield from size_rows(f"{layer}, {core}, int8 {kernel}", INT8[layer].flash(image, kernel), image.elf.ram)
+
+
+def kernels(board: Board) -> tuple[str, ...]:
+    """Kernels of the baseline that make sense: a table of squares where nothing multiplies."""
+    if board.targets == ("rv32i",):
+        return ("naive", "quarter")
+    return ("naive", "blocked")
+
+
+def baseline(image: Image, layer: Int8Layer, case: str) -> Counts:
+    """Counts of ``SAMPLES`` runs of a baseline kernel, once its outputs are the exact ones."""
+    x = layer.inputs_of(SAMPLES)
+    done = run(image, x.transpose(0, 2, 3, 1).tobytes(), count=True)
+    shape = (SAMPLES, layer.size, layer.size, layer.outputs)
+    got = np.frombuffer(done.output, np.int8).reshape(shape).transpose(0, 3, 1, 2)
+    check_equal(case, layer.expected(x), got)
+    return counting.region(image, done)
+
+
+def measured(network: Network, case: str, options: argparse.Namespace, marks: Sequence[str] = ()) -> Counts:
+    """Counts of ``SAMPLES`` runs of a generated network, once its outputs are the reference's."""
+    return sum(measured_by_mark(network, case, options, marks).values(), Counts())
+
+
+def measured_by_mark(
+    network: Network, case: str, options: argparse.Namespace, marks: Sequence[str]
+) -> dict[int, Counts]:
+    """Counts by region, region 0 (the feed) left out."""
+    inputs = golden.inputs(network.program, SAMPLES)
+    outputs, done = network.evaluate(inputs, count=True, marks=marks, timeout=options.timeout)
+    for name, expected in golden.outputs(network.program, inputs).items():
+        check_equal(f"{case}, {name}", expected, outputs[name])
+    if found := multiplications.executed(network.image, done, network.functions):
+        raise SystemExit(f"{case}: {found} multiplications were executed; nothing was counted")
+    counts = counting.by_region(network.image, done)
+    return {number: item for number, item in counts.items() if number}
+
+
+def network_rows(core: str, board: Board, graph: Graph, work: Path, options: argparse.Namespace) -> Iterator[Row]:
+    """A whole network, and each of its steps."""
+    for mode in options.mode or MODES[:1]:
+        export_c(graph, work / mode, target=board.targets[0], mode=mode)
+        network = build_network(
+            work / mode,
+            graph,
+            board.targets[0],
+            work / mode / "build",
+            boards=[board],
+            options=[*options.flags.split(), "-fno-inline-functions-called-once"],
+        )
+        steps = [step.name for step in network.program.steps if step.name in network.functions]
+        by_mark = measured_by_mark(network, f"network {mode}", options, ["region_begin", *steps])
+        for i, step in enumerate(steps, start=2):
+            yield from count_rows(f"{step}, {core}, shift {mode}", by_mark.get(i, Counts()), 0, SAMPLES)
+        yield from count_rows(f"network, {core}, shift {mode}", sum(by_mark.values(), Counts()), 0, SAMPLES)
+        yield from size_rows(f"network, {core}, shift {mode}", network.model.flash, network.image.elf.ram)
+
+
+def count_rows(case: str, counts: Counts, products: int, samples: int) -> Iterator[Row]:
+    """Counts of one run; by product where ``products`` is not 0."""
+    yield Row(case=case, metric="instructions", value=counts.instructions / samples, unit="instructions")
+    if products:
+        yield Row(
+            case=case,
+            metric="instructions a product",
+            value=counts.instructions / samples / products,
+            unit="instructions",
+        )
+    yield Row(case=case, metric="multiplications", value=counts.multiplies / samples, unit="instructions")
+    if counts.cycles:
+        yield Row(case=case, metric="cycles", value=counts.cycles / samples, unit="cycles")
+        if products:
+            yield Row(case=case, metric="cycles a product", value=counts.cycles / samples / products, unit="cycles")
+        if counts.multiplies:
+            slow = counts.with_slow_multiplier()
+            yield Row(case=case, metric="cycles, slow multiplier", value=slow / samples, unit="cycles")
+
+
+def size_rows(case: str, flash: int, ram: int) -> Iterator[Row]:
+    """Code and constants of the layer; static data of the image, inputs and outputs included."""
+    yield Row(case=case, metric="flash", value=flash, unit="bytes")
+    yield Row(case=case, metric="RAM", value=ram, unit="bytes")
+
+
+if __name__ == "__main__":
+    parser = arguments(__doc__)
+    parser.add_argument("--core", action="append", choices=list(CORES), help="only this core (repeatable)")
+    parser.add_argument("--mode", action="append", choices=list(MODES), help="only this kernel of ours (repeatable)")
+    parser.add_argument("--model", type=Path, metavar="FILE", help="a model file to count as a whole and by layer")
+    parser.add_argument("--flags", default="-Os", help="optimisation of the generated C (default: -Os)")
+    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="of one emulated run")
+    main(__doc__, lambda options: list(rows(options)), parser=parser)

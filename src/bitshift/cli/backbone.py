@@ -91,7 +91,8 @@ def build_on(
     Raises:
         CliError: a backbone that is not there or does not fit; names the options that would fit.
     """
-    state = backbone.state()
+    state, trained = backbone.state(), backbone.spec
+    spec = replace(spec, input_bias=trained is not None and trained.input_bias)
     try:
         return _build_on(backbone, state, spec, generator)
     except TransferError as error:

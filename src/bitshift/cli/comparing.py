@@ -20,14 +20,14 @@ from bitshift.cli.models import NET, open_graph
 from bitshift.cli.report import comparison
 from bitshift.cli.report.comparison import Kind, Measured
 from bitshift.cli.runs import WEIGHTS, Run, sample_images
-from bitshift.cli.training import FLOAT, make_augment
+from bitshift.cli.training import FLOAT, PIXELS, make_augment, on_pixels
 from bitshift.core.cost import count, float_twin
 from bitshift.core.formats import get_format
 from bitshift.nn.activations import calibrate
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.train.config import TrainConfig
-from bitshift.train.data import TrainData
+from bitshift.train.data import Normalise, TrainData
 from bitshift.train.evaluate import evaluate
 from bitshift.train.loop import fit
 
@@ -101,6 +101,7 @@ def measure_uniform(
     torch.manual_seed(config.seed)
     start = twin if twin is not None else spec.build_float()
     model, _ = convert(start, shift, sample=spec.sample())
+    spec = spec.rebuilding(start, model)
     result = fit(
         model.train(), config, *data, run_dir=folder, augment=make_augment(augment),
         teacher=twin if twin is not None and config.distill_weight > 0 else None,
@@ -132,9 +133,9 @@ def measure_all(run: Run, *, note: Callable[[str], None]) -> None:
         measure_ours(run, data[1], evaluate(model, data[1]).accuracy)
     if have >= {"float", "int8", "uniform"}:
         return
-    twin, where = _find_twin(run, data, config, augment, note)
+    twin, exact, where = _find_twin(run, data, config, augment, note)
     if "float" not in have:
-        measure_float(run.path, data[1], evaluate(twin, data[1]).accuracy, run.path / NET, where)
+        measure_float(run.path, data[1], evaluate(exact, data[1]).accuracy, run.path / NET, where)
     if "int8" not in have:
         note("rounding the float twin to int8")
         measure_int8(run, twin, data)
@@ -152,13 +153,15 @@ def _find_twin(
     config: TrainConfig | None,
     augment: str | None,
     note: Callable[[str], None],
-) -> tuple[nn.Module, str]:
-    """The float network that belongs to a run, and a word on where it comes from."""
-    spec = replace(run.spec, shift=None)
+) -> tuple[nn.Module, nn.Module, str]:
+    """The float network that belongs to a run, for the run's pixels and exactly as it was, and where it comes from."""
+    spec, about = replace(run.spec, shift=None, input_bias=False), run.config["about"]
     if (run.path / FLOAT / WEIGHTS).exists():
-        return spec.build_float(run.path / FLOAT), "float twin of the run"
-    if start := run.config["about"].get("pretrained"):
-        return spec.build_float(Path(start)), f"weights of {Path(start).name}"
+        twin = spec.build_float(run.path / FLOAT)
+        return twin, twin, "float twin of the run"
+    if start := about.get("pretrained"):
+        old = Normalise(**{k: tuple(v) for k, v in about[PIXELS].items()}) if PIXELS in about else None
+        return *on_pixels(spec.build_float(Path(start)), old, data[0], Path(start)), f"weights of {Path(start).name}"
     if config is None:
         raise CliError(f"{run.path} has no float twin to compare with, and no budget to train one")
     note(f"training the float twin, {config.epochs} epochs")
@@ -168,7 +171,7 @@ def _find_twin(
         model, config, *data, run_dir=run.path / FLOAT, augment=make_augment(augment),
         about={"network": spec.as_dict(), "data": run.data, "augment": augment},
     )  # fmt: skip
-    return model, "trained with the same budget"
+    return model, model, "trained with the same budget"
 
 
 def _integer(run: Run) -> bool:

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.cli.errors import CliError
-from bitshift.cli.rundir import describe_network
+from bitshift.cli.rundir import CONFIG, describe_network, read_config
 from bitshift.cli.weightfile import read_state
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import ConversionReport, convert
 from bitshift.train.checkpoint import load_state
+from bitshift.train.input_scale import add_input_bias
 from bitshift.train.models import build, published_state
 
 
@@ -30,13 +31,15 @@ class NetworkSpec:
     """Enough to build a run's network again; ``as_dict`` stands in the run's config.json.
 
     ``model`` is a name in ``train.models.MODELS`` or ``module:function`` of the user; ``input_shape`` is (C, ...) per
-    sample; ``shift`` None is the float network.
+    sample; ``shift`` None is the float network. ``input_bias``: the first layer has a bias that the model's own lacks,
+    because it took in a change of the input's pixels (``train.input_scale``).
     """
 
     model: str
     num_classes: int
     input_shape: tuple[int, ...]
     shift: ShiftConfig | None = None
+    input_bias: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :meth:`from_dict` reads them back."""
@@ -46,6 +49,7 @@ class NetworkSpec:
             "num_classes": self.num_classes,
             "input_shape": list(self.input_shape),
             "shift": shift,
+            **({"input_bias": True} if self.input_bias else {}),
         }
 
     @staticmethod
@@ -59,6 +63,7 @@ class NetworkSpec:
             num_classes=values["num_classes"],
             input_shape=tuple(values["input_shape"]),
             shift=shift,
+            input_bias=values.get("input_bias", False),
         )
 
     def describe(self) -> str:
@@ -75,9 +80,21 @@ class NetworkSpec:
             model = call_user_function(self.model, num_classes=self.num_classes, in_channels=self.input_shape[0])
         else:
             model = build(self.model, num_classes=self.num_classes, in_channels=self.input_shape[0])
+        there = weights is not None and weights.is_dir() and (weights / CONFIG).exists() and _has_input_bias(weights)
+        if there:
+            add_input_bias(model, self.sample())
         if weights is not None:
             load_state_dict(model, weights, self)
+        if self.input_bias and not there:
+            add_input_bias(model, self.sample())
         return model
+
+    def rebuilding(self, net: nn.Module, model: nn.Module) -> NetworkSpec:
+        """This spec, with ``input_bias`` where its like of ``model``, converted from the float ``net``, needs that."""
+        with torch.random.fork_rng(devices=[]):
+            plain = replace(self, input_bias=False).build_float().state_dict().keys()
+        added = net.state_dict().keys() - plain
+        return replace(self, input_bias=bool(added & model.state_dict().keys()))
 
     def build(
         self, weights: Path | None = None, *, sample: Tensor | None = None
@@ -90,6 +107,12 @@ class NetworkSpec:
         if self.shift is None:
             return model, None
         return convert(model, self.shift, sample=self.sample() if sample is None else sample)
+
+
+def _has_input_bias(run: Path) -> bool:
+    """Whether the network of a run directory has a first layer with a bias of its own."""
+    network = (read_config(run).get("about") or {}).get("network") or {}
+    return bool(network.get("input_bias"))
 
 
 def call_user_function(name: str, **offered: int) -> nn.Module:

@@ -6,6 +6,7 @@ import copy
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from bitshift.train.state import other_configuration
 
 FLOAT = "float"
 """The float twin's run directory inside the run's."""
+PIXELS = "pretrained_pixels"
+"""Key of ``about``: the normalisation of pretrained weights, where the run's is another."""
 _log = logging.getLogger("bitshift")
 
 
@@ -151,6 +154,8 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
         model = twin if twin is not None else float_spec.build_float()
         if plan.shift is not None:
             model, report = convert(model, plan.shift, sample=spec.sample(), generator=generator)
+    if plan.pretrained is not None and twin is not None:
+        spec = spec.rebuilding(twin, model)
     # a float net is taught only where a recipe says so: fine-tuning one must not tie it to where it came from
     taught = plan.train.distill_weight > 0 and (plan.shift is not None or bool(plan.name))
     about = {
@@ -161,6 +166,7 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
         "pretrained": str(plan.pretrained or ""),
         **({"backbone": str(plan.backbone.path)} if plan.backbone else {}),
         **plan.images.recorded(),
+        **(recorded_pixels(pixels_of(plan.pretrained, plan.pretrained_normalise), data[0]) if plan.pretrained else {}),
     }
     _log.info("%s: %s, %d epochs", run_dir, spec.describe(), plan.train.epochs)
     result = fit(
@@ -207,12 +213,8 @@ def _twin(
     """The float twin, trained in ``run_dir/float`` or loaded, as start and as teacher; None where the plan has none."""
     if plan.pretrained is not None:
         net = spec.build_float(plan.pretrained)
-        old, new = _pixels_of(plan), data[0].normalise
-        if old is None or old == new:
-            return net, copy.deepcopy(net), None
-        _log.info("%s was trained on other pixels; its first layer takes the difference", plan.pretrained)
-        sample = new(data[0].batch(np.arange(min(8, len(data[0]))))[0])
-        return fold_input(net, old, new, sample=sample), OnInput(net, old, new, spec.input_shape[0]), None
+        folded, exact = on_pixels(net, pixels_of(plan.pretrained, plan.pretrained_normalise), data[0], plan.pretrained)
+        return folded, copy.deepcopy(net) if exact is net else exact, None
     if plan.float_train is None or plan.shift is None:
         return None, None, None
     model = spec.build_float()
@@ -225,12 +227,32 @@ def _twin(
     return model, copy.deepcopy(model), result
 
 
-def _pixels_of(plan: Plan) -> Normalise | None:
-    """The normalisation that ``plan.pretrained`` was trained on, where the run directory or the plan says it."""
-    if plan.pretrained is not None and plan.pretrained.is_dir():
-        said = read_config(plan.pretrained).get("data", {}).get("normalise")
+def pixels_of(weights: Path | None, name: str | None) -> Normalise | None:
+    """The normalisation that ``weights`` were trained on: what their run directory says, else that called ``name``."""
+    if weights is not None and weights.is_dir():
+        said = read_config(weights).get("data", {}).get("normalise")
         return Normalise(mean=tuple(said["mean"]), scale=tuple(said["scale"])) if said else None
-    return NORMALISE[plan.pretrained_normalise] if plan.pretrained_normalise else None
+    return NORMALISE[name] if name else None
+
+
+def on_pixels(net: nn.Module, old: Normalise | None, data: TrainData, where: Path) -> tuple[nn.Module, nn.Module]:
+    """``net``, trained on ``old`` pixels, for those of ``data``: by its first layer, and exactly, by a layer in front.
+
+    Both are ``net`` itself where the pixels are the same, or nothing is known of the old ones.
+    """
+    new = data.normalise
+    if old is None or old == new:
+        return net, net
+    _log.info("%s was trained on other pixels; its first layer takes the difference", where)
+    sample = new(data.batch(np.arange(min(8, len(data))))[0])
+    return fold_input(net, old, new, sample=sample), OnInput(net, old, new, data.sample_shape[0])
+
+
+def recorded_pixels(old: Normalise | None, data: TrainData) -> dict[str, Any]:
+    """What ``about`` of a run says of pretrained weights whose pixels, ``old``, were not the data's; else nothing."""
+    if old is None or old == data.normalise:
+        return {}
+    return {PIXELS: {"mean": list(old.mean), "scale": list(old.scale)}}
 
 
 def finished(run_dir: Path) -> bool:

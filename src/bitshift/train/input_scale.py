@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +63,7 @@ def fold_input(model: nn.Module, old: Normalise, new: Normalise, *, sample: Tens
     """
     model = copy.deepcopy(model)
     channels = int(sample.shape[1])
-    layer = next(iter(observe(model, sample).calls), None)
-    if not isinstance(layer, (nn.Linear, *CONVOLUTIONS)):
-        found = "no such layer" if layer is None else type(layer).__name__
-        raise ValueError(f"the first layer must be nn.Linear or a convolution to take the input's scale; found {found}")
+    layer = _first_layer(model, sample)
     factor, shift = change_of_input(old, new, channels)
     weight = layer.weight
     inputs, groups = weight.shape[1], getattr(layer, "groups", 1)
@@ -77,11 +75,34 @@ def fold_input(model: nn.Module, old: Normalise, new: Normalise, *, sample: Tens
     of_row = [v.view(groups, 1, -1).expand(groups, rows, -1).reshape(weight.shape[0], -1) for v in (factor, shift)]
     shape = (*of_row[0].shape, *[1] * (weight.dim() - 2))
     moved = (weight.double() * of_row[1].view(shape).to(weight.device)).flatten(1).sum(1)
-    if layer.bias is None:
-        layer.bias = nn.Parameter(torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device))
-    layer.bias.add_(moved.to(weight.dtype))
+    _bias(layer).add_(moved.to(weight.dtype))
     weight.copy_(weight.double() * of_row[0].view(shape).to(weight.device))
     return model
 
 
-__all__ = ["OnInput", "change_of_input", "fold_input"]
+def add_input_bias(model: nn.Module, sample: Tensor) -> None:
+    """Give the first layer of ``model`` a bias of zeros where it has none, so that it holds a folded network's state.
+
+    Raises:
+        ValueError: as :func:`fold_input`.
+    """
+    _bias(_first_layer(model, sample))
+
+
+def _first_layer(model: nn.Module, sample: Tensor) -> Any:
+    layer = next(iter(observe(model, sample).calls), None)
+    if not isinstance(layer, (nn.Linear, *CONVOLUTIONS)):
+        found = "no such layer" if layer is None else type(layer).__name__
+        raise ValueError(f"the first layer must be nn.Linear or a convolution to take the input's scale; found {found}")
+    return layer
+
+
+def _bias(layer: Any) -> Tensor:
+    """The layer's bias, made if there is none."""
+    if layer.bias is None:
+        outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+        layer.bias = nn.Parameter(torch.zeros(outputs, dtype=layer.weight.dtype, device=layer.weight.device))
+    return layer.bias  # type: ignore[no-any-return]
+
+
+__all__ = ["OnInput", "add_input_bias", "change_of_input", "fold_input"]

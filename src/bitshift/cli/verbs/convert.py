@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
-from bitshift.cli.errors import CliError
+from bitshift.cli.errors import CliError, near_miss
 from bitshift.cli.images import TrainImageFlags
 from bitshift.cli.output import Output, percent, to_json
 from bitshift.cli.rules import ShiftFlags
@@ -64,6 +64,9 @@ examples:
     """Augmentation that the network was trained with: norm statistics, and so the calibration, belong to it."""
     normalise: str | None = None
     """imagenet or pixel: pixels that the network takes; default: the data set's own."""
+    pretrained_normalise: str | None = None
+    """What --weights were trained on, imagenet or pixel, if that differs from --normalise: the first layer takes the
+    difference. A run directory says it itself."""
     output: Path | None = None
     """Run directory to write."""
 
@@ -71,7 +74,8 @@ examples:
         import torch
 
         from bitshift.cli.network import NetworkSpec
-        from bitshift.cli.training import like_run, normalised, open_splits, spec_for
+        from bitshift.cli.training import like_run, normalised, on_pixels, open_splits, pixels_of, spec_for
+        from bitshift.nn.convert import convert
 
         config = self.shift_config(_default_config(self.weights is not None))
         if config is None:
@@ -80,10 +84,13 @@ examples:
             raise CliError(f"--output {self.output} is not empty; choose another run directory")
         if self.weights is not None and not self.weights.exists():
             raise CliError(f"no such file: {self.weights}")
+        self._check_pixels()
         images = self.image_options()
         data = open_splits(self.data, images) if self.data is not None else None
         if data is not None:
             data = normalised(data, self.normalise) if self.normalise else like_run(self.weights, data)
+        if self.pretrained_normalise and data is not None and not data[0].is_pixels:
+            raise CliError(f"--pretrained-normalise is for pixels 0..255, and {self.data} holds float32 features")
         if data is not None:
             spec = spec_for(self.model, data[0], config)
         elif self.input_shape:
@@ -93,17 +100,35 @@ examples:
         if any(n < 1 for n in spec.input_shape) or spec.num_classes < 1:
             raise CliError(f"--input-shape {self.input_shape} --classes {self.classes}: whole numbers from 1")
         torch.manual_seed(0)
-        model, report = spec.build(self.weights)
-        assert report is not None
-        accuracies = self._calibrate(spec, model.eval(), data) if data is not None else None
+        net = exact = spec.build_float(self.weights)
+        if data is not None and self.weights is not None:
+            net, exact = on_pixels(net, pixels_of(self.weights, self.pretrained_normalise), data[0], self.weights)
+        model, report = convert(net, config, sample=spec.sample())
+        spec = spec.rebuilding(net, model) if self.weights is not None else spec
+        accuracies = self._calibrate(spec, model.eval(), exact, data) if data is not None else None
         if self.output is not None:
             self._save(spec, model, data)
         self._answer(out, spec, report, accuracies)
 
+    def _check_pixels(self) -> None:
+        from bitshift.train.recipes import NORMALISE
+
+        name = self.pretrained_normalise
+        if name is None:
+            return
+        if name not in NORMALISE:
+            raise CliError(f"--pretrained-normalise: {near_miss(name, list(NORMALISE), 'normalisation')}")
+        for flag, value, why in (
+            ("--weights", self.weights, "it says what they were trained on"),
+            ("--data", self.data, "its pixels are the ones to come"),
+        ):
+            if value is None:
+                raise CliError(f"--pretrained-normalise {name} needs {flag}: {why}")
+
     def _calibrate(
-        self, spec: NetworkSpec, model: nn.Module, data: tuple[TrainData, TrainData]
+        self, spec: NetworkSpec, model: nn.Module, exact: nn.Module, data: tuple[TrainData, TrainData]
     ) -> tuple[float, float] | None:
-        """Set the activation grids; accuracy of the float and of the converted network if weights were given."""
+        """Set the activation grids; accuracy of ``exact`` and of the converted network if weights were given."""
         from bitshift.cli.evaluating import evaluate_shown
         from bitshift.cli.runs import sample_images
         from bitshift.cli.training import make_augment
@@ -118,13 +143,14 @@ examples:
         if self.weights is None:
             return None
         return (
-            evaluate_shown(spec.build_float(self.weights), data[1], "evaluating the float network").accuracy,
+            evaluate_shown(exact, data[1], "evaluating the float network").accuracy,
             evaluate_shown(model, data[1], "evaluating the converted network").accuracy,
         )
 
     def _save(self, spec: NetworkSpec, model: nn.Module, data: tuple[TrainData, TrainData] | None) -> None:
         from bitshift.cli.rundir import CONFIG
         from bitshift.cli.runs import WEIGHTS
+        from bitshift.cli.training import pixels_of, recorded_pixels
         from bitshift.train.checkpoint import save_model
 
         assert self.output is not None
@@ -133,6 +159,7 @@ examples:
         about |= self.image_options().recorded()
         config: dict[str, Any] = {"about": about}
         if data is not None:
+            about |= recorded_pixels(pixels_of(self.weights, self.pretrained_normalise), data[0])
             normalise = data[0].normalise
             config["data"] = {
                 "class_names": data[0].class_names,

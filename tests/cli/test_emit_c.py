@@ -111,7 +111,7 @@ def test_json_says_what_it_takes_by_layer(model: Path, tmp_path: Path, capsys: p
     found = json.loads(capsys.readouterr().out)
     assert [row["kernel"] for row in found["rows"]] == ["plain", "plain"]
     assert found["constants"] == sum(row["constants"] for row in found["rows"])
-    # Packed codes: 4 rows of 9 codes of 3 bits, 3 rows of 36 codes of 4 bits; offsets of 16 bits and shifts of the conv.
+    # Packed codes: 4 rows of 9 times 3 bits, 3 rows of 36 times 4 bits; 16-bit offsets and the shifts of the conv.
     assert [row["constants"] for row in found["rows"]] == [4 * 4 + 4 * 2 + 4, 3 * 18]
 
 
@@ -129,8 +129,6 @@ def test_an_arduino_library_compiles_as_the_ide_does_it(model: Path, tmp_path: P
         pytest.skip("no C++ compiler for the sketch")
     fake = "struct Port { void begin(long) {} void println(const char *) {} operator bool() { return 1; } };\n"
     fake += "Port Serial;\n"
-        "struct Port { void begin(long) {} void println(const char *) {} operator bool() { return true; } } Serial;\n"
-    )
     (tmp_path / "sketch.cpp").write_text(f"{fake}{sketch}int main() {{ setup(); loop(); }}\n")
     objects = []
     for file in ("digits.c", "digits_selftest.c"):

@@ -13,12 +13,13 @@ from bitshift.train.models import MODELS, build, published_state, strip_module_p
 from bitshift.train.models.googlenet import GoogLeNet
 from bitshift.train.models.resnet_cifar import PadShortcut
 
-# Trainable parameters with 10 classes and 3 channels (MNIST's nets: 1). MLPerf Tiny adds 480 running statistics to
-# resnet8: 78,666. kuangliu/pytorch-cifar counts 11,173,962 and 2,296,922.
+# Trainable parameters with 10 classes and 3 channels (nets of digits and speech: 1). MLPerf Tiny adds 480 running
+# statistics to resnet8: 78,666, and to ds_cnn 1,152, and two classes: 24,908. kuangliu/pytorch-cifar counts 11,173,962
+# and 2,296,922.
 SMALL = {
-    "mlp": 669_706, "lenet": 431_080, "lenet_bn": 431_650, "resnet8": 78_186, "resnet20": 269_722,
-    "resnet32": 464_154, "resnet44": 658_586, "resnet56": 853_018, "resnet18_cifar": 11_000_138,
-    "resnet18_cifar_b": 11_173_962, "mobilenet_v2_cifar": 2_296_922,
+    "mlp": 669_706, "lenet": 431_080, "lenet_bn": 431_650, "lenet5": 61_706, "lenet5_bn": 61_932, "ds_cnn": 23_626,
+    "resnet8": 78_186, "resnet20": 269_722, "resnet32": 464_154, "resnet44": 658_586, "resnet56": 853_018,
+    "resnet18_cifar": 11_000_138, "resnet18_cifar_b": 11_173_962, "mobilenet_v2_cifar": 2_296_922,
 }  # fmt: skip
 
 # Parameters with 1000 classes, and the fingerprint of torchvision 0.28's state dict (marvis/pytorch-mobilenet's for
@@ -60,7 +61,7 @@ def make(name: str, classes: int = 10) -> torch.nn.Module:
 
 
 def channels(name: str) -> int:
-    return 1 if MODELS[name].input_size == (28, 28) else 3
+    return 1 if MODELS[name].input_size in ((28, 28), (49, 10)) else 3
 
 
 @pytest.mark.parametrize("name", MODELS)

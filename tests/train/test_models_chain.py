@@ -75,7 +75,7 @@ def make(name: str) -> tuple[nn.Module, torch.Tensor]:
         factory, size = SMALL[name]
         return trained(factory()), torch.randn(3, 3, size, size)
     entry = MODELS[name]
-    channels = 1 if entry.input_size == (28, 28) else 3
+    channels = 1 if entry.input_size in ((28, 28), (49, 10)) else 3
     narrow = {"hidden": 64} if name.startswith(("vgg", "alexnet")) else {}  # 4096 hidden units are 100 M weights more
     model = entry.make(num_classes=10, in_channels=channels, **narrow)
     return trained(model), torch.randn(1, channels, *entry.input_size)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from bitshift.train.models.alexnet import AlexNet
 from bitshift.train.models.densenet import DenseNet
+from bitshift.train.models.ds_cnn import DsCnn
 from bitshift.train.models.googlenet import GoogLeNet
 from bitshift.train.models.lenet import LeNet
+from bitshift.train.models.lenet5 import LeNet5
 from bitshift.train.models.mlp import MLP
 from bitshift.train.models.mobilenet import CifarMobileNetV2, MobileNetV1, MobileNetV2
 from bitshift.train.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -31,7 +33,7 @@ class ModelEntry:
     """Height and width that the model is meant for."""
 
 
-_LARGE, _CIFAR, _DIGIT = (224, 224), (32, 32), (28, 28)
+_LARGE, _CIFAR, _DIGIT, _SPEECH = (224, 224), (32, 32), (28, 28), (49, 10)
 
 
 def _resnet(layers: int, block: type[BasicBlock | Bottleneck], depths: tuple[int, ...], weights: str) -> ModelEntry:
@@ -68,6 +70,13 @@ MODELS: dict[str, ModelEntry] = {
         LeNet, "two 5x5 convolutions (20, 50), two linear layers; DeepShift's MNIST net, 431k weights", _DIGIT
     ),
     "lenet_bn": ModelEntry(partial(LeNet, norm=True), "lenet with a batch norm behind each hidden layer", _DIGIT),
+    "lenet5": ModelEntry(LeNet5, "LeNet-5: two 5x5 convolutions (6, 16), three linear layers; 62k weights", _DIGIT),
+    "lenet5_bn": ModelEntry(partial(LeNet5, norm=True), "lenet5 with a batch norm behind each hidden layer", _DIGIT),
+    "ds_cnn": ModelEntry(
+        DsCnn,
+        "MLPerf Tiny's keyword spotter, depthwise, 64 wide; 49x10 cepstral coefficients, 24k weights",
+        _SPEECH,
+    ),
     "resnet8": ModelEntry(
         ResNet8, "MLPerf Tiny's CIFAR-10 net: three stacks of 16, 32, 64 channels, 78k weights", _CIFAR
     ),

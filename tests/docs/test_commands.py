@@ -68,6 +68,9 @@ def test_a_command_of_the_docs_exists(command: str) -> None:
         check_verb(words[1:])
     elif "bitshift.cli" in words:
         check_verb(words[words.index("bitshift.cli") + 1 :])
+    elif words[:3] == ["make", "-C", "firmware/example"]:  # what emit-c --example has written
+        example = (ROOT / "src" / "bitshift" / "backends" / "c99" / "example" / "Makefile").read_text()
+        assert all(re.search(rf"^{goal}:", example, re.MULTILINE) for goal in words[3:])
     elif program == "make":
         goals = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
         assert set(goals) <= TARGETS, f"the Makefile has no target {set(goals) - TARGETS}"

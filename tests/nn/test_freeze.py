@@ -253,10 +253,15 @@ def test_rules_and_kept_layers_freeze_too():
 
 
 @pytest.mark.parametrize("multiplier", [False, True])
-def test_a_channel_that_takes_the_grid_from_the_others_is_named_once(multiplier, caplog):
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_dead_channel_that_takes_the_grid_from_live_ones_is_named_once_and_a_live_one_is_not(
+    multiplier, dead, caplog
+):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
+    first = nn.Conv2d(2, 4, 1, groups=2, bias=False)  # channels 2 and 3 see the second input, which may be black
+    net = nn.Sequential(first, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
     x = torch.randn(4, 2, 3, 3)
+    x[:, 1] *= not dead
     model, _ = convert(net, ShiftConfig(activations=8, multiplier=multiplier), sample=x)
     model(x)
     norm = next(m for m in model.modules() if isinstance(m, ChannelNorm))
@@ -266,7 +271,12 @@ def test_a_channel_that_takes_the_grid_from_the_others_is_named_once(multiplier,
         else:
             norm.log2_gain[2] += 20
     freeze(model.eval(), x)
-    (message,) = [r.getMessage() for r in caplog.records if "gain" in r.getMessage()]
-    assert "3 of 4 channels" in message
-    assert "channel 2's" in message
+    messages = [r.getMessage() for r in caplog.records if "gain" in r.getMessage()]
+    if not dead:
+        assert not messages, "what is raised beside a live channel of that size is nothing that 8 bits could show"
+        return
+    (message,) = messages
     assert message.startswith("layer '0")
+    assert " of 4 channels" in message
+    assert "channel 2's" in message
+    assert ("--multiplier True" in message) is not multiplier

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from bitshift.nn.activations import ActQuant, FixedPointQuant
-from bitshift.nn.layers import IntegerError, ShiftLayer
-from bitshift.nn.layers.base import IntegerForm, accumulator_overflow
+from bitshift.nn.layers import IntegerError, ShiftEmbedding, ShiftLayer, ShiftLinear
+from bitshift.nn.layers.base import accumulator_overflow
 from bitshift.nn.layers.frozen import (
     FrozenAvgPool,
     FrozenFixedPoint,
@@ -28,6 +29,8 @@ from bitshift.nn.layers.pool import AvgPool, SplitAvgPool
 from bitshift.nn.observe import as_args
 from bitshift.nn.ops import power_of_two
 
+_SEEN = 2.0**-9
+"""Share of a layer's largest output below which 8-bit activations cannot show a difference: half a step of 255."""
 logger = logging.getLogger("bitshift")
 
 
@@ -90,7 +93,8 @@ def freeze(model: nn.Module, sample: Tensor | Sequence[Any]) -> FrozenModel:
     for parameter in frozen.parameters():
         parameter.requires_grad_(False)
     result = FrozenModel(frozen, as_args(sample))
-    _prove_equal(reference, result.model, as_args(sample))
+    with _misfits_said(reference):
+        _prove_equal(reference, result.model, as_args(sample))
     return result
 
 
@@ -108,7 +112,6 @@ def _frozen_form(path: str, module: nn.Module) -> nn.Module | None:
         overflow = accumulator_overflow(form.acc_bound, module.method.format, form.input)
         if overflow:
             raise FreezeError(f"layer {path!r}: {overflow}")
-        _warn_misfit(path, form)
         return FrozenLayer(module, form)
     if isinstance(module, ActQuant):
         return FrozenQuant(module)
@@ -119,21 +122,56 @@ def _frozen_form(path: str, module: nn.Module) -> nn.Module | None:
     return None
 
 
-def _warn_misfit(path: str, form: IntegerForm) -> None:
-    """Once a layer, that channels lose their gain to the largest one; here, because here the layer has a name."""
-    lost = int(form.misfit.sum())
-    if lost:
-        largest = int((form.mult.double() * power_of_two(-form.frac)).argmax())
+@contextmanager
+def _misfits_said(model: nn.Module) -> Iterator[None]:
+    """Inside, the first call of each integer layer warns where a gain that cannot be held shows in its outputs.
+
+    Beside a far larger gain small ones are raised to what the layer's grid can hold. As a rule the raised channels are
+    dead or tiny, and nobody sees it; where the large one is dead, it is the others that are wrong.
+    """
+    hooks = []
+    for path, layer in model.named_modules():
+        if isinstance(layer, ShiftLayer) and layer.is_integer and not isinstance(layer, ShiftEmbedding):
+            hooks.append(layer.register_forward_hook(_misfit_hook(path)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _misfit_hook(path: str) -> Any:
+    said = False
+
+    def look(layer: ShiftLayer, _args: tuple[Any, ...], output: Tensor) -> None:
+        nonlocal said
+        form = layer.integer_form()
+        lost = int(form.misfit.sum())
+        if not lost or said:
+            return
+        shape = [-1] if isinstance(layer, ShiftLinear) else [-1, *[1] * (output.dim() - 2)]
+        value = output.detach().double()
+        factor = torch.where(form.misfit, (1 - 1 / form.raised).abs(), 0.0)
+        moved = (value - (form.offset * power_of_two(-form.frac)).view(shape)).abs() * factor.view(shape)
+        top = float(value.abs().max())
+        off = float(moved.max()) / top if top else 0.0
+        if off <= _SEEN:
+            return
+        said = True
+        gains = form.mult.double() * power_of_two(-form.frac)
+        largest = int(gains.argmax())
+        free = bool(((form.mult & (form.mult - 1)) == 0).all())
         logger.warning(
             "layer %r: %d of %d channels have a gain more than 2 %% off, because channel %d's is far larger and "
-            "multipliers have 16 bits (small gains are raised); is channel %d dead, with a running variance near 0 in "
-            "its norm?",
-            path,
-            lost,
-            len(form.misfit),
-            largest,
-            largest,
-        )
+            "multipliers have 16 bits (small gains are raised); on the sample that moves outputs by up to %.2g %% of "
+            "the largest. Channel %d's norm has seen next to no variance: is the channel dead? Train on at a lower "
+            "rate%s",
+            path, lost, len(form.misfit), largest, 100 * off, largest,
+            ", or convert with multiplier=True (--multiplier True), which holds gains over 24 bits instead of 15"
+            if free else "",
+        )  # fmt: skip
+
+    return look
 
 
 def _replace(model: nn.Module) -> nn.Module:

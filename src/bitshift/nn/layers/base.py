@@ -58,7 +58,8 @@ class IntegerForm:
 
     ``codes`` uint8 of the weight's shape; ``mult`` int32, ``offset`` int64, ``frac`` int32, each ``(O)``;
     ``acc_bound`` float64 ``(O)``, the largest ``|acc|`` that the codes and the input's range allow; ``misfit`` bool
-    ``(O)``, whether a gain other than 0 is held more than 2 % off, because another channel's is far larger.
+    ``(O)``, whether a gain other than 0 is held more than 2 % off, because another channel's is far larger;
+    ``raised`` float64 ``(O)``, the gain that is held over the one asked for.
     """
 
     codes: Tensor
@@ -69,6 +70,7 @@ class IntegerForm:
     input: FixedPoint
     acc_bound: Tensor
     misfit: Tensor
+    raised: Tensor
 
 
 def flip_table(format: ShiftFormat) -> list[int]:
@@ -146,7 +148,8 @@ def integer_form(
         raise IntegerError(overflow or f"{sum_too_large}; shrink its bias or norm shift")
     held = mult.double() * power_of_two(input.frac - frac)
     misfit = (gain != 0) & ((held - gain.abs()).abs() > 0.02 * gain.abs())
-    return IntegerForm(codes, mult.int(), offset.long(), frac.int(), format.name, input, acc_bound, misfit)
+    raised = torch.where(gain != 0, held / gain.abs(), 1.0)
+    return IntegerForm(codes, mult.int(), offset.long(), frac.int(), format.name, input, acc_bound, misfit, raised)
 
 
 def accumulator_overflow(acc_bound: Tensor, format: ShiftFormat, input: FixedPoint) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,17 @@ def test_convert_takes_weights_of_other_pixels_and_the_run_is_built_again(folder
     about = json.loads(Path(run, "config.json").read_text())["about"]
     assert about["pretrained_pixels"]["mean"] == pytest.approx([123.675, 116.28, 103.53])
     assert verb("eval", run)["accuracy"] == moved["accuracy"]
+
+
+def test_the_report_shows_the_grids_that_data_have_set(folder: Path) -> None:
+    def types(*flags: str) -> list[str]:
+        rows = verb("convert", "net_of_pixels:net", "--activations", "8", *flags)["rows"]
+        return [row["quantiser"] for row in rows if row["quantiser"]]
+
+    assert set(types("--input-shape", "3", "8", "8")) == {
+        "s8, grid from the first data", "u8, grid from the first data",
+    }  # fmt: skip
+    assert all(re.fullmatch(r"[su]8\.-?\d+", found) for found in types("--data", "d.npz"))
 
 
 def test_without_the_flag_the_same_weights_see_other_pixels(folder: Path) -> None:

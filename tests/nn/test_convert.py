@@ -307,14 +307,14 @@ def quantisers(model: nn.Module) -> dict[str, str]:
 def test_quantisers_of_a_residual_network_are_where_integers_need_them():
     result, _ = convert(build("ResNet"), ShiftConfig(activations=6), sample=batch("ResNet"))
     assert quantisers(result) == {
-        "x_quant": "s8.?",  # the input keeps 8 bits
-        "relu_quant": "u6.?",
-        "layer1_0_relu_quant": "u6.?",
-        "layer1_0_relu_1_quant": "u6.?",
-        "layer2_0_downsample_0_quant": "s6.?",  # the second of two wide summands
-        "layer2_0_relu_quant": "u6.?",
-        "layer2_0_relu_1_quant": "u6.?",
-        "adaptive_avg_pool2d_1_quant": "u6.?",
+        "x_quant": "s8, grid from the first data",  # the input keeps 8 bits
+        "relu_quant": "u6, grid from the first data",
+        "layer1_0_relu_quant": "u6, grid from the first data",
+        "layer1_0_relu_1_quant": "u6, grid from the first data",
+        "layer2_0_downsample_0_quant": "s6, grid from the first data",  # the second of two wide summands
+        "layer2_0_relu_quant": "u6, grid from the first data",
+        "layer2_0_relu_1_quant": "u6, grid from the first data",
+        "adaptive_avg_pool2d_1_quant": "u6, grid from the first data",
     }
 
 
@@ -347,9 +347,9 @@ def test_functions_sit_between_two_quantisers():
     functions = {path: m.fn for path, m in result.named_modules() if isinstance(m, Pointwise)}
     assert sorted(functions.values()) == ["leaky_relu", "sigmoid", "silu"]
     grids = quantisers(result)
-    assert grids["a_quant"] == "s8.?"  # only a table reads it
-    assert grids["silu_quant"] == "s5.?" if "silu_quant" in grids else True
-    assert any(g == "u5.?" for g in grids.values())  # behind the sigmoid
+    assert grids["a_quant"] == "s8, grid from the first data"  # only a table reads it
+    assert grids["silu_quant"] == "s5, grid from the first data" if "silu_quant" in grids else True
+    assert any(g == "u5, grid from the first data" for g in grids.values())  # behind the sigmoid
 
 
 def test_pools_and_means_become_one_module_with_the_chosen_divisor():
@@ -504,7 +504,7 @@ def test_the_report_reads_as_a_table_and_as_json():
     _, report = convert(build("ResNet"), ShiftConfig(activations=8, keep_last="int8"), sample=batch("ResNet"))
     text = str(report)
     assert "ShiftConv2d pot3d by denseshift" in text
-    assert "ActQuant u8.?" in text
+    assert "ActQuant u8, grid from the first data" in text
     assert text.splitlines()[-1] == "7 layers with 3744 weights converted, 0 modules stayed"
     rows = json.loads(report.to_json())["rows"]
     assert {"path", "was", "became", "method", "format", "bits", "weights", "scale", "norm", "note"} <= rows[0].keys()

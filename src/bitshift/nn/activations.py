@@ -177,8 +177,9 @@ class ActQuant(nn.Module):
         return _GridSTE.apply(x, self.log2_step, lo, hi)  # type: ignore[no-any-return]
 
     def describe(self) -> str:
-        """``s8.4`` or, before the first data, ``s8.?``."""
-        return str(self.grid) if self._is_ready() else f"{'s' if self.signed else 'u'}{self.bits}.?"
+        """``s8.4`` or, before the first data, ``s8, grid from the first data``."""
+        kind = f"{'s' if self.signed else 'u'}{self.bits}"
+        return str(self.grid) if self._is_ready() else f"{kind}, grid from the first data"
 
     def extra_repr(self) -> str:
         """The grid."""
@@ -261,7 +262,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True, g
     Raises:
         ValueError: no batch, or a quantiser that no value reached.
     """
-    from bitshift.nn.gains import matching_gains, unmatched_layers  # layers import this file
+    from bitshift.nn.gains import match_gains, unmatched_layers  # layers import this file
 
     quants = [(name, m) for name, m in model.named_modules() if isinstance(m, ActQuant)]
     if not quants:
@@ -280,11 +281,10 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True, g
                 x = batch[0] if isinstance(batch, (tuple, list)) else batch
                 if count == 0:
                     if gains and unmatched_layers(model):
-                        with matching_gains(model):
-                            model(x)
+                        match_gains(model, x)
                     for _, quant in quants:
                         quant._seen = []
-                    for m in stats:  # only now: their running statistics are what the gains are matched to
+                    for m in stats:  # only now: matching the gains needs the running statistics of before
                         m.train()
                         m.num_batches_tracked.zero_()  # type: ignore[union-attr]
                         m.momentum = None

@@ -59,6 +59,11 @@ class ConversionReport:
         joined = ((r, [t for t in (notes.get(r.path), r.note) if t]) for r in self.rows)
         return ConversionReport(rows=tuple(replace(r, note="; ".join(texts)) for r, texts in joined))
 
+    def with_quantisers(self, types: Mapping[str, str]) -> ConversionReport:
+        """The same report with the types that quantisers, by path, have now that data have set their grids."""
+        rows = (replace(r, quantiser=types.get(r.path, r.quantiser)) if r.quantiser else r for r in self.rows)
+        return ConversionReport(rows=tuple(rows))
+
     def to_json(self) -> str:
         """``{"rows": [...]}`` with the fields of :class:`Row`."""
         return json.dumps({"rows": [asdict(r) for r in self.rows]}, indent=1)

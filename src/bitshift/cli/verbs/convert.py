@@ -75,6 +75,7 @@ examples:
 
         from bitshift.cli.network import NetworkSpec
         from bitshift.cli.training import like_run, normalised, on_pixels, open_splits, pixels_of, spec_for
+        from bitshift.nn.activations import ActQuant
         from bitshift.nn.convert import convert
 
         config = self.shift_config(_default_config(self.weights is not None))
@@ -106,6 +107,9 @@ examples:
         model, report = convert(net, config, sample=spec.sample())
         spec = spec.rebuilding(net, model) if self.weights is not None else spec
         accuracies = self._calibrate(spec, model.eval(), exact, data) if data is not None else None
+        report = report.with_quantisers(
+            {path: module.describe() for path, module in model.named_modules() if isinstance(module, ActQuant)}
+        )
         if self.output is not None:
             self._save(spec, model, data)
         self._answer(out, spec, report, accuracies)

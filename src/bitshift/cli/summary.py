@@ -84,6 +84,28 @@ def node_operations(graph: Graph) -> list[NodeOperations]:
     ]
 
 
+def picture_operations(graph: Graph) -> NodeOperations | None:
+    """What making the input of one picture multiplies, in front of the graph: ``(pixel - mean) * scale``.
+
+    None where it multiplies nothing: no picture, or scales that are powers of two, which are shifts of the exponent.
+    The ``quantize`` rule of the border behind it is such a shift, too.
+    """
+    pre = graph.meta.get("preprocess")
+    if pre is None:
+        return None
+    odd = sum(float(np.frexp(abs(scale))[0]) != 0.5 for scale in pre["scale"])
+    height, width = pre["size"]
+    if not odd:
+        return None
+    where = (
+        f"(pixel - mean) * scale, {odd} of {len(pre['scale'])} scales are no powers of two: train or convert with "
+        "--normalise pixel (and --pretrained-normalise for weights of other pixels)"
+    )
+    pixels = height * width
+    cost = Cost(float_multiplications=odd * pixels, float_adds=len(pre["scale"]) * pixels)
+    return NodeOperations(name="picture", op="preprocess", cost=cost, where=where)
+
+
 def _where(graph: Graph, node: Node, cost: Cost) -> str:
     """What the multiplications of ``node`` are, and what would remove them; "" when there are none."""
     if not cost.multiplications + cost.float_multiplications + cost.float_functions:

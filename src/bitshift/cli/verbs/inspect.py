@@ -59,7 +59,9 @@ examples:
         graph = open_graph(path)
         size = path.stat().st_size
         layers, operations = summary.weight_layers(graph), summary.node_operations(graph)
-        total = sum((o.cost for o in operations[1:]), operations[0].cost) if operations else None
+        picture = summary.picture_operations(graph)
+        counted = [*filter(None, [picture]), *operations]
+        total = sum((o.cost for o in counted[1:]), counted[0].cost) if counted else None
         parts = summary.constant_bytes(graph)
         rest = size - sum(parts.values())
         self._print_head(out, path, graph, size, parts | {"header and graph": rest})
@@ -68,7 +70,7 @@ examples:
             for x in layers
         ]
         out.table("layers with weights", ("layer", "op", "format", "shape", "weights", "packed"), rows, right=(4, 5))
-        self._print_operations(out, operations, graph)
+        self._print_operations(out, operations, graph, picture)
         if self.graph:
             out.line(graph.pretty())
         out.result(
@@ -78,7 +80,7 @@ examples:
                 "outputs": {n: _value(graph, n) for n in graph.outputs},
                 "values": summary.value_kinds(graph),
                 "layers": [asdict(x) | {"weights": x.weights} for x in layers],
-                "nodes": [{"name": o.name, "op": o.op, "where": o.where, **asdict(o.cost)} for o in operations],
+                "nodes": [{"name": o.name, "op": o.op, "where": o.where, **asdict(o.cost)} for o in counted],
                 "shifts": total.shifts if total else 0, "adds": total.adds if total else 0,
                 "multiplications": summary.multiplications(total) if total else 0,
                 "operations": asdict(total) if total else {},
@@ -106,14 +108,18 @@ examples:
         out.line("  bytes   " + ", ".join(f"{role} {size_text(n)}" for role, n in parts.items()))
         out.line()
 
-    def _print_operations(self, out: Output, operations: list[NodeOperations], graph: Graph) -> None:
+    def _print_operations(
+        self, out: Output, operations: list[NodeOperations], graph: Graph, picture: NodeOperations | None
+    ) -> None:
         from bitshift.cli.summary import multiplications
 
-        rows = []
+        before = [picture] if picture else []  # in front of the graph: a picture becomes the input
+        rows = [(o.name, o.op, "float32", *_counts(o.cost)) for o in before]
         for node, o in zip(graph.nodes, operations, strict=True):
             value = graph.values[node.output]
             shape = "x".join(map(str, value.shape)) or "1"
             rows.append((o.name, o.op, f"{shape} {value.type}", *_counts(o.cost)))
+        operations = [*before, *operations]
         if operations:
             total = sum((o.cost for o in operations[1:]), operations[0].cost)
             rows.append(("one sample", "", "", *_counts(total)))

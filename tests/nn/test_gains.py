@@ -72,12 +72,22 @@ def test_gains_are_matched_once():
 
 
 def test_a_channel_far_off_comes_as_near_as_it_may():
-    net = deep_net(1)
-    shifted = converted(net, bits=4)
-    before = layers(shifted)[0].method.weight().detach().flatten(1).norm(dim=1)
-    calibrate(shifted, [images(1) * 20])
-    after = layers(shifted)[0].method.weight().detach().flatten(1).norm(dim=1)
+    shifted = calibrate(converted(deep_net(1), bits=4), [images(1)])
+    layer = layers(shifted)[0]
+    before = layer.method.weight().detach().flatten(1).norm(dim=1)
+    layer.norm.running_var.div_(400)
+    match_again(shifted, [layer.method], images(1))
+    after = layer.method.weight().detach().flatten(1).norm(dim=1)
     torch.testing.assert_close(after, before / 4, rtol=0.1, atol=0)
+
+
+def test_gains_are_those_of_the_float_network_on_the_very_images():
+    net, others = deep_net(1), images(1) * 3  # not what its norm has seen
+    shifted = calibrate(converted(net, bits=4), [others])
+    with torch.no_grad():
+        got = layers(shifted)[0]._convolve(others, layers(shifted)[0].weight)
+        wanted = net[1](net[0](others))
+    torch.testing.assert_close(got.std((0, 2, 3)), wanted.std((0, 2, 3)), rtol=0.1, atol=0)
 
 
 def test_a_loaded_state_keeps_its_weights():

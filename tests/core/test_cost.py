@@ -60,6 +60,19 @@ def test_rule_4_counts_what_is_not_trivial() -> None:
     assert conv_cost("pot3d", mult=np.array([3, 4], np.int32)).multiplications == 4
 
 
+def test_products_and_values_that_are_requantised_are_counted_whatever_they_are_made_of() -> None:
+    """8 outputs of 48 products; a mean of 4, then an addition of 4, which are requantised but hold no product."""
+    for format in ("pot3d", "pot4x2", "int4"):
+        cost = conv_cost(format)
+        assert (cost.products, cost.requantisations) == (48, 8)
+    b = Builder()
+    x = b.input((2, 4), S8)
+    attrs = {"kernel": [2], "stride": [2], "padding": [[0, 0]], "mult": 1, "offset": 1, "shift": 1}
+    y = b.node("avg_pool", [x], (2, 2), S8, attrs)
+    z = b.node("add", [y, y], (2, 2), S8)
+    assert [(row.cost.products, row.cost.requantisations) for row in count(b.graph([z])).rows] == [(0, 4), (0, 4)]
+
+
 def test_the_table_names_every_multiplication_left() -> None:
     b = Builder()
     x = b.input((2, 4), S8)

@@ -44,4 +44,5 @@ def align_cost(node: Node, graph: Graph) -> Cost:
         shifts=size * (sum(up > 0 for up in ups) + (down > 0)),
         adds=size * (down > 0),
         comparisons=2 * size,
+        requantisations=size,
     )

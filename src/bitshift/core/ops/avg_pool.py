@@ -94,4 +94,5 @@ class AvgPool(Op):
             shifts=size * ((power and attrs["mult"] != 1) + (attrs["shift"] != 0)),
             multiplications=0 if power else size,
             comparisons=2 * size,
+            requantisations=size,
         )

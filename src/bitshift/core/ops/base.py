@@ -46,6 +46,9 @@ class Cost:
     that is a power of two other than 1 counts as a shift. ``narrow_*`` are the part of the operations with operands of
     at most 16 (shifts) and 8 (multiplications) bits. ``float_shifts`` are products of a float and a power of two, an
     addition to the exponent. Borders (quantize, dequantize) count as float operations.
+
+    ``products`` and ``requantisations`` name operators that the counts above already hold: multiply-accumulates of
+    integers, of whatever they are made, and values brought to a grid with rounding or saturation.
     """
 
     shifts: int = 0
@@ -59,6 +62,8 @@ class Cost:
     float_functions: int = 0
     narrow_shifts: int = 0
     narrow_multiplications: int = 0
+    products: int = 0
+    requantisations: int = 0
     weight_bits: int = 0
     constant_bytes: int = 0
     activation_bytes: int = 0

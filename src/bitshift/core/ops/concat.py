@@ -69,5 +69,6 @@ class Concat(Op):
             if value.type != out:
                 (up,), down = alignment((fixed(value).frac,), out.frac)
                 size = value.size
-                cost += Cost(shifts=size * ((up > 0) + (down > 0)), adds=size * (down > 0), comparisons=2 * size)
+                shifts = size * ((up > 0) + (down > 0))
+                cost += Cost(shifts=shifts, adds=size * (down > 0), comparisons=2 * size, requantisations=size)
         return cost

@@ -98,6 +98,7 @@ class Embedding(Op):
             adds=out.size * int(offset.any()),
             multiplications=out.size * int((~powers).any()),
             comparisons=2 * out.size,
+            requantisations=out.size,
         )
 
 

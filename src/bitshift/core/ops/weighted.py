@@ -168,6 +168,7 @@ def rule4_cost(node: Node, graph: Graph, per_channel: int, channels: int) -> Cos
         adds=adds * per_channel,
         multiplications=int((~powers).sum()) * per_channel,
         comparisons=2 * channels * per_channel,
+        requantisations=channels * per_channel,
     )
 
 
@@ -212,5 +213,6 @@ def weighted_cost(node: Node, graph: Graph, channels: int, products: int | None 
         adds=products * max(1, form.terms),
         multiplications=multiplications,
         narrow_multiplications=multiplications if bits <= 8 else 0,
+        products=products,
     )
     return memory(node, graph) + own + rule4_cost(node, graph, outputs // channels, channels)

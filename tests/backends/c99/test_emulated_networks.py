@@ -48,7 +48,8 @@ def test_a_small_network_gives_the_integers_of_the_reference_without_a_multiplic
 
 def test_a_caller_keeps_no_register_that_a_callee_pops_over(tmp_path):
     """GCC 12 for Thumb-1, -Os with -fipa-ra: the epilogue frees its stack by popping into r1 to r3, which the caller,
-    having looked at the callee's body, still uses. This layer gave wrong outputs on a Cortex-M0, and there only."""
+    having looked at the callee's body, still uses. This layer gave wrong outputs on a Cortex-M0, and there only.
+    """
     draft = Draft((3, 10, 9), UINT8)
     graph = draft.graph(draft.conv("x", 6, stride=2, format="pot2", type=UINT8))
     check(graph, generated(graph, "microbit", tmp_path, mode="packed"), 10)

@@ -26,7 +26,7 @@ RESULTS := bench/results
 BENCH_SHARED := bench/common.py bench/cifar_cases.py bench/freezing_plots.py bench/nets.py bench/torch_nets.py
 # Benchmarks on data sets, and on published networks, that are the user's to give.
 BENCH_CIFAR := $(wildcard bench/cifar_*.py)
-BENCH_DATA := $(patsubst %,bench/%.py,bf16_latents freezing mnist_table transfer transfer_segmentation)
+BENCH_DATA := $(patsubst %,bench/%.py,bf16_latents freezing mcu_nets mnist_table transfer transfer_segmentation)
 
 .PHONY: help demo test test-all bench docs lint generate clean setup setup-dev emulators ctest ctest-sanitize ctest-neon
 

@@ -126,8 +126,11 @@ def machine() -> dict[str, Any]:
 
 def _command(words: Sequence[str]) -> str:
     """The command line as others would type it: absolute paths, which are this machine's, by their last part."""
-    script, *rest = (Path(word).name if Path(word).is_absolute() else word for word in words)
-    return " ".join(["python", f"bench/{Path(script).name}", *map(shlex.quote, rest)])
+    script, *rest = words
+    path = Path(script).resolve()
+    name = path.relative_to(ROOT / "bench") if path.is_relative_to(ROOT / "bench") else path.name
+    rest = (Path(word).name if Path(word).is_absolute() else word for word in rest)
+    return " ".join(["python", f"bench/{name}", *map(shlex.quote, rest)])
 
 
 def _commit() -> str:

@@ -83,3 +83,7 @@ def test_a_benchmark_without_rows_fails(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_command_names_no_place_of_this_machine() -> None:
     words = ["/home/me/bench/engine.py", "/data/cifar", "--json", "docs/results/a b.json"]
     assert common._command(words) == "python bench/engine.py cifar --json 'docs/results/a b.json'"
+
+
+def test_the_command_of_a_benchmark_in_a_folder_of_its_own_names_the_folder() -> None:
+    assert common._command([str(common.ROOT / "bench" / "hardware" / "x.py")]) == "python bench/hardware/x.py"

@@ -23,6 +23,7 @@ class Board:
         sources: files of ``example/`` that start the board; ``script`` is its linker script, if it needs one.
         emulator: command in front of the image; empty: no stock emulator plays it.
         packages: Debian packages of compiler and emulator.
+        offered: whether :func:`get_board` may choose it; else it serves measurements only.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Board:
     script: str = ""
     emulator: tuple[str, ...] = ()
     packages: tuple[str, ...]
+    offered: bool = True
 
     def compile_flags(self, target: Target) -> tuple[str, ...]:
         """Flags that every file is compiled with."""
@@ -103,7 +105,9 @@ def _riscv(target: str, multiplier: str) -> Board:
     )  # fmt: skip
 
 
-def _avr(name: str, title: str, flash: int, ram: int, stack: int, *flags: str, external: int = 0) -> Board:
+def _avr(
+    name: str, title: str, flash: int, ram: int, stack: int, *flags: str, external: int = 0, offered: bool = True
+) -> Board:
     part = name.partition("-")[0]
     return Board(
         name=name,
@@ -117,6 +121,7 @@ def _avr(name: str, title: str, flash: int, ram: int, stack: int, *flags: str, e
         sources=("start_avr.S", "board_avr.c", "memory.c"),
         emulator=() if external else ("simavr", "-m", part, "-f", "16000000"),
         packages=_AVR,
+        offered=offered,
     )
 
 
@@ -141,7 +146,11 @@ BOARDS = {
             "atmega2560-xmem", "ATmega2560 with 55 KB of external RAM", 256 * KIB, 0x10000 - 0x2200, 0,
             "-DBOARD_EXTERNAL_RAM", external=0x2200,
         ),
-        _avr("attiny85", "ATtiny85: no multiply instruction, no UART", 8 * KIB, 512, 64),
+        _avr("attiny85", "ATtiny85: no multiply instruction, no UART", 8 * KIB, 512, 64, offered=False),
+        _avr(
+            "at90usb162-large", "AVR without a multiply instruction, with memory that no real one has", 64 * KIB,
+            0x10000 - 0x300, 0, external=0x300, offered=False,
+        ),
     )
 }  # fmt: skip
 
@@ -153,7 +162,7 @@ def get_board(target: str, *, flash: int = 0, ram: int = 0) -> Board:
         ValueError: the target is unknown or has no board (``generic`` is the host), or none is large enough.
     """
     get_target(target)
-    boards = [board for board in BOARDS.values() if target in board.targets and board.name != "attiny85"]
+    boards = [board for board in BOARDS.values() if target in board.targets and board.offered]
     if not boards:
         raise ValueError(f"target {target!r} has no emulated board; with a board: {', '.join(with_boards())}")
     for board in boards:

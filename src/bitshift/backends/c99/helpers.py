@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import cache
 
+from bitshift.backends.c99 import symbols
 from bitshift.core.formats import FORMATS, ShiftFormat
 
 PRELUDE = """\
@@ -31,8 +32,13 @@ PRELUDE = """\
 #define BS_OPAQUE(v)
 #endif
 #if defined(__GNUC__) && !defined(__clang__)
-/* Loops stay loops: no calls of memset or memcpy, which a firmware without libc lacks. */
-#pragma GCC optimize("no-tree-loop-distribute-patterns")
+/* Short code is the fast one where registers are few, and additions stay in the order in which they are written. */
+#define BS_SMALL __attribute__((noinline, optimize("Os", "no-tree-reassoc", "no-ipa-ra")))
+/* Loops stay loops: no calls of memset or memcpy, which a firmware without libc lacks. And callers do not look which
+   registers a function leaves alone: GCC 12 for Thumb-1 at -Os then misses those that its epilogue pops over. */
+#pragma GCC optimize("no-tree-loop-distribute-patterns", "no-ipa-ra")
+#else
+#define BS_SMALL
 #endif
 
 /* The shift of a negative number is arithmetic on every compiler in use; one where it is not stops here. */
@@ -181,9 +187,10 @@ def _helpers() -> dict[str, tuple[str, tuple[str, ...]]]:
     return found
 
 
-def text_of(needs: Iterable[str]) -> str:
+def text_of(needs: Collection[str]) -> str:
     """The C text of the helpers in ``needs`` and of those that these need, each once, in a fixed order."""
-    known = _helpers()
+    own = {name: text for name in needs if (text := symbols.parse(name)) is not None}
+    known = _helpers() | {name: (own[name], ()) for name in sorted(own)}
     wanted, open_ = set(), list(needs)
     while open_:
         name = open_.pop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -110,7 +110,10 @@ class Estimate:
 class Kernel(Protocol):
     """A way to compute a layer; one object a file in ``kernels/``, listed in ``kernels/__init__.py``."""
 
-    name: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """What reports and messages call it."""
+        ...
 
     def refuses(self, layer: Layer, target: Target) -> str | None:
         """None, or why this kernel cannot compute ``layer``."""

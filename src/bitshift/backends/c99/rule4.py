@@ -18,6 +18,12 @@ Amount = int | str
 
 def clamped(lo: int, hi: int, variable: str = "v") -> Lines:
     """``variable`` (int32_t) brought into ``lo..hi``; a limit that no int32 passes costs nothing."""
+    span = hi - lo
+    if lo <= 0 < hi and span & (span + 1) == 0 and lo in (0, ~hi):
+        # All bits below one are allowed, so that one comparison finds both sides.
+        inside = f"(uint32_t){variable}" if lo == 0 else f"(uint32_t){variable} + {unsigned(-lo)}"
+        end = f"~BS_SAR({variable}, 31) & {literal(hi)}" if lo == 0 else f"BS_SAR({variable}, 31) ^ {literal(hi)}"
+        return [f"if ({inside} > {unsigned(span)}) {{ {variable} = {end}; }}"] if span < (1 << 32) - 1 else []
     lines = []
     if lo > INT32[0]:
         lines.append(f"if ({variable} < {literal(lo)}) {{ {variable} = {literal(lo)}; }}")

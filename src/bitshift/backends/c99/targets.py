@@ -14,6 +14,7 @@ class Target:
         word: bytes of a register; lanes need 4.
         barrel: a shift by any constant costs one instruction, or none as part of an operand (``free_shift``).
         flash_tables: constants lie in an address space of their own (AVR) and are read by a macro.
+        far: a load reaches 2 kB by a constant offset, else some 30 elements.
         flags: of the compiler, without optimisation.
         compiler: command of the usual cross compiler; empty: the host's.
     """
@@ -24,13 +25,19 @@ class Target:
     barrel: bool = True
     free_shift: bool = False
     flash_tables: bool = False
+    far: bool = True
     compiler: str = ""
     flags: tuple[str, ...] = ()
 
 
 def _arm(name: str, title: str, cpu: str, *, free_shift: bool) -> Target:
     return Target(
-        name=name, title=title, free_shift=free_shift, compiler="arm-none-eabi-gcc", flags=(f"-mcpu={cpu}", "-mthumb")
+        name=name,
+        title=title,
+        free_shift=free_shift,
+        far=free_shift,
+        compiler="arm-none-eabi-gcc",
+        flags=(f"-mcpu={cpu}", "-mthumb"),
     )
 
 
@@ -52,7 +59,7 @@ TARGETS = {
             flags=("-march=rv32im", "-mabi=ilp32"),
         ),
         Target(
-            name="avr", title="8-bit AVR (ATmega, ATtiny)", word=1, barrel=False, flash_tables=True,
+            name="avr", title="8-bit AVR (ATmega, ATtiny)", word=1, barrel=False, flash_tables=True, far=False,
             compiler="avr-gcc", flags=("-mmcu=atmega328p",),
         ),
     )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from bitshift.backends.c99.kernels import KERNELS
+from bitshift.backends.c99.choose import BudgetError, Choice, choose
+from bitshift.backends.c99.kernels import KERNELS, MODES
 from bitshift.backends.c99.layer import Code, Kernel
 from bitshift.backends.c99.memory import Plan, plan
 from bitshift.backends.c99.ops import EMITTERS
 from bitshift.backends.c99.program import Program, Step, build
 from bitshift.backends.c99.targets import Target, get_target
 from bitshift.core.graph import Graph
-
-MODES = ("auto", "packed", "unrolled", "lists", "plain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +24,8 @@ class Unit:
     codes: Mapping[str, Code]
     plan: Plan
     target: Target
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    """Why each layer got its kernel, by the name of the step."""
 
 
 def compile_graph(
@@ -41,22 +42,50 @@ def compile_graph(
     processor = get_target(target)
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; allowed: {', '.join(MODES)}")
-    program = build(graph)
-    unit = assemble(program, _kernels(program, processor, mode), processor)
+    unit = _chosen(build(graph), processor, mode, flash, ram)
     _check_budgets(unit, flash, ram)
     return unit
 
 
-def assemble(program: Program, kernels: Mapping[str, Kernel], target: Target) -> Unit:
+def assemble(
+    program: Program, kernels: Mapping[str, Kernel], target: Target, choices: Mapping[str, Choice] | None = None
+) -> Unit:
     """``program`` with ``kernels`` by the name of the layer, and its arena."""
     codes = {step.name: _code(step, kernels, target) for step in program.steps}
-    return Unit(program=program, kernels=kernels, codes=codes, plan=plan(program, codes), target=target)
+    arena = plan(program, codes)
+    return Unit(program=program, kernels=kernels, codes=codes, plan=arena, target=target, choices=choices or {})
 
 
-def _kernels(program: Program, target: Target, mode: str) -> dict[str, Kernel]:
-    plain = KERNELS["plain"]
-    wanted = KERNELS.get(mode, plain)
-    return {layer.name: plain if wanted.refuses(layer, target) else wanted for layer in program.layers}
+def _chosen(program: Program, target: Target, mode: str, flash: int | None, ram: int | None) -> Unit:
+    """The kernels that :mod:`.choose` finds within the budgets; the smallest network where none do.
+
+    What lives beside a layer's scratch depends on the kernels (some write over their residual), and the arena may have
+    gaps; so the room is first what the plain network leaves, and shrinks until the arena fits.
+    """
+    small = _smallest(program, target)
+    others = sum(flash_of(small, step) for step in program.steps if step.layer is None)
+    room: dict[str, int] | None = None
+    if ram is not None:
+        beside = zip(program.steps, small.plan.live, strict=True)
+        room = {step.name: ram - live + small.codes[step.name].scratch for step, live in beside}
+    for _ in range(2 * len(program.steps) + 1):
+        try:
+            choices = choose(
+                program.layers, target, mode=mode, flash=None if flash is None else flash - others, room=room
+            )
+        except BudgetError:
+            break
+        kernels = {name: choice.kernel for name, choice in choices.items()}
+        unit = assemble(program, kernels, target, choices)
+        if ram is None or room is None or unit.plan.size <= ram:
+            return unit
+        step = program.steps[
+            max(
+                range(len(program.steps)), key=lambda i: unit.codes[program.steps[i].name].scratch and unit.plan.live[i]
+            )
+        ]
+        room[step.name] = unit.codes[step.name].scratch - 1
+    return small
 
 
 def _code(step: Step, kernels: Mapping[str, Kernel], target: Target) -> Code:
@@ -86,14 +115,14 @@ def _check_budgets(unit: Unit, flash: int | None, ram: int | None) -> None:
         raise ValueError(_flash_message(unit, flash, total))
 
 
-def _smallest(unit: Unit) -> Unit:
-    """The same network with the plain kernel everywhere: the least code and scratch memory."""
+def _smallest(program: Program, target: Target) -> Unit:
+    """The network with the plain kernel everywhere: the least code and scratch memory."""
     plain = KERNELS["plain"]
-    return assemble(unit.program, {layer.name: plain for layer in unit.program.layers}, unit.target)
+    return assemble(program, {layer.name: plain for layer in program.layers}, target)
 
 
 def _ram_message(unit: Unit, ram: int) -> str:
-    least = _smallest(unit).plan
+    least = _smallest(unit.program, unit.target).plan
     step = unit.program.steps[unit.plan.fullest]
     message = f"{step.title}: {unit.plan.live[unit.plan.fullest]:,} bytes live in this step, ram is {ram:,} bytes; "
     if least.size < unit.plan.size and least.size <= ram:
@@ -105,7 +134,7 @@ def _ram_message(unit: Unit, ram: int) -> str:
 
 
 def _flash_message(unit: Unit, flash: int, total: int) -> str:
-    small = _smallest(unit)
+    small = _smallest(unit.program, unit.target)
     least = sum(flash_of(small, step) for step in small.program.steps)
     if least <= flash:
         return (

@@ -1,9 +1,30 @@
 """The kernels for convolutions and linear layers: one file each."""
 
+from bitshift.backends.c99.kernels.depthwise import Depthwise
+from bitshift.backends.c99.kernels.packed import Packed
 from bitshift.backends.c99.kernels.plain import Plain
+from bitshift.backends.c99.kernels.unrolled import Unrolled
 from bitshift.backends.c99.layer import Kernel
 
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Plain(),)}
-"""By the name that ``--mode`` takes; ``plain`` computes every layer."""
+KERNELS: dict[str, Kernel] = {
+    "plain": Plain(),
+    "packed": Packed(4),
+    "packed-2": Packed(2),
+    "packed-1": Packed(1),
+    "unrolled": Unrolled(),
+    "depthwise": Depthwise(),
+}
+"""By name; ``plain`` computes every layer."""
 
-__all__ = ["KERNELS"]
+PACKED = ("packed", "packed-2", "packed-1", "depthwise")
+
+MODES: dict[str, tuple[str, ...]] = {
+    "auto": (*PACKED, "unrolled"),
+    "packed": PACKED,
+    "unrolled": ("unrolled",),
+    "lists": (),
+    "plain": ("plain",),
+}
+"""Kernels that a mode weighs; ``plain`` stands in where all refuse."""
+
+__all__ = ["KERNELS", "MODES"]

@@ -6,8 +6,6 @@ by shifts and additions that stand in one function a format. So a weight costs o
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from bitshift.backends.c99.codes import streamed
@@ -24,7 +22,7 @@ from bitshift.core.packing import pack
 class Plain:
     """The fallback: slow, small, for every layer."""
 
-    name: ClassVar[str] = "plain"
+    name = "plain"
 
     def refuses(self, layer: Layer, target: Target) -> str | None:  # noqa: ARG002 - Kernel's interface
         """Never: it is the fallback."""

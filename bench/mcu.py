@@ -18,7 +18,7 @@ from common import Row, arguments, check_equal, main
 from emulated import counting, multiplications
 from emulated.baseline import LAYERS as INT8
 from emulated.baseline import Int8Layer
-from emulated.build import Image
+from emulated.build import Image, TooLargeError
 from emulated.counting import Counts
 from emulated.graphs import LAYERS
 from emulated.host import missing
@@ -33,7 +33,7 @@ from bitshift.core.graph import Graph
 
 CORES = {
     "Cortex-M0": "microbit-large", "Cortex-M3": "mps2-an385", "Cortex-M4": "mps2-an386", "RV32I": "virt-rv32i",
-    "RV32IM": "virt-rv32im", "AVR": "atmega2560-xmem",
+    "RV32IM": "virt-rv32im", "AVR": "atmega2560-xmem", "AVR without MUL": "at90usb162-large",
 }  # fmt: skip
 MODES = ("auto", "packed", "unrolled", "lists", "plain")
 SAMPLES = 2
@@ -61,28 +61,34 @@ def layer_rows(core: str, board: Board, layer: str, work: Path, options: argpars
     graph = make()
     for mode in options.mode or MODES[:1]:
         try:
-            export_c(graph, work / mode, target=board.targets[0], mode=mode)
-        except ValueError as error:
-            print(f"{core}, {layer}, {mode}: not measured, {error}")
+            network = generated(graph, board, work / mode, mode, options.flags.split())
+        except (ValueError, TooLargeError) as error:
+            reason = f"{board.name} has no room" if isinstance(error, TooLargeError) else error
+            print(f"{core}, {layer}, {mode}: not measured, {reason}")
             continue
-        network = build_network(
-            work / mode, graph, board.targets[0], work / mode / "build", boards=[board], options=options.flags.split()
-        )
         counts = measured(network, f"{layer} {mode}", options)
         yield from count_rows(f"{layer}, {core}, shift {mode}", counts, products, SAMPLES)
         yield from size_rows(f"{layer}, {core}, shift {mode}", network.model.flash, network.image.elf.ram)
-    if "avr" not in board.targets:
-        for kernel in kernels(board):
-            image = INT8[layer].build(board, kernel, work / f"int8-{kernel}")
-            counts = baseline(image, INT8[layer], f"{layer} int8 {kernel}")
-            yield from count_rows(f"{layer}, {core}, int8 {kernel}", counts, products, SAMPLES)
-            yield from size_rows(f"{layer}, {core}, int8 {kernel}", INT8[layer].flash(image, kernel), image.elf.ram)
+    for kernel in kernels(board):
+        image = INT8[layer].build(board, kernel, work / f"int8-{kernel}")
+        counts = baseline(image, INT8[layer], f"{layer} int8 {kernel}")
+        yield from count_rows(f"{layer}, {core}, int8 {kernel}", counts, products, SAMPLES)
+        yield from size_rows(f"{layer}, {core}, int8 {kernel}", INT8[layer].flash(image, kernel), image.elf.ram)
+
+
+def generated(graph: Graph, board: Board, folder: Path, mode: str, flags: Sequence[str]) -> Network:
+    """``graph`` exported with the kernels of ``mode`` and built for ``board``."""
+    target = board.targets[0]
+    export_c(graph, folder, target=target, mode=mode)
+    return build_network(folder, graph, target, folder / "build", boards=[board], options=flags)
 
 
 def kernels(board: Board) -> tuple[str, ...]:
     """Kernels of the baseline that make sense: a table of squares where nothing multiplies."""
-    if board.targets == ("rv32i",):
+    if board.name in ("virt-rv32i", "at90usb162-large"):
         return ("naive", "quarter")
+    if "avr" in board.targets:
+        return ("naive",)
     return ("naive", "blocked")
 
 
@@ -118,15 +124,8 @@ def measured_by_mark(
 def network_rows(core: str, board: Board, graph: Graph, work: Path, options: argparse.Namespace) -> Iterator[Row]:
     """A whole network, and each of its steps."""
     for mode in options.mode or MODES[:1]:
-        export_c(graph, work / mode, target=board.targets[0], mode=mode)
-        network = build_network(
-            work / mode,
-            graph,
-            board.targets[0],
-            work / mode / "build",
-            boards=[board],
-            options=[*options.flags.split(), "-fno-inline-functions-called-once"],
-        )
+        flags = [*options.flags.split(), "-fno-inline-functions-called-once"]  # a step is told apart by its function
+        network = generated(graph, board, work / mode, mode, flags)
         steps = [step.name for step in network.program.steps if step.name in network.functions]
         by_mark = measured_by_mark(network, f"network {mode}", options, ["region_begin", *steps])
         for i, step in enumerate(steps, start=2):

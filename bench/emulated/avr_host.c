@@ -1,9 +1,10 @@
 /*
  * Runs an AVR image in libsimavr, feeds it and counts cycles by address (of the data sheet, which libsimavr follows).
  *
- *   avr_host PART RAM_END IMAGE READ WRITE OUT STOP [MARK]...      addresses in hexadecimal
+ *   avr_host PART RAM_END FLASH_END IMAGE READ WRITE OUT STOP [MARK]...      addresses in hexadecimal
  *
- * RAM_END is the last data address (0: the part's own; more where external RAM is fitted). READ and WRITE are the addresses
+ * RAM_END and FLASH_END are the last addresses of data and code (0: the part's own; more where external RAM is fitted,
+ * or for a part that no one makes). READ and WRITE are the addresses
  * of feed_read() and feed_write(): inputs come from inputs.bin, outputs go to outputs.bin. Regions, marks and OUT are
  * those of count.c, with cycles in the last column and no bytes and jumps. The exit status is 0 after a sleep without
  * interrupts, 3 after a crash, 4 if an executed instruction cannot be one of the part's flash.
@@ -48,37 +49,41 @@ static int region_of(uint32_t pc, const uint32_t *marks, int count, uint32_t sto
 }
 
 int main(int argc, char **argv) {
-    if (argc < 8 || argc > 8 + MARKS) {
-        fprintf(stderr, "usage: avr_host PART RAM_END IMAGE READ WRITE OUT STOP [MARK]...\n");
+    if (argc < 9 || argc > 9 + MARKS) {
+        fprintf(stderr, "usage: avr_host PART RAM_END FLASH_END IMAGE READ WRITE OUT STOP [MARK]...\n");
         return 2;
     }
     elf_firmware_t firmware;
     memset(&firmware, 0, sizeof firmware);
     avr_t *avr = avr_make_mcu_by_name(argv[1]);
-    if (!avr || elf_read_firmware(argv[3], &firmware)) {
-        fprintf(stderr, "avr_host: unknown part %s or unreadable image %s\n", argv[1], argv[3]);
+    if (!avr || elf_read_firmware(argv[4], &firmware)) {
+        fprintf(stderr, "avr_host: unknown part %s or unreadable image %s\n", argv[1], argv[4]);
         return 2;
     }
     const unsigned ram_end = (unsigned)strtoul(argv[2], NULL, 16);
     if (ram_end) {
         avr->ramend = (uint16_t)ram_end;
     }
+    const unsigned flash_end = (unsigned)strtoul(argv[3], NULL, 16);
+    if (flash_end) {
+        avr->flashend = flash_end;
+    }
     avr_init(avr);
     avr->log = 0;
     avr->frequency = 16000000;
     avr_load_firmware(avr, &firmware);
-    const uint32_t read = (uint32_t)strtoul(argv[4], NULL, 16), write = (uint32_t)strtoul(argv[5], NULL, 16);
-    const uint32_t stop = (uint32_t)strtoul(argv[7], NULL, 16);
+    const uint32_t read = (uint32_t)strtoul(argv[5], NULL, 16), write = (uint32_t)strtoul(argv[6], NULL, 16);
+    const uint32_t stop = (uint32_t)strtoul(argv[8], NULL, 16);
     uint32_t marks[MARKS];
-    const int mark_count = argc - 8;
+    const int mark_count = argc - 9;
     for (int i = 0; i < mark_count; i++) {
-        marks[i] = (uint32_t)strtoul(argv[8 + i], NULL, 16);
+        marks[i] = (uint32_t)strtoul(argv[9 + i], NULL, 16);
     }
-    FILE *inputs = fopen("inputs.bin", "rb"), *outputs = fopen("outputs.bin", "wb"), *out = fopen(argv[6], "w");
+    FILE *inputs = fopen("inputs.bin", "rb"), *outputs = fopen("outputs.bin", "wb"), *out = fopen(argv[7], "w");
     const size_t words = ((size_t)avr->flashend + 1) / 2;
     struct cost *costs = calloc(words * (size_t)(mark_count + 1), sizeof *costs);
     if (!inputs || !outputs || !out || !costs) {
-        fprintf(stderr, "avr_host: inputs.bin, outputs.bin or %s cannot be opened\n", argv[6]);
+        fprintf(stderr, "avr_host: inputs.bin, outputs.bin or %s cannot be opened\n", argv[7]);
         return 2;
     }
     int region = 0, state = cpu_Running, lost = 0;

@@ -64,8 +64,9 @@ class Int8Layer:
         folder.mkdir(parents=True, exist_ok=True)
         main = folder / "main.c"
         main.write_text(self._driver(kernel), encoding="utf-8")
-        libgcc = ("-lgcc",) if board.targets == ("rv32i",) or kernel != "quarter" else ()
-        return build(board, [main, FOLDER / FILES[kernel]], folder, include=[FOLDER], options=options, libraries=libgcc)
+        return build(
+            board, [main, FOLDER / FILES[kernel]], folder, include=[FOLDER], options=options, libraries=("-lgcc",)
+        )
 
     def flash(self, image: Image, kernel: str) -> int:
         """Bytes of weights, offsets, and of those functions of the kernel's file that the image holds."""

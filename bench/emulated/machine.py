@@ -88,8 +88,8 @@ def _avr(image: Image, marks: Sequence[str], stop: str) -> list[str]:
     feeds = [names.get(name, "ffffffff") for name in ("feed_read", "feed_write")]
     board = image.board
     part = board.name.partition("-")[0]
-    ram_end = "0" if board.emulator else "ffff"
-    return [str(program("avr_host.c")), part, ram_end, str(image.elf.path), *feeds, COUNTS, stop, *marks]
+    ends = ["0", "0"] if board.emulator else ["ffff", f"{board.flash - 1:x}"]
+    return [str(program("avr_host.c")), part, *ends, str(image.elf.path), *feeds, COUNTS, stop, *marks]
 
 
 def _executed(path: Path) -> tuple[Executed, ...]:

@@ -86,7 +86,7 @@ def build_network(
     Raises:
         TooLargeError: no board holds it; the last refusal.
     """
-    boards = boards or [b for b in BOARDS.values() if target in b.targets and b.name != "attiny85"]
+    boards = boards or [b for b in BOARDS.values() if target in b.targets and b.offered]
     work.mkdir(parents=True, exist_ok=True)
     main = work / "drive.c"
     program = program_of(graph)

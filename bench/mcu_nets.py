@@ -38,7 +38,6 @@ from tiny.tflite_weights import measure_norms
 from torch import nn
 
 from bitshift import runtime
-from bitshift.backends.c99.export import Emitted
 from bitshift.cli.exporting import export_network
 from bitshift.core import modelfile
 from bitshift.core.cost import count
@@ -132,15 +131,14 @@ def predictions(file: Path, test: ArrayData) -> np.ndarray:
     return np.concatenate([model.run_int(test.normalise(test.batch(p)[0]).numpy()).argmax(1) for p in parts])
 
 
-def check(case: str, file: Path, test: ArrayData) -> Emitted:
-    """Engine and C give the integers of the reference for some rows; what the C takes."""
+def check(case: str, file: Path, test: ArrayData) -> None:
+    """Engine and C give the integers of the reference for some rows."""
     rows = np.linspace(0, len(test) - 1, min(CHECKED, len(test))).astype(int)
     x = test.normalise(test.batch(rows)[0]).numpy()
     expected = runtime.load(file, backend="reference").run_int(x)
     check_equal(f"{case}: engine", expected, runtime.load(file, backend="engine").run_int(x))
     with HostModel(file) as host:
         check_equal(f"{case}: C", expected, host.run_int(x))
-        return host.emitted
 
 
 def products(model: nn.Module, test: ArrayData) -> int:
@@ -210,8 +208,8 @@ def figures(name: str, source: Source, options: argparse.Namespace) -> Iterator[
             continue
         unseen = make(name, source, format, options)
         file = file_of(name, format, options)
-        emitted, cost = check(f"{name}, {case}", file, source.test), count(modelfile.load(file)).total
-        predicted = predictions(file, source.test)
+        check(f"{name}, {case}", file, source.test)
+        cost, predicted = count(modelfile.load(file)).total, predictions(file, source.test)
         if unseen is None:
             yield from accuracy(case, predicted)
         else:
@@ -219,7 +217,6 @@ def figures(name: str, source: Source, options: argparse.Namespace) -> Iterator[
             yield next(accuracy(case, predicted, "file on inputs it learned from"))
         yield from size(case, cost.weight_bits / 8e3, cost.multiplications)
         yield Row(case=f"{name}, {case}", metric="file", value=round(file.stat().st_size / 1e3, 1), unit="kB")
-        yield Row(case=f"{name}, {case}", metric="working memory in C", value=emitted.arena, unit="B")
 
 
 def rows(options: argparse.Namespace) -> list[Row]:

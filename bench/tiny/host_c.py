@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from bitshift.backends.c99.export import Emitted, export_c
+from bitshift.backends.c99.export import export_c
 from bitshift.backends.c99.program import build
 from bitshift.core import modelfile
 from bitshift.core.ops.quantize import quantize
@@ -25,7 +25,7 @@ class HostModel:
     def __init__(self, file: Path, *, target: str = "generic") -> None:
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)
-        self.emitted: Emitted = export_c(file, folder, target=target)
+        export_c(file, folder, target=target)
         program = build(modelfile.load(file))
         (self._input,), (self._output,) = program.inputs, program.outputs
         library = folder / "model.so"

@@ -59,4 +59,3 @@ def test_a_file_as_c_on_this_machine_gives_the_integers_of_the_reference(tmp_pat
         np.testing.assert_array_equal(host.run_int(x), expected)
         step = 2.0 ** -graph.values[graph.inputs[0]].type.frac
         np.testing.assert_array_equal(host.run_int((x * step).astype(np.float32)), expected)
-        assert host.emitted.arena > 0

@@ -52,9 +52,14 @@ HEADER = """
 
 def two_ports() -> Graph:
     """A graph with the ports of ``model_run``; its nodes do not matter here."""
-    shapes = {"x": (3,), "w": (3,), "y": (3,), "z": (1,)}
+    shapes = {"x": (3,), "w": (3,), "y": (3,), "t": (1,), "z": (1,)}
     types = {"x": FixedPoint(8, 0), "w": FixedPoint(16, 0), "y": FixedPoint(16, 0), "z": FixedPoint(8, 0, signed=False)}
-    nodes = (Node("reshape", ("x",), "y"), Node("reshape", ("w",), "z"))
+    types["t"] = types["w"]
+    nodes = (
+        Node("add", ("x", "w"), "y"),
+        Node("slice", ("w",), "t", {"start": (0,), "stop": (1,), "step": (1,)}),
+        Node("requantize", ("t",), "z"),
+    )
     return Graph(("x", "w"), ("y", "z"), {n: Value(n, shapes[n], types[n]) for n in shapes}, nodes, {})
 
 

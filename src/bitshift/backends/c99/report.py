@@ -10,7 +10,10 @@ from bitshift.backends.c99.unit import Unit, flash_of
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One step: constants exactly, its share of the flash about, and the bytes of the arena that live during it."""
+    """One step: constants exactly, its share of the flash about, and the bytes of the arena that live during it.
+
+    ``why`` says what spoke for the kernel of a layer.
+    """
 
     title: str
     kernel: str
@@ -18,6 +21,7 @@ class Row:
     flash: int
     scratch: int
     live: int
+    why: str = ""
 
 
 def rows(unit: Unit) -> list[Row]:
@@ -33,6 +37,7 @@ def rows(unit: Unit) -> list[Row]:
                 flash=flash_of(unit, step),
                 scratch=code.scratch,
                 live=live,
+                why=choice.why if (choice := unit.choices.get(step.name)) is not None else "",
             )
         )
     return found
@@ -57,7 +62,9 @@ def readme(unit: Unit, label: Label) -> str:
         for a in (*inputs, *outputs)
     )
     table = "\n".join(_line(row) for row in steps)
-    return f"""\
+    reasons = "\n".join(f"- {row.title}: {row.kernel}; {row.why}" for row in steps if row.why)
+    return (
+        f"""\
 # {name}: a network in C99
 
 Written by `bitshift {label.version} emit-c` from {label.origin} (hash `{label.hash}`) for {unit.target.title}.
@@ -90,4 +97,8 @@ a `uint32_t` array of your own to place that memory yourself. Any C99 compiler d
 | layer | kernel | constants, bytes | with code, about | scratch, bytes | RAM in this step, bytes |
 |---|---|---|---|---|---|
 {table}
-"""
+
+{reasons}
+""".rstrip()
+        + "\n"
+    )

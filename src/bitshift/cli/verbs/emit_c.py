@@ -76,10 +76,10 @@ examples:
 
 def _show(done: Emitted, out: Output) -> None:
     rows = [
-        [r.title, r.kernel or "-", f"{r.constants:,}", f"{r.flash:,}", f"{r.scratch:,}", f"{r.live:,}"]
+        [r.title, r.kernel or "-", f"{r.constants:,}", f"{r.flash:,}", f"{r.scratch:,}", f"{r.live:,}", r.why]
         for r in done.rows
     ]
-    columns = ["layer", "kernel", "constants", "flash, about", "scratch", "RAM"]
+    columns = ["layer", "kernel", "constants", "flash, about", "scratch", "RAM", "why"]
     out.table(f"{done.folder} for {done.target}, bytes by layer", columns, rows, right=(2, 3, 4, 5))
     out.line(f"files: {', '.join(done.files)}")
     out.line(

@@ -8,8 +8,11 @@ GCC 12 (``bench/mcu.py``) and stand within a fifth of them on the layers of the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bitshift.backends.c99.layer import Estimate, Layer
 from bitshift.backends.c99.targets import Target
@@ -133,10 +136,22 @@ def depthwise(layer: Layer, plan: depthwises.Plan, target: Target) -> Estimate:
     return Estimate(cycles=int(cycles + filled(plan.image, target)), flash=flash, scratch=plan.scratch)
 
 
+def lists(layer: Layer, counts: np.ndarray, places: np.ndarray, target: Target) -> Estimate:
+    """Index lists: two loads, an addition and a turn a term; two loops a plane."""
+    rate = rates(target)
+    rows = math.prod(layer.x.shape[:-1])
+    width = 1 if target.word == 4 else 4
+    term = 2 * rate.load + 3 * rate.add * width + rate.turn
+    cycles = rows * (places.size * term + counts.size * 3 * rate.turn + len(counts) * rate.finish)
+    wide = 2 if layer.codes.shape[1] > 256 else 1
+    flash = places.size * wide + counts.size + _vectors(layer) + rate.code // 3
+    return Estimate(cycles=int(cycles), flash=flash, scratch=0)
+
+
 def _vectors(layer: Layer) -> int:
     """Bytes of rule 4's constants: four of an offset, and one for each shift that is not the same everywhere."""
     uneven = sum(len(set(v.tolist())) > 1 for v in (layer.shift, layer.mult, layer.res_shift))
     return len(layer.codes) * (4 + uneven)
 
 
-__all__ = ["Rates", "depthwise", "filled", "packed", "rates", "unrolled"]
+__all__ = ["Rates", "depthwise", "filled", "lists", "packed", "rates", "unrolled"]

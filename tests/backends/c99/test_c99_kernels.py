@@ -1,0 +1,100 @@
+"""The fast kernels against the numpy reference, on this machine, under address and undefined-behaviour sanitizers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bitshift.backends.c99.kernels import KERNELS
+from bitshift.backends.c99.kernels.packed import Packed
+from bitshift.backends.c99.kernels.unrolled import Unrolled
+from bitshift.backends.c99.targets import get_target
+from bitshift.core.fixed import FixedPoint
+from c99_layers import CC, S8, U8, conv_graph, expected, inputs_of, layer_of, linear_graph, random_graph, run
+
+pytestmark = pytest.mark.skipif(CC is None, reason="no C compiler (cc) on this machine")
+
+FAST = [name for name in KERNELS if name != "plain"]
+SAME = ((1, 1), (1, 1))
+
+
+def check(graph, kernel, target, folder, seed=0):
+    inputs = inputs_of(graph, seed)
+    assert np.array_equal(run(graph, kernel, get_target(target), folder, inputs), expected(graph, inputs))
+
+
+SHAPES = {
+    "same 3x3": {"shape": (4, 6, 7), "outputs": 6, "kernel": (3, 3), "padding": SAME},
+    "stride, odd": {"shape": (3, 9, 7), "outputs": 5, "kernel": (3, 2), "stride": (2, 3), "padding": ((0, 1), (1, 0))},
+    "1x1": {"shape": (9, 4, 5), "outputs": 8, "kernel": (1, 1)},
+    "1x1 stride 2": {"shape": (5, 7, 9), "outputs": 4, "kernel": (1, 1), "stride": (2, 2)},
+    "dilated": {"shape": (2, 9, 9), "outputs": 4, "kernel": (3, 3), "dilation": (2, 2), "padding": ((2, 2), (2, 2))},
+    "1-d": {"shape": (4, 19), "outputs": 6, "kernel": (5,), "padding": ((2, 2),), "stride": (2,)},
+    "groups": {"shape": (8, 5, 6), "outputs": 8, "kernel": (3, 3), "padding": SAME, "groups": 2},
+    "depthwise": {"shape": (5, 6, 5), "outputs": 5, "kernel": (3, 3), "padding": SAME, "groups": 5},
+    "depthwise of two": {"shape": (3, 8, 8), "outputs": 6, "kernel": (3, 3), "stride": (2, 2), "groups": 3},
+}
+
+
+@pytest.mark.parametrize("target", ["cortex-m0", pytest.param("avr", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["packed", "packed-1", "unrolled", "depthwise"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_convolutions_give_the_integers_of_the_reference(shape, name, target, tmp_path):
+    graph = conv_graph(np.random.default_rng(3), **SHAPES[shape], residual=S8, vary=True)
+    kernel = KERNELS[name]
+    why = kernel.refuses(layer_of(graph), get_target(target))
+    if why:
+        pytest.skip(why)
+    check(graph, kernel, target, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["packed-1", "unrolled", "lists"])
+@pytest.mark.parametrize("shape", [(37,), (3, 20)])
+@pytest.mark.parametrize("type", [S8, U8, FixedPoint(12, 4)], ids=str)
+def test_linear_layers_give_the_integers_of_the_reference(type, shape, name, tmp_path):
+    graph = linear_graph(np.random.default_rng(4), shape=shape, outputs=11, x=type, format="pot3")
+    check(graph, KERNELS[name], "cortex-m4", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["pot1", "pot2", "pot2d", "pot3", "pot4x2", "apot5", "pot4d", "int4"])
+@pytest.mark.parametrize("type", [S8, U8], ids=str)
+def test_formats_and_signs_give_the_integers_of_the_reference(type, format, tmp_path):
+    graph = conv_graph(
+        np.random.default_rng(5), shape=(8, 6, 6), outputs=5, kernel=(3, 3), padding=SAME, format=format, x=type
+    )
+    for kernel in (Packed(2), Unrolled()):
+        check(graph, kernel, "generic", tmp_path)
+
+
+@pytest.mark.parametrize("inputs", [255, 256, 257, 300])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_lanes_hold_the_worst_input_at_the_edge_of_the_proof(sign, inputs, tmp_path):
+    levels = np.full((4, inputs, 1, 1), sign)
+    graph = conv_graph(
+        np.random.default_rng(6), shape=(inputs, 2, 4), outputs=4, kernel=(1, 1), format="pot3d", levels=levels,
+        y=FixedPoint(32, 0), shift=0,
+    )  # fmt: skip
+    for kernel in (Packed(4), Unrolled()):
+        check(graph, kernel, "generic", tmp_path)
+
+
+def test_a_wide_rule_is_evaluated_in_64_bits(tmp_path):
+    graph = conv_graph(np.random.default_rng(7), shape=(6, 4, 4), outputs=4, kernel=(3, 3), padding=SAME)
+    constants = {**graph.constants, "mult": np.full(4, 1 << 15, np.int32), "shift": np.full(4, 22, np.uint8)}
+    constants["offset"] = np.array([1 << 40, -(1 << 40), 1 << 33, 5])
+    graph = replace(graph, constants=constants)
+    assert layer_of(graph).wide
+    for kernel in (Packed(4), Unrolled()):
+        check(graph, kernel, "generic", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(120))
+def test_random_layers_give_the_integers_of_the_reference(seed, tmp_path):
+    graph = random_graph(seed)
+    target = ["generic", "cortex-m0", "cortex-m4", "avr"][seed % 4]
+    able = [k for k in map(KERNELS.get, FAST) if k and not k.refuses(layer_of(graph), get_target(target))]
+    if not able:
+        pytest.skip("every fast kernel refuses this layer")
+    check(graph, able[seed // 4 % len(able)], target, tmp_path, seed)

@@ -468,7 +468,7 @@ class _Emitter:
                     after.append(f"r{lane}_at = r + {step};")
                     r = "r"
             terms: list[tuple[str, Amount]] = [("acc", int(self.mult[output]).bit_length() - 1)]
-            if layer.residual is not None:
+            if self.res_shift is not None:
                 terms.append((f"*{r}", int(self.res_shift[output])))
             end = rounded(terms, offset, int(self.shift[output]), layer.lo, layer.hi, wide=layer.wide)
             body = [f"const int32_t acc = {sums[lane]};", *before, *end, f"*{y} = ({layer.y.ctype})v;", *after]

@@ -165,15 +165,15 @@ CASES: dict[str, tuple[Callable[[Path], list[str | Path]], str]] = {
     ),
     "convert: weights kind": (
         lambda t: ["convert", "lenet", "--input-shape", "1", "28", "28", "--weights", file_with(t, "w.txt", "")],
-        "unknown kind of weights '.txt'",
+        "w.txt: the file is empty",
     ),
     "convert: weights damaged": (
         lambda t: ["convert", "lenet", "--input-shape", "1", "28", "28", "--weights", file_with(t, "w.pt", "no")],
-        "not a file of plain tensors",
+        "damaged: it does not begin as a safetensors or torch file",
     ),
     "convert: other weights": (
         lambda t: ["convert", "lenet", "--input-shape", "1", "28", "28", "--weights", other_safetensors(t)],
-        "belongs to another model: missing",
+        "belongs to another network than lenet",
     ),
     "convert: rules missing": (
         lambda t: ["convert", "lenet", "--input-shape", "1", "28", "28", "--rules", t / "no.toml"],

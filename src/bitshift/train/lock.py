@@ -91,7 +91,7 @@ def _try(path: Path) -> int | None:
             ours = _is_file(path, file)  # else its owner took it away between our opening and locking it: once more
             if ours:
                 os.ftruncate(file, 0)
-                os.pwrite(file, json.dumps(_myself()).encode(), 0)
+                os.write(file, json.dumps(_myself()).encode())
                 return file
         except BaseException:
             ours = False

@@ -82,7 +82,7 @@ def test_lanes_hold_the_worst_input_at_the_edge_of_the_proof(sign, inputs, tmp_p
 def test_a_wide_rule_is_evaluated_in_64_bits(tmp_path):
     graph = conv_graph(np.random.default_rng(7), shape=(6, 4, 4), outputs=4, kernel=(3, 3), padding=SAME)
     constants = {**graph.constants, "mult": np.full(4, 1 << 15, np.int32), "shift": np.full(4, 22, np.uint8)}
-    constants["offset"] = np.array([1 << 40, -(1 << 40), 1 << 33, 5])
+    constants["offset"] = np.array([1 << 50, -(1 << 50), 1 << 33, 5])
     graph = replace(graph, constants=constants)
     assert layer_of(graph).wide
     for kernel in (Packed(4), Unrolled()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import logging
 import pickle
 import struct
@@ -411,6 +412,12 @@ def test_normalise_is_pixel_minus_mean_times_scale():
     expected = (images[1:] - np.array([1.0, 2.0, 3.0])[:, None, None]) * np.array([0.5, 2.0, -1.0])[:, None, None]
     np.testing.assert_array_equal(got, expected.astype(np.float32))
     np.testing.assert_allclose(Normalise.from_mean_std((0.5,), (0.25,)).scale, 1 / (255 * 0.25))
+
+
+def test_a_normalisation_comes_back_from_json_as_it_was() -> None:
+    made = Normalise(mean=(1.5, 2.0, 3.0), scale=(1 / 3, 0.25, 1.0))
+    assert Normalise.from_dict(json.loads(json.dumps(made.as_dict()))) == made
+    assert made.as_dict() == {"mean": [1.5, 2.0, 3.0], "scale": [1 / 3, 0.25, 1.0]}
 
 
 def test_fingerprints_tell_data_apart():

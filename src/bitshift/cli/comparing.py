@@ -160,7 +160,7 @@ def _find_twin(
         twin = spec.build_float(run.path / FLOAT)
         return twin, twin, "float twin of the run"
     if start := about.get("pretrained"):
-        old = Normalise(**{k: tuple(v) for k, v in about[PIXELS].items()}) if PIXELS in about else None
+        old = Normalise.from_dict(about[PIXELS]) if PIXELS in about else None
         return *on_pixels(spec.build_float(Path(start)), old, data[0], Path(start)), f"weights of {Path(start).name}"
     if config is None:
         raise CliError(f"{run.path} has no float twin to compare with, and no budget to train one")

@@ -67,7 +67,7 @@ def with_recorded_normalise(data: TrainData, config: Mapping[str, Any]) -> Train
     recorded = config.get("data", {}).get("normalise")
     if recorded is None:
         return data
-    normalise = Normalise(mean=tuple(recorded["mean"]), scale=tuple(recorded["scale"]))
+    normalise = Normalise.from_dict(recorded)
     if data.is_pixels != (normalise != UNCHANGED):
         kinds = "uint8 pixels 0..255", "float32 features"
         raise CliError(

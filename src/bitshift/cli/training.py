@@ -231,7 +231,7 @@ def pixels_of(weights: Path | None, name: str | None) -> Normalise | None:
     """The normalisation that ``weights`` were trained on: what their run directory says, else that called ``name``."""
     if weights is not None and weights.is_dir():
         said = read_config(weights).get("data", {}).get("normalise")
-        return Normalise(mean=tuple(said["mean"]), scale=tuple(said["scale"])) if said else None
+        return Normalise.from_dict(said) if said else None
     return NORMALISE[name] if name else None
 
 
@@ -252,7 +252,7 @@ def recorded_pixels(old: Normalise | None, data: TrainData) -> dict[str, Any]:
     """What ``about`` of a run says of pretrained weights whose pixels, ``old``, were not the data's; else nothing."""
     if old is None or old == data.normalise:
         return {}
-    return {PIXELS: {"mean": list(old.mean), "scale": list(old.scale)}}
+    return {PIXELS: old.as_dict()}
 
 
 def finished(run_dir: Path) -> bool:

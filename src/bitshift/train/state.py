@@ -43,7 +43,7 @@ def identity(
         "data": {
             "train": train_data.fingerprint(), "valid": valid_data.fingerprint(),
             "class_names": list(train_data.class_names),
-            "normalise": {"mean": list(train_data.normalise.mean), "scale": list(train_data.normalise.scale)},
+            "normalise": train_data.normalise.as_dict(),
             "augment": repr(augment), "teacher": type(teacher).__name__ if teacher is not None else None,
         },
         "world": world.size, "about": json.loads(json.dumps(dict(about))),

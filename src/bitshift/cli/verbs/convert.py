@@ -164,11 +164,7 @@ examples:
         config: dict[str, Any] = {"about": about}
         if data is not None:
             about |= recorded_pixels(pixels_of(self.weights, self.pretrained_normalise), data[0])
-            normalise = data[0].normalise
-            config["data"] = {
-                "class_names": data[0].class_names,
-                "normalise": {"mean": normalise.mean, "scale": normalise.scale},
-            }
+            config["data"] = {"class_names": data[0].class_names, "normalise": data[0].normalise.as_dict()}
         (self.output / CONFIG).write_text(to_json(config) + "\n", encoding="utf-8")
         save_model(self.output / WEIGHTS, model)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self, runtime_checkable
 
@@ -40,6 +40,15 @@ class Normalise:
         if images.dtype == torch.float32:
             return (images - mean).mul_(scale)
         return images.to(torch.float32).sub_(mean).mul_(scale)  # in place: memory is what this costs
+
+    def as_dict(self) -> dict[str, list[float]]:
+        """For JSON: ``{"mean": [...], "scale": [...]}``."""
+        return {"mean": list(self.mean), "scale": list(self.scale)}
+
+    @staticmethod
+    def from_dict(recorded: Mapping[str, Sequence[float]]) -> Normalise:
+        """What :meth:`as_dict` wrote."""
+        return Normalise(mean=tuple(recorded["mean"]), scale=tuple(recorded["scale"]))
 
     @staticmethod
     def from_mean_std(mean: Sequence[float], std: Sequence[float]) -> Normalise:

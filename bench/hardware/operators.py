@@ -49,7 +49,9 @@ def operators() -> list[Operator]:
     made += [_dot(FORMATS[name]) for name in DOTS]
     made += [
         _plain("requantise: shift", "requantize_shift #(32, 5)", "32 acc", "32 offset", "5 shift", out=8),
-        *(_requantiser(bits) for bits in (16, 31)),
+        _plain("requantise: 16-bit multiplier", "requantize_mult #(32, 16, 6)", "32 acc", "16 mult",
+               "48 offset", "6 shift", out=8),
+        _plain("requantise: 31-bit multiplier", "requantize_high #(32, 31, 5)", "32 acc", "31 mult", "5 shift", out=8),
         *(_plain(f"add int{w}", f"add #({w})", f"{w} a", f"{w} b", out=w) for w in (8, 16, 32)),
         _plain("product fp16 x fp16", "mul_half", "16 a", "16 b", out=16),
         _plain("product fp16 x pot3d", "shift_half", "16 a", "1 negative", "2 index", out=16),
@@ -135,11 +137,6 @@ def _dot(f: ShiftFormat) -> Operator:
     else:
         call = f"dot_int #({LANES}, {ACTIVATION_BITS}, {f.bits}, {ACCUMULATOR_BITS}) u (clk, clear, a, w, acc);"
     return Operator(top=top, case=f"{LANES}-lane dot product int8 x {f.name}", text=_module(top, ports, call))
-
-
-def _requantiser(bits: int) -> Operator:
-    ports = ("32 acc", f"{bits} mult", f"{32 + bits} offset", "6 shift")
-    return _plain(f"requantise: {bits}-bit multiplier", f"requantize_mult #(32, {bits}, 6)", *ports, out=8)
 
 
 def _plain(case: str, module: str, *inputs: str, out: int) -> Operator:

@@ -122,7 +122,7 @@ module dot_int #(parameter N = 16, A = 8, W = 8, ACC = 24) (
     always @(posedge clk) acc <= clear ? {ACC{1'b0}} : acc + sum;
 endmodule
 
-// Rule 4 to 8 bits: clamp((acc * mult + offset) >> shift), M bits of an unsigned mult; M = 0: there is no mult.
+// Rule 4 to 8 bits: clamp((acc * mult + offset) >> shift), M bits of an unsigned mult, or none.
 module requantize_shift #(parameter X = 32, S = 5) (
     input signed [X-1:0] acc, input signed [X-1:0] offset, input [S-1:0] shift, output signed [7:0] y
 );
@@ -135,6 +135,18 @@ module requantize_mult #(parameter X = 32, M = 16, S = 6) (
 );
     wire signed [X+M:0] product = acc * $signed({1'b0, mult});
     wire signed [X+M:0] v = (product + offset) >>> shift;
+    assign y = v > 127 ? 8'sd127 : v < -128 ? -8'sd128 : v[7:0];
+endmodule
+
+// The usual one of int8 engines: mult is M bits of a fraction, the product's upper half is rounded, then shifted with
+// rounding. Its offset is an addition before it, and its shift is of X + 1 bits, not of all X + M of the product.
+module requantize_high #(parameter X = 32, M = 31, S = 5) (
+    input signed [X-1:0] acc, input [M-1:0] mult, input [S-1:0] shift, output signed [7:0] y
+);
+    wire signed [X+M:0] product = acc * $signed({1'b0, mult}) + $signed({2'b01, {(M - 1){1'b0}}});
+    wire signed [X:0] high = product >>> M;
+    wire signed [X:0] half = ($signed({{X{1'b0}}, 1'b1}) <<< shift) >>> 1;
+    wire signed [X:0] v = (high + half) >>> shift;
     assign y = v > 127 ? 8'sd127 : v < -128 ? -8'sd128 : v[7:0];
 endmodule
 

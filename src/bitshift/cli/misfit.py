@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from bitshift.core.listing import listed
 from bitshift.train.models import MODELS, build, published_state
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ def misfit(model: nn.Module, state: Mapping[str, Tensor], spec: NetworkSpec) -> 
     found = []
     if other:
         shapes = [f"{n} is {tuple(state[n].shape)}, {spec.model} needs {tuple(own[n].shape)}" for n in other]
-        found.append(_some(shapes))
+        found.append(listed(shapes, _SHOWN))
     if missing:
-        found.append(f"{spec.model} needs {_some(missing)}, which the file lacks")
+        found.append(f"{spec.model} needs {listed(missing, _SHOWN)}, which the file lacks")
     if extra:
-        found.append(f"the file has {_some(extra)}, which {spec.model} has no place for")
+        found.append(f"the file has {listed(extra, _SHOWN)}, which {spec.model} has no place for")
     return f"{'; '.join(found)}.\n{_advice(own, state, spec, missing + extra, other)}"
 
 
@@ -113,12 +114,6 @@ def models_of(state: Mapping[str, Tensor], spec: NetworkSpec) -> list[str]:
         ):
             found.append(name)
     return found
-
-
-def _some(things: Iterable[str]) -> str:
-    things = list(things)
-    more = len(things) - _SHOWN
-    return ", ".join(things[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 __all__ = ["misfit", "models_of"]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bitshift.cli.errors import CliError
+from bitshift.core.listing import listed
 from bitshift.train.checkpoint import CheckpointError, load_tensors
 
 WRAPPED = ("state_dict", "model_state_dict", "model", "net", "network", "model_state")
@@ -124,7 +125,7 @@ def _unreadable(path: Path, error: Exception) -> str:
         classes = []
     if not classes:
         return f"not a file of plain tensors ({str(error).partition(chr(10))[0]}); save a state dict ({_SAVE})"
-    shown = ", ".join(classes[:3]) + (f" and {len(classes) - 3} more" if len(classes) > 3 else "")
+    shown = listed(classes, 3)
     whole = any(name.startswith("torch.nn.modules") for name in classes)
     what, name, state = "tensors and other pickled objects", "content", "content['state_dict']"
     if whole:

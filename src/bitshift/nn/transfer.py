@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from bitshift.core.listing import listed
 from bitshift.nn.layers import (
     ShiftConvTranspose1d,
     ShiftConvTranspose2d,
@@ -79,7 +80,7 @@ def load_backbone(model: nn.Module, state: Mapping[str, Tensor], *, new: Sequenc
         if not any(is_new(name, [pattern]) for name in own):
             modules = [path for path, _ in model.named_modules() if path]
             near = difflib.get_close_matches(pattern.replace("*", "").rstrip("."), modules, n=3, cutoff=0.3)
-            hint = f"near misses: {', '.join(map(repr, near))}" if near else f"modules are: {_listed(modules, 20)}"
+            hint = f"near misses: {', '.join(map(repr, near))}" if near else f"modules are: {listed(modules, 20)}"
             raise TransferError(f"new part {pattern!r} matches no module with tensors; {hint}")
     wanted = [name for name in own if not is_new(name, new)]
     older = [name for name in wanted if name not in state and name.rpartition(".")[2] == PACE]
@@ -93,7 +94,7 @@ def load_backbone(model: nn.Module, state: Mapping[str, Tensor], *, new: Sequenc
         logger.warning(
             "the backbone was saved by an older version, without the pace of its folded layers (%s): they learn at the "
             "pace of the weights that this network was converted from; train the backbone again for its own",
-            _listed(_modules(older), 5),
+            listed(_modules(older), 5),
         )
     taken = [name for name in wanted if name in state]
     with torch.no_grad():
@@ -110,10 +111,10 @@ def _misfit(
 ) -> TransferError:
     found = []
     if missing:
-        found.append(f"the backbone has no {_listed(missing, 5)}")
+        found.append(f"the backbone has no {listed(missing, 5)}")
     if shapes:
         texts = [f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here" for name in shapes]
-        found.append(_listed(texts, 5))
+        found.append(listed(texts, 5))
     unfit = _modules([*missing, *shapes])
     here, there = (any(".method." in name for name in names) for names in (own, state))
     if here and not there:
@@ -123,12 +124,6 @@ def _misfit(
     else:
         step = f"name the parts that are new (new={unfit[:4]}), or build the backbone as it was trained"
     return TransferError("; ".join(found), step, unfit=unfit)
-
-
-def _listed(things: Sequence[str], most: int) -> str:
-    """At most ``most`` of them, and how many there are besides."""
-    more = len(things) - most
-    return ", ".join(things[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _modules(names: Iterable[str]) -> list[str]:

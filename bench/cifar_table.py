@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from cifar_cases import TABLES, Case
-from common import Row, arguments, main
+from common import Row, arguments, kept, main
 from torch import nn
 
 from bitshift import runtime
@@ -188,11 +188,8 @@ def rows(options: argparse.Namespace) -> list[Row]:
         if options.train is None or case.name in options.train:
             for seed in options.seeds or range(case.seeds):
                 train(case, options, seed)
-    kept: dict[str, list[Row]] = {}
-    if options.json and options.json.exists() and not options.quick:
-        for row in json.loads(options.json.read_text())["rows"]:
-            kept.setdefault(row["case"], []).append(Row(**row))
-    return [row for case in cases for row in figures(case, options) or kept.get(case.name, [])]
+    before = kept(options)
+    return [row for case in cases for row in figures(case, options) or [x for x in before if x.case == case.name]]
 
 
 def parser() -> argparse.ArgumentParser:

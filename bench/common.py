@@ -160,6 +160,13 @@ def write(path: Path, rows: Sequence[Row], more: Mapping[str, Any] | None = None
     part.replace(path)
 
 
+def kept(options: argparse.Namespace) -> list[Row]:
+    """The rows that ``options.json`` holds already, for a benchmark that adds to them; none yet, or --quick: none."""
+    if options.quick or not options.json or not options.json.exists():
+        return []
+    return [Row(**row) for row in json.loads(options.json.read_text())["rows"]]
+
+
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The parser that every benchmark starts from; add a benchmark's own options to it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Row, arguments, check_equal, main
+from common import Row, arguments, check_equal, kept, main
 from tiny.host_c import HostModel
 from tiny.sources import Source, augmented, ds_cnn, lenet5, resnet8
 from tiny.tflite_weights import measure_norms
@@ -224,13 +223,10 @@ def rows(options: argparse.Namespace) -> list[Row]:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     found = [row for name, source in sources(options) for row in figures(name, source, options)]
-    kept: list[Row] = []
-    if options.json and options.json.exists() and not options.quick:
-        measured = {row.case for row in found}
-        stored = (Row(**row) for row in json.loads(options.json.read_text())["rows"])
-        kept = [row for row in stored if row.case not in measured]
+    measured = {row.case for row in found}
+    before = [row for row in kept(options) if row.case not in measured]
     order = [f"{name}, {case}" for name in NETS for case in (FLOAT, INT8, *FORMATS)]
-    return sorted(kept + found, key=lambda row: order.index(row.case))
+    return sorted(before + found, key=lambda row: order.index(row.case))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -74,6 +74,16 @@ def test_main_writes_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [p.name for p in out.parent.iterdir()] == ["out.json"]
 
 
+def test_rows_of_earlier_runs_are_there_but_not_for_a_quick_one(tmp_path: Path) -> None:
+    out, rows = tmp_path / "out.json", [common.Row(case="a", metric="time", value=2.0, unit="ms")]
+    options = common.arguments("").parse_args(["--json", str(out)])
+    assert common.kept(options) == []
+    common.write(out, rows)
+    assert common.kept(options) == rows
+    assert common.kept(common.arguments("").parse_args(["--json", str(out), "--quick"])) == []
+    assert common.kept(common.arguments("").parse_args([])) == []
+
+
 def test_a_benchmark_without_rows_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x.py"])
     with pytest.raises(SystemExit, match="measured nothing"):

@@ -145,9 +145,11 @@ def _misfit_hook(path: str) -> Any:
 
     def look(layer: ShiftLayer, _args: tuple[Any, ...], output: Tensor) -> None:
         nonlocal said
+        if said:
+            return
         form = layer.integer_form()
         lost = int(form.misfit.sum())
-        if not lost or said:
+        if not lost:
             return
         shape = [-1] if isinstance(layer, ShiftLinear) else [-1, *[1] * (output.dim() - 2)]
         value = output.detach().double()

@@ -130,16 +130,3 @@ def small_network(seed: int = 0, *, format: str = "pot3d") -> Graph:
     )  # fmt: skip
     flat = draft.node("reshape", [mean], (12,), INT8, {"shape": [12]})
     return draft.graph(draft.linear(flat, 5, format=format, type=FixedPoint(32, 8), source="head"))
-
-
-def random_inputs(graph: Graph, count: int, *, seed: int = 0) -> dict[str, np.ndarray]:
-    """``count`` samples by input over the whole range of its type, one of them at the ends only."""
-    rng = np.random.default_rng(seed)
-    found = {}
-    for name in graph.inputs:
-        value = graph.values[name]
-        assert isinstance(value.type, FixedPoint)
-        array = rng.integers(value.type.lo, value.type.hi, (count, *value.shape), endpoint=True)
-        array[0] = rng.choice(np.array([value.type.lo, value.type.hi]), value.shape)
-        found[name] = array.astype(value.type.dtype)
-    return found

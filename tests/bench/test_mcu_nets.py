@@ -5,11 +5,13 @@ from __future__ import annotations
 import mcu_nets
 import numpy as np
 import torch
-from emulated.graphs import random_inputs, small_network
+from emulated.graphs import small_network
 from tiny.host_c import HostModel
 from tiny.sources import Speech
 
 from bitshift import runtime
+from bitshift.backends.c99 import golden
+from bitshift.backends.c99.program import build
 from bitshift.core import modelfile
 from bitshift.train.data import ArrayData
 from c99_host import needs_cc
@@ -53,7 +55,7 @@ def test_a_word_moves_in_time_and_mixes_with_another():
 def test_a_file_as_c_on_this_machine_gives_the_integers_of_the_reference(tmp_path):
     file, graph = tmp_path / "net.safetensors", small_network()
     modelfile.save(graph, file)
-    (x,) = random_inputs(graph, 20).values()
+    (x,) = golden.inputs(build(graph), 20).values()
     expected = runtime.load(file, backend="reference").run_int(x)
     with HostModel(file) as host:
         np.testing.assert_array_equal(host.run_int(x), expected)

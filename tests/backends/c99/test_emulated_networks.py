@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from emulated import counting, multiplications
-from emulated.graphs import LAYERS, UINT8, Draft, random_inputs, small_network
+from emulated.graphs import LAYERS, UINT8, Draft, small_network
 from emulated.network import Network, build_network
 
 from bitshift.backends.c99 import golden
@@ -27,7 +27,7 @@ def generated(graph: Graph, name: str, folder, **options) -> Network:
 
 def check(graph: Graph, network: Network, samples: int, *, timeout: float = 300) -> None:
     """Equal outputs on ``samples`` inputs, no multiplication in the code, in its calls, or executed."""
-    inputs = random_inputs(graph, samples)
+    inputs = golden.inputs(network.program, samples)
     expected = execute(graph, inputs)
     outputs, run = network.evaluate(inputs, count=True, timeout=timeout)
     for name in graph.outputs:  # the names stand for integers here: no border is float

@@ -107,7 +107,7 @@ emulators:  ## cross compilers and emulators for the microcontroller tests, wher
 	@if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
 	  echo "emulators: not installed, this needs apt-get and root: apt-get install $(EMULATED)"; \
 	elif dpkg-query -W -f='$${db:Status-Abbrev}\n' $(EMULATED) 2>/dev/null | grep -c '^ii' | grep -qx "$(words $(EMULATED))"; then :; \
-	else echo "emulators: installing $(EMULATED)"; \
+	else mkdir -p build; echo "emulators: installing $(EMULATED)"; \
 	  { $(APT) update && DEBIAN_FRONTEND=noninteractive $(APT) install --no-install-recommends $(EMULATED); } \
 	    >build/emulators.log 2>&1 || echo "emulators: apt-get failed (build/emulators.log), their tests will be skipped"; fi
 

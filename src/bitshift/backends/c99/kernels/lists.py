@@ -6,13 +6,13 @@ decoded. It needs no working memory, so it also serves processors with little of
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 
 from bitshift.backends.c99 import cost
 from bitshift.backends.c99.kernels import walk
-from bitshift.backends.c99.kernels.key import Key
+from bitshift.backends.c99.kernels.planned import Planned
 from bitshift.backends.c99.layer import Code, Estimate, Layer
 from bitshift.backends.c99.proof import planes
 from bitshift.backends.c99.rule4 import Rule4
@@ -20,25 +20,41 @@ from bitshift.backends.c99.targets import Target
 from bitshift.backends.c99.text import indent, loop, narrowest, read, table
 
 
-class Lists:
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many inputs each output adds and subtracts (O, planes, 2), the highest plane first; and which, in order."""
+
+    counts: np.ndarray
+    places: np.ndarray
+
+
+class Lists(Planned[Plan]):
     """The kernel, for linear layers."""
 
     name = "lists"
 
-    def refuses(self, layer: Layer, target: Target) -> str | None:  # noqa: ARG002 - Kernel's interface
-        """Layers that are not linear."""
+    def make(self, layer: Layer, target: Target) -> Plan | str:  # noqa: ARG002 - one plan for all
+        """The lists; refuses layers that are not linear."""
         if layer.kind != "linear":
             return "not a linear layer"
-        return None if layer.levels.any() else "every weight is zero"
+        if not layer.levels.any():
+            return "every weight is zero"
+        digits = planes(layer.levels)[::-1]
+        lists = [
+            np.flatnonzero(plane == sign) for row in digits.transpose(1, 0, 2) for plane in row for sign in (1, -1)
+        ]  # fmt: skip
+        counts = np.array([len(found) for found in lists]).reshape(len(layer.levels), len(digits), 2)
+        return Plan(counts=counts, places=np.concatenate(lists))
 
     def estimate(self, layer: Layer, target: Target) -> Estimate:
         """Cost on ``target``."""
-        counts, places = _lists(Key(layer))
-        return cost.lists(layer, counts, places, target)
+        plan = self.plan(layer, target)
+        return cost.lists(layer, plan.counts, plan.places, target)
 
-    def emit(self, layer: Layer, target: Target) -> Code:  # noqa: ARG002 - one text for all
+    def emit(self, layer: Layer, target: Target) -> Code:
         """The C text."""
-        counts, places = _lists(Key(layer))
+        plan = self.plan(layer, target)
+        counts, places = plan.counts, plan.places
         rule = Rule4.of(layer)
         name, (outputs, inputs) = layer.name, layer.codes.shape
         rows = int(np.prod(layer.x.shape[:-1], dtype=np.int64))
@@ -88,17 +104,6 @@ class Lists:
             table_bytes=rule.table_bytes + counts.size * count_bytes + places.size * place_bytes,
             in_place=frozenset({1}),
         )
-
-
-@lru_cache(maxsize=64)
-def _lists(key: Key) -> tuple[np.ndarray, np.ndarray]:
-    """How many inputs each output adds and subtracts (O, planes, 2), the highest plane first; and which, in order."""
-    digits = planes(key.layer.levels)[::-1]
-    lists = [
-        np.flatnonzero(plane == sign) for row in digits.transpose(1, 0, 2) for plane in row for sign in (1, -1)
-    ]  # fmt: skip
-    counts = np.array([len(found) for found in lists]).reshape(len(key.layer.levels), len(digits), 2)
-    return counts, np.concatenate(lists)
 
 
 __all__ = ["Lists"]

@@ -8,7 +8,6 @@ provably hold its sums; with more than one block, 32-bit sums of the tile wait i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from bitshift.backends.c99 import cost
 from bitshift.backends.c99.kernels import walk
 from bitshift.backends.c99.kernels.geometry import Geometry, geometry, rows_of
 from bitshift.backends.c99.kernels.image import Image, lanes_across
-from bitshift.backends.c99.kernels.key import Key
+from bitshift.backends.c99.kernels.planned import Planned
 from bitshift.backends.c99.layer import Code, Estimate, Layer
 from bitshift.backends.c99.proof import centre, cut, starts_at
 from bitshift.backends.c99.rule4 import Rule4, simplified
@@ -76,24 +75,16 @@ class Plan:
         return blocks
 
 
-class Packed:
+class Packed(Planned[Plan]):
     """The kernel with ``pairs`` cells a look-up: more are faster and need more memory."""
 
     def __init__(self, pairs: int) -> None:
         self.pairs = pairs
         self.name = "packed" if pairs == 4 else f"packed-{pairs}"
 
-    def refuses(self, layer: Layer, target: Target) -> str | None:
-        """Wide formats, three spatial axes, depthwise layers; tiles larger than the output."""
-        found = _plan(Key(layer), target, self.pairs)
-        return found if isinstance(found, str) else None
-
-    def plan(self, layer: Layer, target: Target) -> Plan:
-        """The plan; ValueError where the kernel refuses."""
-        found = _plan(Key(layer), target, self.pairs)
-        if isinstance(found, str):
-            raise ValueError(f"{layer.title}: {found}")
-        return found
+    def make(self, layer: Layer, target: Target) -> Plan | str:
+        """The plan; refuses wide formats, three spatial axes, depthwise layers, and tiles larger than the output."""
+        return _plan(layer, target, self.pairs)
 
     def estimate(self, layer: Layer, target: Target) -> Estimate:
         """Cost on ``target``."""
@@ -108,9 +99,7 @@ TABLE = {4: 4096, 2: 2560, 1: 1280}
 """Most bytes of a table by pairs on cores with 32-bit registers; a quarter of it on others."""
 
 
-@lru_cache(maxsize=512)
-def _plan(key: Key, target: Target, pairs: int) -> Plan | str:
-    layer = key.layer
+def _plan(layer: Layer, target: Target, pairs: int) -> Plan | str:
     geo = geometry(layer)
     if geo is None:
         return "three spatial axes"

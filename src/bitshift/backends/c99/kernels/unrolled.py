@@ -8,7 +8,6 @@ share lanes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from bitshift.backends.c99 import cost
 from bitshift.backends.c99.kernels import walk
 from bitshift.backends.c99.kernels.geometry import Geometry, geometry, rows_of
 from bitshift.backends.c99.kernels.image import Image, lanes_across
-from bitshift.backends.c99.kernels.key import Key
+from bitshift.backends.c99.kernels.planned import Planned
 from bitshift.backends.c99.layer import Code, Estimate, Layer
 from bitshift.backends.c99.proof import centre, fits, planes, sum_range, weights
 from bitshift.backends.c99.rule4 import WIDE_NEEDS, Amount, rounded, simplified
@@ -59,22 +58,14 @@ class Plan:
         return 0 if self.image.direct else self.image.bytes
 
 
-class Unrolled:
+class Unrolled(Planned[Plan]):
     """The kernel: the fastest, for several bytes of flash a weight."""
 
     name = "unrolled"
 
-    def refuses(self, layer: Layer, target: Target) -> str | None:
-        """Three spatial axes, levels beyond the lanes, and more code than is sensible."""
-        found = _plan(Key(layer), target)
-        return found if isinstance(found, str) else None
-
-    def plan(self, layer: Layer, target: Target) -> Plan:
-        """The plan; ValueError where the kernel refuses."""
-        found = _plan(Key(layer), target)
-        if isinstance(found, str):
-            raise ValueError(f"{layer.title}: {found}")
-        return found
+    def make(self, layer: Layer, target: Target) -> Plan | str:
+        """The plan; refuses three spatial axes, levels beyond the lanes, and more code than is sensible."""
+        return _plan(layer, target)
 
     def estimate(self, layer: Layer, target: Target) -> Estimate:
         """Cost on ``target``."""
@@ -85,9 +76,7 @@ class Unrolled:
         return _Emitter(layer, self.plan(layer, target), target).code()
 
 
-@lru_cache(maxsize=256)
-def _plan(key: Key, target: Target) -> Plan | str:
-    layer = key.layer
+def _plan(layer: Layer, target: Target) -> Plan | str:
     geo = geometry(layer)
     if geo is None:
         return "three spatial axes"

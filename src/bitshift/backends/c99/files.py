@@ -186,10 +186,8 @@ def _calls(program: Program, label: Label, plan: Plan, codes: Mapping[str, Code]
     used = {memory for step in program.steps for memory in (*step.inputs, step.output)}
     lines += [f"(void){a.variable};" for a in inputs if a.border.memory not in used]
     for step in program.steps:
-        port = step.layer.y if step.layer is not None else step.site.y if step.site is not None else None
-        assert port is not None
         names = [place(m, p.ctype, constant=True) for m, p in zip(step.inputs, step.ports, strict=True)]
-        names.append(place(step.output, port.ctype, constant=False))
+        names.append(place(step.output, step.y.ctype, constant=False))
         if codes[step.name].scratch:
             names.append(f"arena + {plan.offsets[f'{step.name}.scratch'] // 4}")
         lines += [f"{step.name}({', '.join(names)});", "BS_STEP_END();"]

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cache
 
+import numpy as np
+
 from bitshift.backends.c99 import symbols
+from bitshift.backends.c99.codes import streamed
+from bitshift.backends.c99.proof import planes
+from bitshift.backends.c99.text import indent
 from bitshift.core.formats import FORMATS, ShiftFormat
 
 PRELUDE = """\
@@ -102,32 +107,13 @@ static int32_t bs_wide_sar(bs_wide w, uint8_t n)
 
 
 def _unpack(bits: int) -> str:
-    if bits == 8:
-        turn = "        *codes++ = (uint8_t)BS_READ8(packed);\n        packed++;\n"
-        body = f"    for (; count != 0; count--) {{\n{turn}    }}\n"
-        return _unpack_text(bits, body)
-    body = f"""\
-    uint16_t held = 0;
-    uint8_t have = 0;
-    for (; count != 0; count--) {{
-        if (have < {bits}) {{
-            held = (uint16_t)(held | (uint16_t)((uint16_t)BS_READ8(packed) << have));
-            packed++;
-            have = (uint8_t)(have + 8);
-        }}
-        *codes++ = (uint8_t)(held & {(1 << bits) - 1});
-        held = (uint16_t)(held >> {bits});
-        have = (uint8_t)(have - {bits});
-    }}
-"""
-    return _unpack_text(bits, body)
-
-
-def _unpack_text(bits: int, body: str) -> str:
+    state, take = streamed(bits, "packed")
+    turn = [*take, "*codes++ = (uint8_t)code;"]
+    body = "\n".join(indent([*state, "for (; count != 0; count--) {", *indent(turn), "}", "return packed;"]))
     return (
         f"/* A row of {bits}-bit codes, a byte each; returns where the next row begins. */\n"
         f"static const uint8_t *bs_unpack{bits}(const uint8_t *packed, uint8_t *codes, size_t count)\n"
-        f"{{\n{body}    return packed;\n}}\n"
+        f"{{\n{body}\n}}\n"
     )
 
 
@@ -139,34 +125,17 @@ def buckets(form: ShiftFormat) -> int:
 def bucket_levels(form: ShiftFormat) -> list[int]:
     """The level of each bucket: ``level(code)`` is that of one bucket, or of the code's low and high part together."""
     if form.multiplication_free or form.bits <= 4:
-        return [0 if code in form.reserved else level for code, level in enumerate(form.levels)]
+        return list(form.levels)
     high = 1 << (form.bits - 4)
     return [*range(16), *(16 * (h if h < high // 2 else h - high) for h in range(high))]
 
 
-def digits(level: int) -> dict[int, int]:
-    """Signed binary digits without neighbours: power -> +1 or -1."""
-    found, power = {}, 0
-    while level:
-        if level & 1:
-            digit = 2 - (level & 3)
-            found[power] = digit
-            level -= digit
-        level >>= 1
-        power += 1
-    return found
-
-
 def _sum(form: ShiftFormat) -> str:
-    planes: dict[int, list[str]] = {}
-    for bucket, level in enumerate(bucket_levels(form)):
-        for power, digit in digits(level).items():
-            planes.setdefault(power, []).append(f"{'-' if digit < 0 else '+'} b[{bucket}]")
     lines: list[str] = []
-    for power in range(max(planes), -1, -1):
+    for digits in planes(np.array(bucket_levels(form)))[::-1]:
         if lines:
             lines.append("    acc <<= 1;")
-        terms = planes.get(power, [])
+        terms = [f"{'-' if digit < 0 else '+'} b[{bucket}]" for bucket, digit in enumerate(digits) if digit]
         lines += [f"    acc = acc {' '.join(terms[i : i + 8])};" for i in range(0, len(terms), 8)]
     body = "\n".join(["    uint32_t acc = 0;", *lines, "    return acc;"])
     return (
@@ -202,4 +171,4 @@ def text_of(needs: Collection[str]) -> str:
     return "\n".join(text for name, (text, _) in known.items() if name in wanted)
 
 
-__all__ = ["PRELUDE", "bucket_levels", "buckets", "digits", "text_of"]
+__all__ = ["PRELUDE", "bucket_levels", "buckets", "text_of"]

@@ -91,8 +91,7 @@ def _may_share(program: Program, step: Step, at: int, dies: bool, taken: set[str
     memory = step.inputs[at]
     once = step.inputs.count(memory) == 1 or step.layer is None
     size = step.ports[at].type.dtype.itemsize
-    port = step.layer.y if step.layer is not None else step.site.y if step.site is not None else None
-    same = port is not None and port.type.dtype.itemsize == size and port.shape == step.ports[at].shape
+    same = step.y.type.dtype.itemsize == size and step.y.shape == step.ports[at].shape
     return dies and once and same and memory not in program.external and memory not in taken
 
 

@@ -10,17 +10,15 @@ import numpy as np
 
 from bitshift.backends.c99.layer import Layer, Port
 from bitshift.backends.c99.ops import EMITTERS, Site
+from bitshift.backends.c99.ops.base import rule4
 from bitshift.backends.c99.ops.elementwise import check_powers
-from bitshift.backends.c99.rule4 import simplified
-from bitshift.core.arith import limits
 from bitshift.core.bounds import check_bounds, input_ranges
 from bitshift.core.check import check
 from bitshift.core.fixed import FixedPoint
 from bitshift.core.formats import get_format
 from bitshift.core.graph import Graph, GraphError, Node
 from bitshift.core.ops.base import Bound
-from bitshift.core.ops.rules import clamp_of
-from bitshift.core.ops.weighted import accumulator_range, levels_of, vector
+from bitshift.core.ops.weighted import accumulator_range, levels_of
 
 LAYERS = ("conv", "linear")
 NORMED = (*LAYERS, "conv_transpose", "embedding", "rescale")
@@ -38,6 +36,14 @@ class Step:
     ports: tuple[Port, ...]
     layer: Layer | None = None
     site: Site | None = None
+
+    @property
+    def y(self) -> Port:
+        """What the step writes."""
+        if self.layer is not None:
+            return self.layer.y
+        assert self.site is not None
+        return self.site.y
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,16 +249,10 @@ def identifier(text: str) -> str:
 def _layer(site: Site) -> Layer:
     node, graph = site.node, site.graph
     codes, levels = graph.const(node, "codes"), levels_of(node, graph)
-    count = len(codes)
-    mult, offset, shift, res_shift = (
-        vector(node, graph, role, count).astype(np.int64) for role in ("mult", "offset", "shift", "res_shift")
-    )
+    below, above = accumulator_range(levels, site.xs[0].lo, site.xs[0].hi)
     residual = site.xs[1] if len(site.xs) == 2 else None
-    mult, offset, shift, found = simplified(mult, offset, shift, None if residual is None else res_shift)
-    res_shift = np.zeros_like(shift) if found is None else found
-    attrs = node.attrs
-    lo, hi = limits(site.y.type, clamp_of(node))
-    spatial = node.op == "conv"
+    rule = rule4(site, len(codes), np.maximum(-below, above), residual)
+    attrs, spatial = node.attrs, node.op == "conv"
     return Layer(
         name=site.name, title=site.title, kind=node.op, format=get_format(attrs["format"]), codes=codes, levels=levels,
         x=site.xs[0], y=site.y, residual=residual,
@@ -260,18 +260,9 @@ def _layer(site: Site) -> Layer:
         padding=attrs["padding"] if spatial else (),
         dilation=attrs["dilation"] if spatial else (),
         groups=attrs["groups"] if spatial else 1,
-        mult=mult, offset=offset, shift=shift, res_shift=res_shift, lo=lo, hi=hi,
-        wide=_needs_wide(site, levels, mult, offset, res_shift),
+        mult=rule.mult, offset=rule.offset, shift=rule.shift, res_shift=rule.res_shift, lo=rule.lo, hi=rule.hi,
+        wide=rule.wide,
     )  # fmt: skip
-
-
-def _needs_wide(site: Site, levels: np.ndarray, mult: np.ndarray, offset: np.ndarray, res_shift: np.ndarray) -> bool:
-    """Whether any partial sum of rule 4 may leave int32 (Python integers: a bound may exceed int64)."""
-    below, above = accumulator_range(levels, site.xs[0].lo, site.xs[0].hi)
-    total = np.maximum(-below, above) * mult.astype(object) + abs(offset.astype(object))
-    if len(site.xs) == 2:
-        total = total + max(-site.xs[1].lo, site.xs[1].hi) * (1 << res_shift.astype(object))
-    return int(total.max()) >= 1 << 31
 
 
 __all__ = ["Border", "Program", "Step", "build", "identifier", "title"]

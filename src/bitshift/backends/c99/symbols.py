@@ -99,7 +99,7 @@ def parse(name: str) -> str | None:
 @lru_cache
 def _products(form: ShiftFormat, of: str, word: int) -> tuple[Lines, list[str]]:
     """Definitions, and the expression of ``level * of`` for every code."""
-    levels = np.abs(np.array([0 if c in form.reserved else v for c, v in enumerate(form.levels)], dtype=np.int64))
+    levels = np.abs(np.array(form.levels, dtype=np.int64))
     digits, lines = planes(levels), []
     names, made = {0: "0"}, {}
     for power in range(len(digits)):
@@ -117,11 +117,7 @@ def _products(form: ShiftFormat, of: str, word: int) -> tuple[Lines, list[str]]:
             f"const uint{word}_t {name} = (uint{word}_t)({' + '.join(ups)}{''.join(f' - {d}' for d in downs)});"
         )
         names[level] = name
-    values = []
-    for code, level in enumerate(form.levels):
-        level = 0 if code in form.reserved else level
-        values.append(names[level] if level >= 0 else f"(uint{word}_t)(0 - {names[-level]})")
-    return lines, values
+    return lines, [names[level] if level >= 0 else f"(uint{word}_t)(0 - {names[-level]})" for level in form.levels]
 
 
 def _fill(symbols: Symbols) -> Lines:

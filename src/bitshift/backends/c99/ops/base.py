@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from bitshift.backends.c99.layer import Code, Port
+from bitshift.backends.c99.rule4 import Rule4, simplified
 from bitshift.backends.c99.text import Lines, counter, indent
 from bitshift.core.arith import limits
 from bitshift.core.graph import Graph, GraphError, Node
 from bitshift.core.ops.base import Bound
 from bitshift.core.ops.rules import clamp_of
+from bitshift.core.ops.weighted import vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,21 @@ class Site:
         return GraphError(f"{self.title}: {found}; {advice}")
 
 
+def rule4(site: Site, count: int, reach: int | np.ndarray, residual: Port | None = None) -> Rule4:
+    """Rule 4 of a node of ``count`` channels whose accumulators reach ``reach``, with the smallest left shifts."""
+    mult, offset, shift, res_shift = (
+        vector(site.node, site.graph, role, count).astype(np.int64) for role in ("mult", "offset", "shift", "res_shift")
+    )
+    mult, offset, shift, found = simplified(mult, offset, shift, None if residual is None else res_shift)
+    res_shift = np.zeros_like(shift) if found is None else found
+    # Python integers: a bound may exceed int64.
+    total = reach * mult.astype(object) + abs(offset.astype(object))
+    if residual is not None:
+        total = total + max(-residual.lo, residual.hi) * (1 << res_shift.astype(object))
+    wide = int(total.max()) >= 1 << 31
+    return Rule4(site.name, mult, offset, shift, res_shift, *site.limits, wide, residual)
+
+
 Emitter = Callable[[Site], Code]
 
 
@@ -54,9 +73,8 @@ def function(site: Site, body: Sequence[str], *, tables: Sequence[str] = (), scr
     return "\n".join(lines) + "\n"
 
 
-def each(site: Site, size: int, body: Lines) -> Lines:
+def each(size: int, body: Lines) -> Lines:
     """``body`` for the places ``n`` of ``size`` elements."""
-    del site
     return [f"for ({counter(size)} n = 0; n < {size}; n++) {{", *indent(body), "}"]
 
 

@@ -7,13 +7,11 @@ import math
 import numpy as np
 
 from bitshift.backends.c99.codes import streamed
-from bitshift.backends.c99.helpers import digits
 from bitshift.backends.c99.layer import Code
-from bitshift.backends.c99.ops.base import Site, function, store
-from bitshift.backends.c99.rule4 import Rule4, simplified
+from bitshift.backends.c99.ops.base import Site, function, rule4, store
+from bitshift.backends.c99.proof import planes
 from bitshift.backends.c99.text import Lines, advance, indent, loop, pitches, table
 from bitshift.core.formats import ShiftFormat, get_format
-from bitshift.core.ops.weighted import vector
 from bitshift.core.packing import pack
 
 _NONE, _MINUS = 0xFF, 0x80
@@ -23,7 +21,7 @@ def conv_transpose(site: Site) -> Code:
     """The sums of one output channel lie in the scratch memory, 32 bits each."""
     attrs = site.node.attrs
     form, codes = get_format(attrs["format"]), site.graph.const(site.node, "codes")
-    rule = _rule(site, len(codes))
+    rule = rule4(site, len(codes), site.bound.acc, site.xs[1] if len(site.xs) == 2 else None)
     packed, (per_code, entries) = pack(codes, form.bits), _digit_table(form)
     plane = math.prod(site.xs[0].shape[1:])
     outputs = math.prod(site.y.shape[1:])
@@ -77,26 +75,10 @@ def conv_transpose(site: Site) -> Code:
     )  # fmt: skip
 
 
-def _rule(site: Site, count: int) -> Rule4:
-    mult, offset, shift, res_shift = (
-        vector(site.node, site.graph, role, count).astype(np.int64) for role in ("mult", "offset", "shift", "res_shift")
-    )
-    residual = site.xs[1] if len(site.xs) == 2 else None
-    mult, offset, shift, found = simplified(mult, offset, shift, None if residual is None else res_shift)
-    res_shift = np.zeros_like(shift) if found is None else found
-    total = site.bound.acc * mult.astype(object) + abs(offset.astype(object))
-    if residual is not None:
-        total = total + max(-residual.lo, residual.hi) * (1 << res_shift.astype(object))
-    wide = int(total.max()) >= 1 << 31
-    return Rule4(site.name, mult, offset, shift, res_shift, *site.limits, wide, residual)
-
-
 def _digit_table(form: ShiftFormat) -> tuple[int, np.ndarray]:
     """Entries a code (a power of two), and for each code its signed powers of two: shift, minus, or none."""
-    found = [
-        [] if code in form.reserved else [power + (_MINUS if sign < 0 else 0) for power, sign in digits(level).items()]
-        for code, level in enumerate(form.levels)
-    ]
+    digits = planes(np.array(form.levels))
+    found = [[power + (_MINUS if code[power] < 0 else 0) for power in np.flatnonzero(code)] for code in digits.T]
     per_code = 1 << (max(map(len, found)) - 1).bit_length()
     return per_code, np.array([entry + [_NONE] * (per_code - len(entry)) for entry in found])
 

@@ -7,12 +7,11 @@ import math
 import numpy as np
 
 from bitshift.backends.c99.layer import Code
-from bitshift.backends.c99.ops.base import Site, each, function, store
-from bitshift.backends.c99.rule4 import WIDE_NEEDS, Rule4, clamped, rounded, simplified
+from bitshift.backends.c99.ops.base import Site, each, function, rule4, store
+from bitshift.backends.c99.rule4 import WIDE_NEEDS, clamped, rounded
 from bitshift.backends.c99.text import indent, loop, narrowest, read, table
 from bitshift.core.arith import alignment, half
 from bitshift.core.fixed import is_power_of_two
-from bitshift.core.ops.weighted import vector
 
 
 def aligned(site: Site) -> Code:
@@ -22,7 +21,7 @@ def aligned(site: Site) -> Code:
     terms = list(zip(names, ups, strict=True))
     body = [*rounded(terms, half(down), down, *site.limits, wide=site.wide), store(site)]
     return Code(
-        text=function(site, each(site, math.prod(site.y.shape), body)),
+        text=function(site, each(site.y.size, body)),
         needs=WIDE_NEEDS if site.wide else frozenset(),
         in_place=frozenset(range(len(site.xs))),
     )
@@ -35,20 +34,14 @@ def clamp(site: Site) -> Code:
     # A limit that the input's range keeps by itself needs no comparison.
     ends = ends[0] if ends[0] > site.xs[0].lo else -(1 << 31), ends[1] if ends[1] < site.xs[0].hi else 1 << 31
     body = ["int32_t v = x[n];", *clamped(*ends), store(site)]
-    return Code(text=function(site, each(site, math.prod(site.y.shape), body)), in_place=frozenset({0}))
+    return Code(text=function(site, each(site.y.size, body)), in_place=frozenset({0}))
 
 
 def rescale(site: Site) -> Code:
     """``(x * mult + offset) >> shift`` by channel of axis 0; ``mult`` is a power of two, as checked before."""
     shape = site.xs[0].shape
     channels = shape[0] if shape else 1
-    mult, offset, shift = (
-        vector(site.node, site.graph, role, channels).astype(np.int64) for role in ("mult", "offset", "shift")
-    )
-    mult, offset, shift, _ = simplified(mult, offset, shift, None)
-    reach = max(abs(site.xs[0].lo), abs(site.xs[0].hi))
-    wide = int((reach * mult.astype(object) + abs(offset.astype(object))).max()) >= 1 << 31
-    rule = Rule4(site.name, mult, offset, shift, np.zeros_like(shift), *site.limits, wide)
+    rule = rule4(site, channels, max(abs(site.xs[0].lo), abs(site.xs[0].hi)))
     inner = math.prod(shape) // channels
     per_channel = [
         "BS_OPAQUE(at);",
@@ -73,7 +66,7 @@ def lookup(site: Site) -> Code:
     name, lo = f"{site.name}_table", site.xs[0].type.lo
     index = f"(uint8_t)(x[n] + {-lo})" if lo else "x[n]"
     entry = [f"size_t i = {index};", "BS_OPAQUE(i);", f"y[n] = ({site.y.ctype}){read(ctype, f'{name} + i')};"]
-    body = each(site, math.prod(site.y.shape), entry)
+    body = each(site.y.size, entry)
     return Code(
         text=function(site, body, tables=table(name, values, ctype)), table_bytes=size * values.size,
         in_place=frozenset({0}),

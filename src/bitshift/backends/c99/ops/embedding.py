@@ -6,11 +6,9 @@ import numpy as np
 
 from bitshift.backends.c99.codes import streamed
 from bitshift.backends.c99.layer import Code
-from bitshift.backends.c99.ops.base import Site, function, store
-from bitshift.backends.c99.rule4 import Rule4, simplified
+from bitshift.backends.c99.ops.base import Site, function, rule4, store
 from bitshift.backends.c99.text import indent, narrowest, read, table
 from bitshift.core.formats import get_format
-from bitshift.core.ops.weighted import vector
 from bitshift.core.packing import pack, row_bytes
 
 
@@ -18,14 +16,9 @@ def embedding(site: Site) -> Code:
     """Rule 4 of each level of the row; the row's place is a sum of shifts of its number."""
     form, codes = get_format(site.node.attrs["format"]), site.graph.const(site.node, "codes")
     rows, width = codes.shape
-    mult, offset, shift = (
-        vector(site.node, site.graph, role, rows).astype(np.int64) for role in ("mult", "offset", "shift")
-    )
-    mult, offset, shift, _ = simplified(mult, offset, shift, None)
-    wide = int((form.max_level * mult.astype(object) + abs(offset.astype(object))).max()) >= 1 << 31
-    rule = Rule4(site.name, mult, offset, shift, np.zeros_like(shift), *site.limits, wide)
+    rule = rule4(site, rows, form.max_level)
     packed, pitch = pack(codes, form.bits), row_bytes(width, form.bits)
-    levels = np.array([0 if c in form.reserved else level for c, level in enumerate(form.levels)])
+    levels = np.array(form.levels)
     ctype, size = narrowest(levels)
     terms = [f"id << {bit}" if bit else "id" for bit in range(pitch.bit_length()) if pitch >> bit & 1]
     place = [f"size_t row = {terms[0]};"]

@@ -42,7 +42,7 @@ def crop(site: Site) -> Code:
 def pad(site: Site) -> Code:
     """The constant everywhere, then the value in its middle."""
     attrs, steps = site.node.attrs, pitches(site.y.shape)
-    fill = each(site, site.y.size, [f"y[n] = {literal(attrs['value'])};"])
+    fill = each(site.y.size, [f"y[n] = {literal(attrs['value'])};"])
     first = sum(pitch * before for pitch, (before, _) in zip(steps, attrs["padding"], strict=True))
     dims = list(zip(site.xs[0].shape, pitches(site.xs[0].shape), steps, strict=True))
     return Code(text=function(site, [*fill, *walk(dims, _plain, y=first)]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,13 +96,9 @@ def packed(layer: Layer, plan: packeds.Plan, target: Target) -> Estimate:
     block = geo.outputs * (rate.call + (plan.sums * (rate.load + rate.store + 6) if blocks > 1 else 0))
     finish = geo.outputs * plan.sums * (rate.finish + rate.load)
     cycles = filled(plan.image, target) + tiles * (fill + adds + blocks * block + finish + 20 * pairs)
-    boxes = sum(
-        -(-(end - start) // (symbols.codes * symbols.a_box))
-        for start, end in zip((0, *plan.ends), plan.ends, strict=False)
-    )
+    boxes = sum(-(-(end - start) // (symbols.codes * symbols.a_box)) for start, end in pairwise((0, *plan.ends)))
     tables = geo.groups * geo.outputs * boxes * symbols.box // 8 + _vectors(layer)
-    shape = f"{symbols.pairs * plan.image.lanes} pixels a decode, {blocks} block{'s' * (blocks > 1)} of weights"
-    return Estimate(cycles=int(cycles), flash=tables + rate.code + 300, scratch=plan.scratch, notes=(shape,))
+    return Estimate(cycles=int(cycles), flash=tables + rate.code + 300, scratch=plan.scratch)
 
 
 def unrolled(plan: unrolleds.Plan, target: Target) -> Estimate:
@@ -122,8 +119,7 @@ def unrolled(plan: unrolleds.Plan, target: Target) -> Estimate:
     per_cell += outputs * (image.lanes * rate.finish + rate.spill) + rate.call / 2
     cycles = filled(image, target) + cells * per_cell
     flash = loads * rate.fetch + terms * rate.term * width + joins * 2 + outputs * (image.lanes * rate.output + 10)
-    joint = f"{plan.joint} output{'s' * (plan.joint > 1)} a load"
-    return Estimate(cycles=int(cycles), flash=int(flash) + 300, scratch=plan.scratch, notes=(joint,))
+    return Estimate(cycles=int(cycles), flash=int(flash) + 300, scratch=plan.scratch)
 
 
 def depthwise(layer: Layer, plan: depthwises.Plan, target: Target) -> Estimate:

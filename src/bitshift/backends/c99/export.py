@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,13 +55,17 @@ def render(
     samples: int = 3,
 ) -> dict[str, str]:
     """The files of ``unit`` by name: ``NAME.h``, ``NAME.c``, ``NAME_selftest.c``, ``README.md``."""
-    label, program = _label(unit, name, origin, hash), unit.program
+    return _texts(unit, _label(unit, name, origin, hash), rows(unit), samples)
+
+
+def _texts(unit: Unit, label: files.Label, steps: Sequence[Row], samples: int) -> dict[str, str]:
+    name, program = label.name, unit.program
     given = golden.inputs(program, samples)
     return {
         f"{name}.h": files.header(program, label, unit.plan),
         f"{name}.c": files.source(program, label, unit.plan, unit.codes),
         f"{name}_selftest.c": files.selftest(program, label, given, golden.outputs(program, given)),
-        "README.md": readme(unit, label),
+        "README.md": readme(unit, label, steps),
     }
 
 
@@ -112,24 +117,25 @@ def export_c(
         raise ValueError(f"samples is {samples}: the self-test needs at least 1")
     graph, origin, data = _read(model)
     unit = compile_graph(graph, target=target, mode=mode, flash=flash, ram=ram)
+    steps = rows(unit)
     if unit.target.name == "avr":
-        _check_avr(unit)
-    digest = hashlib.sha256(data).hexdigest()[:16]
-    texts = render(unit, name=name, origin=origin, hash=digest, samples=samples)
-    label = _label(unit, name, origin, digest)
+        _check_avr(steps)
+    label = _label(unit, name, origin, hashlib.sha256(data).hexdigest()[:16])
+    texts = _texts(unit, label, steps, samples)
     if arduino:
         texts = layouts.arduino(texts, label)
     if zephyr:
         texts = layouts.zephyr(texts, label)
-    result = _emitted(unit, Path(folder), tuple(texts))
     if example:
-        board = get_board(target, flash=result.flash, ram=result.arena + result.inputs + result.outputs)
+        ram = unit.plan.size + sum(b.port.size_bytes for b in (*unit.program.inputs, *unit.program.outputs))
+        board = get_board(target, flash=sum(row.flash for row in steps), ram=ram)
         texts |= {f"example/{file}": text for file, text in example_files(name, board, unit.target).items()}
+    result = _emitted(unit, steps, Path(folder), tuple(texts))
     for file, text in texts.items():
         at = result.folder / file
         at.parent.mkdir(parents=True, exist_ok=True)
         at.write_text(text, encoding="utf-8")
-    return _emitted(unit, result.folder, tuple(texts))
+    return result
 
 
 def _read(model: Graph | str | os.PathLike[str]) -> tuple[Graph, str, bytes]:
@@ -141,8 +147,7 @@ def _read(model: Graph | str | os.PathLike[str]) -> tuple[Graph, str, bytes]:
     return graph, str(graph.meta.get("name", path.name)), data
 
 
-def _emitted(unit: Unit, folder: Path, names: tuple[str, ...]) -> Emitted:
-    steps = rows(unit)
+def _emitted(unit: Unit, steps: Sequence[Row], folder: Path, names: tuple[str, ...]) -> Emitted:
     return Emitted(
         folder=folder,
         files=names,
@@ -157,18 +162,18 @@ def _emitted(unit: Unit, folder: Path, names: tuple[str, ...]) -> Emitted:
     )
 
 
-def _check_avr(unit: Unit) -> None:
+def _check_avr(steps: Sequence[Row]) -> None:
     """What an 8-bit AVR cannot address, which its compiler would say in other words or not at all."""
-    for row in rows(unit):
+    for row in steps:
         if row.constants > AVR_ARRAY or row.live > AVR_ARRAY:
             what, size = ("constants", row.constants) if row.constants > AVR_ARRAY else ("working memory", row.live)
             raise ValueError(
                 f"{row.title}: {size:,} bytes of {what}; an array on an AVR has at most {AVR_ARRAY:,}: "
                 "use fewer channels in this layer, or a 32-bit target"
             )
-    constants = sum(row.constants for row in rows(unit))
+    constants = sum(row.constants for row in steps)
     if constants > AVR_NEAR:
-        row = max(rows(unit), key=lambda row: row.constants)
+        row = max(steps, key=lambda row: row.constants)
         raise ValueError(
             f"{constants:,} bytes of constants, most of them in {row.title} ({row.constants:,}); an AVR reads "
             f"{AVR_NEAR:,} bytes of flash with near pointers: use a format of fewer bits, or a 32-bit target"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -104,7 +104,6 @@ class Estimate:
     cycles: int
     flash: int
     scratch: int
-    notes: tuple[str, ...] = field(default=())
 
 
 class Kernel(Protocol):

@@ -7,7 +7,7 @@ in one 32-bit word, ``a + 65536*b``, add and shift left together, exactly, under
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -47,16 +47,30 @@ def cut(levels: np.ndarray, lo: int, hi: int, *, most: int, unit: int = 1, bits:
 
 
 def _greedy(levels: np.ndarray, lo: int, hi: int, most: int, unit: int, bits: int) -> list[int] | None:
-    ends, start, count = [], 0, levels.shape[1]
     most = max(unit, most - most % unit)
+    return blocks(
+        levels.shape[1],
+        lambda start, end: fits(levels[:, start:end], lo, hi, bits),
+        most=most,
+        shorter=lambda length: length - (length % unit or unit),
+    )
+
+
+def blocks(
+    count: int, holds: Callable[[int, int], bool], *, most: int, shorter: Callable[[int], int]
+) -> list[int] | None:
+    """Ends of consecutive blocks of ``count`` weights, each of ``most`` or the first shorter one that ``holds``; None
+    if none does.
+    """
+    ends, start = [], 0
     while start < count:
-        end = min(start + most, count)
-        while end > start and not fits(levels[:, start:end], lo, hi, bits):
-            end -= (end - start) % unit or unit
-        if end <= start:
+        length = min(most, count - start)
+        while length > 0 and not holds(start, start + length):
+            length = shorter(length)
+        if length <= 0:
             return None
-        ends.append(end)
-        start = end
+        start += length
+        ends.append(start)
     return ends
 
 
@@ -77,15 +91,13 @@ def merge(digits: np.ndarray, lo: int, hi: int, bits: int = 16) -> list[range] |
     """
     groups: list[range] = []
     for plane in range(len(digits)):
-        if not groups:
-            groups.append(range(plane, plane + 1))
+        alone = range(plane, plane + 1)
+        wider = range(groups[-1].start, plane + 1) if groups else alone
+        if fits(weights(digits, wider)[None], lo, hi, bits):
+            groups[-1:] = [wider]
+        elif fits(weights(digits, alone)[None], lo, hi, bits):
+            groups.append(alone)
         else:
-            wider = range(groups[-1].start, plane + 1)
-            if fits(weights(digits, wider)[None], lo, hi, bits):
-                groups[-1] = wider
-            else:
-                groups.append(range(plane, plane + 1))
-        if not fits(weights(digits, groups[-1])[None], lo, hi, bits):
             return None
     return groups
 
@@ -100,4 +112,4 @@ def centre(lo: int, hi: int) -> int:
     return (lo + hi + 1) >> 1
 
 
-__all__ = ["centre", "cut", "fits", "merge", "planes", "starts_at", "sum_range", "weights"]
+__all__ = ["blocks", "centre", "cut", "fits", "merge", "planes", "starts_at", "sum_range", "weights"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitshift.backends.c99.files import Label, arguments, prototype
@@ -48,11 +49,10 @@ def _line(row: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def readme(unit: Unit, label: Label) -> str:
-    """README.md of the folder."""
+def readme(unit: Unit, label: Label, steps: Sequence[Row]) -> str:
+    """README.md of the folder; ``steps`` are the rows of ``unit``."""
     name, up, plan = label.name, label.upper, unit.plan
     inputs, outputs = arguments(unit.program, up)
-    steps = rows(unit)
     constants, flash = sum(r.constants for r in steps), sum(r.flash for r in steps)
     call = ", ".join(a.variable for a in (*inputs, *outputs))
     buffers = "\n".join(f"static {a.port.ctype} {a.variable}[{a.macro}_SIZE];" for a in (*inputs, *outputs))

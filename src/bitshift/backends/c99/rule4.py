@@ -109,12 +109,12 @@ class Rule4:
     residual: Port | None = None
 
     @classmethod
-    def of(cls, layer: Layer) -> Rule4:
-        """Rule 4 of ``layer``."""
+    def of(cls, layer: Layer, *, offset: np.ndarray | None = None) -> Rule4:
+        """Rule 4 of ``layer``, with another ``offset`` where one is given."""
+        offset = layer.offset if offset is None else offset
         return cls(
-            layer.name, layer.mult, layer.offset, layer.shift, layer.res_shift, layer.lo, layer.hi, layer.wide,
-            layer.residual,
-        )  # fmt: skip
+            layer.name, layer.mult, offset, layer.shift, layer.res_shift, layer.lo, layer.hi, layer.wide, layer.residual
+        )
 
     @cached_property
     def _vectors(self) -> list[Vector]:

@@ -12,8 +12,7 @@ class Target:
 
     Args:
         word: bytes of a register; lanes need 4.
-        barrel: a shift by any constant costs one instruction, or none as part of an operand (``free_shift``).
-        flash_tables: constants lie in an address space of their own (AVR) and are read by a macro.
+        free_shift: a shift by any constant costs nothing as part of an operand.
         far: a load reaches 2 kB by a constant offset, else some 30 elements.
         flags: of the compiler, without optimisation.
         compiler: command of the usual cross compiler; empty: the host's.
@@ -22,9 +21,7 @@ class Target:
     name: str
     title: str
     word: int = 4
-    barrel: bool = True
     free_shift: bool = False
-    flash_tables: bool = False
     far: bool = True
     compiler: str = ""
     flags: tuple[str, ...] = ()
@@ -59,7 +56,7 @@ TARGETS = {
             flags=("-march=rv32im", "-mabi=ilp32"),
         ),
         Target(
-            name="avr", title="8-bit AVR (ATmega, ATtiny)", word=1, barrel=False, flash_tables=True, far=False,
+            name="avr", title="8-bit AVR (ATmega, ATtiny)", word=1, far=False,
             compiler="avr-gcc", flags=("-mmcu=atmega328p",),
         ),
     )

@@ -14,11 +14,11 @@ import numpy as np
 from bitshift.backends.c99 import cost
 from bitshift.backends.c99.kernels import walk
 from bitshift.backends.c99.kernels.geometry import Geometry, geometry, rows_of
-from bitshift.backends.c99.kernels.image import Image, lanes_across
+from bitshift.backends.c99.kernels.image import Image, centred_offset, lanes_across
 from bitshift.backends.c99.kernels.planned import Planned
 from bitshift.backends.c99.layer import Code, Estimate, Layer
 from bitshift.backends.c99.proof import centre, fits, planes
-from bitshift.backends.c99.rule4 import Rule4, simplified
+from bitshift.backends.c99.rule4 import Rule4
 from bitshift.backends.c99.targets import Target
 from bitshift.backends.c99.text import Lines, indent, narrowest, read, table
 
@@ -79,7 +79,7 @@ def _plan(layer: Layer, target: Target) -> Plan | str:
     lo, hi = min(layer.x.lo, 0), max(layer.x.hi, 0)
     small = target.word < 4
     mid = next((m for m in dict.fromkeys((0, centre(lo, hi))) if fits(levels, lo - m, hi - m)), None)
-    lanes = 2 if mid is not None and not small and geo.out[0] * geo.out[1] > 1 else 1
+    lanes = 2 if mid is not None and not small and geo.places > 1 else 1
     word = 16 if small and mid is not None else 32
     if mid is None or (lanes == 1 and word == 32):
         mid = 0
@@ -87,8 +87,7 @@ def _plan(layer: Layer, target: Target) -> Plan | str:
     across = lanes == 1 or lanes_across(geo)
     image = Image(geo=geo, lanes=lanes, across=across, rows=1, mid=mid, xtype=layer.x.ctype, cell=cell)
     image = replace(image, rows=image.pairs[0])
-    offset = layer.offset.astype(np.int64) + mid * levels.sum(axis=1) * layer.mult
-    return Plan(geo=geo, image=image, terms=_terms(levels), offset=offset, word=word)
+    return Plan(geo=geo, image=image, terms=_terms(levels), offset=centred_offset(layer, mid), word=word)
 
 
 def _terms(levels: np.ndarray) -> np.ndarray:
@@ -108,14 +107,7 @@ def _terms(levels: np.ndarray) -> np.ndarray:
 class _Emitter:
     def __init__(self, layer: Layer, plan: Plan) -> None:
         self.layer, self.plan, self.geo, self.image = layer, plan, plan.geo, plan.image
-        residual = layer.residual is not None
-        mult, offset, shift, res_shift = simplified(
-            layer.mult, plan.offset, layer.shift, layer.res_shift if residual else None
-        )
-        self.rule = Rule4(
-            layer.name, mult, offset, shift, layer.res_shift if res_shift is None else res_shift, layer.lo, layer.hi,
-            layer.wide, layer.residual,
-        )  # fmt: skip
+        self.rule = Rule4.of(layer, offset=plan.offset)
 
     def code(self) -> Code:
         """The definitions."""

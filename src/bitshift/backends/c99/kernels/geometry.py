@@ -39,9 +39,14 @@ class Geometry:
         return self.channels * self.kernel[0] * self.kernel[1]
 
     @property
+    def places(self) -> int:
+        """Output pixels."""
+        return self.out[0] * self.out[1]
+
+    @property
     def products(self) -> int:
         """Multiply-adds of the layer, zeros of the padding included."""
-        return self.groups * self.outputs * self.inputs * self.out[0] * self.out[1]
+        return self.groups * self.outputs * self.inputs * self.places
 
     @property
     def padded(self) -> bool:

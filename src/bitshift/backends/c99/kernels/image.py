@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from bitshift.backends.c99.kernels.geometry import Geometry
+from bitshift.backends.c99.layer import Layer
 from bitshift.backends.c99.text import Lines, indent, unsigned
 from bitshift.core.windows import extent
 
@@ -201,10 +204,15 @@ class Image:
         return self.geo.before[0] == 0 and last + self.high[0] < self.geo.size[0]
 
 
+def centred_offset(layer: Layer, mid: int) -> np.ndarray:
+    """Rule 4's offsets (O) for sums of cells that lie ``mid`` below their activations."""
+    return layer.offset + mid * layer.levels.reshape(len(layer.levels), -1).sum(axis=1, dtype=np.int64) * layer.mult
+
+
 def lanes_across(geo: Geometry) -> bool:
     """Whether halves of a row make fewer pairs, or as few, as halves of the rows."""
     height, width = geo.out
     return height * -(-width // 2) <= -(-height // 2) * width
 
 
-__all__ = ["Image", "lanes_across"]
+__all__ = ["Image", "centred_offset", "lanes_across"]

@@ -8,17 +8,19 @@ provably hold its sums; with more than one block, 32-bit sums of the tile wait i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
 from bitshift.backends.c99 import cost
 from bitshift.backends.c99.kernels import walk
 from bitshift.backends.c99.kernels.geometry import Geometry, geometry, rows_of
-from bitshift.backends.c99.kernels.image import Image, lanes_across
+from bitshift.backends.c99.kernels.image import Image, centred_offset, lanes_across
 from bitshift.backends.c99.kernels.planned import Planned
 from bitshift.backends.c99.layer import Code, Estimate, Layer
 from bitshift.backends.c99.proof import centre, cut, starts_at
-from bitshift.backends.c99.rule4 import Rule4, simplified
+from bitshift.backends.c99.rule4 import Rule4
 from bitshift.backends.c99.symbols import Symbols
 from bitshift.backends.c99.targets import Target
 from bitshift.backends.c99.text import Lines, Vector, indent, loop, narrowest, read, table
@@ -32,13 +34,15 @@ class Plan:
     image: Image
     symbols: Symbols
     ends: tuple[int, ...]
+    offset: np.ndarray
+    """Rule 4's, for the image's cells."""
     fused: bool
     """Whether lanes begin at the offset, so that nothing is added behind them."""
 
     @property
     def longest(self) -> int:
         """Weights of the longest block."""
-        return max(b - a for a, b in zip((0, *self.ends), self.ends, strict=False))
+        return max(b - a for a, b in pairwise((0, *self.ends)))
 
     @property
     def table_words(self) -> int:
@@ -64,7 +68,7 @@ class Plan:
     def runs(self) -> list[list[tuple[int, int]]]:
         """For each block: places of the cells that lie side by side, and how many."""
         taps, blocks = self.image.taps(), []
-        for start, end in zip((0, *self.ends), self.ends, strict=False):
+        for start, end in pairwise((0, *self.ends)):
             runs: list[tuple[int, int]] = []
             for k in range(start, end):
                 if runs and taps[k] == sum(runs[-1]):
@@ -107,7 +111,7 @@ def _plan(layer: Layer, target: Target, pairs: int) -> Plan | str:
         return f"codes of {layer.format.bits} bits: a table would have {1 << layer.format.bits} entries for each input"
     if geo.outputs < 4:
         return f"{geo.outputs} outputs a group: the table of products would serve too few"
-    places = geo.out[0] * geo.out[1]
+    places = geo.places
     if pairs > 1 and places < pairs * 2:
         return f"{places} pixels: too few for {pairs} pairs at a time"
     small = target.word < 4
@@ -148,12 +152,12 @@ def _blocks(layer: Layer, geo: Geometry, pairs: int, lanes: int, mid: int, *, sm
         ends = cut(levels, lo, hi, most=most, unit=codes, bits=bits)
     if ends is None:
         return None
-    offset = layer.offset.astype(np.int64) + mid * levels.sum(axis=1) * layer.mult
+    offset = centred_offset(layer, mid)
     left = bool((layer.mult != 1).any())
     fused = narrow and len(ends) == 1 and not left and not layer.wide
     if fused:
         fused = bool((abs(offset) < 1 << 20).all()) and starts_at(levels, lo, hi, offset)
-    return Plan(geo=geo, image=image, symbols=symbols, ends=tuple(ends), fused=fused)
+    return Plan(geo=geo, image=image, symbols=symbols, ends=tuple(ends), offset=offset, fused=fused)
 
 
 def _strip(image: Image) -> int:
@@ -182,19 +186,9 @@ def _codes_a_symbol(layer: Layer, image: Image) -> int:
 class _Emitter:
     def __init__(self, layer: Layer, plan: Plan) -> None:
         self.layer, self.plan, self.geo, self.image, self.symbols = layer, plan, plan.geo, plan.image, plan.symbols
-        mid = self.image.mid
-        levels = rows_of(layer.levels.astype(np.int64), self.geo)
-        self.offset = layer.offset.astype(np.int64) + mid * levels.sum(axis=1) * layer.mult
-        offset = np.zeros_like(self.offset) if plan.fused else self.offset
-        mult, offset, shift, res_shift = simplified(
-            layer.mult, offset, layer.shift, layer.res_shift if layer.residual is not None else None
-        )
-        self.rule = Rule4(
-            layer.name, mult, offset, shift, layer.res_shift if res_shift is None else res_shift, layer.lo, layer.hi,
-            layer.wide, layer.residual,
-        )  # fmt: skip
+        self.rule = Rule4.of(layer, offset=np.zeros_like(plan.offset) if plan.fused else plan.offset)
         lane = 0x10001 if self.image.lanes == 2 else 1
-        self.start = Vector("start", layer.name, self.offset * lane % (1 << 32), "uint32_t") if plan.fused else None
+        self.start = Vector("start", layer.name, plan.offset * lane % (1 << 32), "uint32_t") if plan.fused else None
         self.tables = 0
 
     def code(self) -> Code:
@@ -224,7 +218,7 @@ class _Emitter:
         rows = rows_of(self.layer.codes, self.geo).reshape(self.geo.groups, self.geo.outputs, -1)
         parts = []
         for group in rows:
-            for start, end in zip((0, *self.plan.ends), self.plan.ends, strict=False):
+            for start, end in pairwise((0, *self.plan.ends)):
                 block = group[:, start:end]
                 block = np.pad(block, ((0, 0), (0, -block.shape[1] % self.symbols.codes)))
                 parts.append(self.symbols.boxes(block).reshape(-1))
@@ -241,34 +235,30 @@ class _Emitter:
         """What the loop over blocks reads: runs of cells, lengths of codes."""
         if len(self.plan.ends) == 1:
             return []
-        runs = self.plan.runs()
+        lines: Lines = []
+        for name, values in self._columns.items():
+            if name == "runs" and values.max() == 1:
+                continue
+            ctype, size = narrowest(values)
+            self.tables += size * values.size
+            lines += table(f"{self.layer.name}_{name}", values, ctype)
+        return lines
+
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        """Runs and lengths of the blocks: what the loop over them reads."""
+        runs, lengths = self.plan.runs(), self._lengths()
         columns = {
             "runs": [len(block) for block in runs],
             "place": [place for block in runs for place, _ in block],
             "cells": [count // self.symbols.codes for block in runs for _, count in block],
-            "boxes": [boxes for boxes, _ in self._lengths()],
-            "tail": [tail for _, tail in self._lengths()],
+            "boxes": [boxes for boxes, _ in lengths],
+            "tail": [tail for _, tail in lengths],
         }
-        lines: Lines = []
-        for name, values in columns.items():
-            if name == "runs" and max(values) == 1:
-                continue
-            array = np.array(values)
-            ctype, size = narrowest(array)
-            self.tables += size * array.size
-            lines += table(f"{self.layer.name}_{name}", array, ctype)
-        return lines
+        return {name: np.array(values) for name, values in columns.items()}
 
     def _column(self, name: str, at: str) -> str:
-        runs = self.plan.runs()
-        values = {
-            "runs": [len(block) for block in runs],
-            "place": [place for block in runs for place, _ in block],
-            "cells": [count // self.symbols.codes for block in runs for _, count in block],
-            "boxes": [boxes for boxes, _ in self._lengths()],
-            "tail": [tail for _, tail in self._lengths()],
-        }[name]
-        return read(narrowest(np.array(values))[0], f"{self.layer.name}_{name} + {at}")
+        return read(narrowest(self._columns[name])[0], f"{self.layer.name}_{name} + {at}")
 
     def _body(self) -> Lines:
         plan, symbols, image = self.plan, self.symbols, self.image
@@ -284,7 +274,7 @@ class _Emitter:
         lines.append(f"const uint{symbols.box}_t *codes = {self.layer.name}_codes;")
         if self.geo.groups > 1:
             lines.append("size_t first = 0;")
-        per_group = sum(-(-n // 1) for n in self._units()) * self.geo.outputs
+        per_group = sum(self._units()) * self.geo.outputs
         return [*lines, *walk.strips(self.layer, image, self._strip(), group=[f"codes += {per_group};"])]
 
     def _units(self) -> list[int]:

@@ -8,17 +8,18 @@ share lanes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from bitshift.backends.c99 import cost
 from bitshift.backends.c99.kernels import walk
 from bitshift.backends.c99.kernels.geometry import Geometry, geometry, rows_of
-from bitshift.backends.c99.kernels.image import Image, lanes_across
+from bitshift.backends.c99.kernels.image import Image, centred_offset, lanes_across
 from bitshift.backends.c99.kernels.planned import Planned
 from bitshift.backends.c99.layer import Code, Estimate, Layer
-from bitshift.backends.c99.proof import centre, fits, planes, sum_range, weights
-from bitshift.backends.c99.rule4 import WIDE_NEEDS, Amount, rounded, simplified
+from bitshift.backends.c99.proof import blocks, centre, fits, merge, planes, starts_at
+from bitshift.backends.c99.rule4 import Amount, Rule4, rounded
 from bitshift.backends.c99.targets import Target
 from bitshift.backends.c99.text import Lines, indent, unsigned
 
@@ -83,9 +84,8 @@ def _plan(layer: Layer, target: Target) -> Plan | str:
     if layer.codes.size > 1 << 18:
         return f"{layer.codes.size} weights: too much code"
     small = target.word < 4
-    places = geo.out[0] * geo.out[1]
     found = []
-    for lanes in (1,) if small or places < 2 else (2, 1):
+    for lanes in (1,) if small or geo.places < 2 else (2, 1):
         for mid in dict.fromkeys((0, centre(min(layer.x.lo, 0), max(layer.x.hi, 0)))):
             if mid and lanes == 1 and not small:
                 continue
@@ -101,7 +101,7 @@ def _rows(layer: Layer, geo: Geometry, target: Target, lanes: int, mid: int, *, 
     lo, hi = min(layer.x.lo, 0) - mid, max(layer.x.hi, 0) - mid
     if small and mid and not -mid <= 0 <= 255 - mid:
         return None
-    word = geo.inputs and lanes == 1 and places_of(geo) == 1 and not target.far and not small
+    word = geo.inputs and lanes == 1 and geo.places == 1 and not target.far and not small
     cell = layer.x.ctype if lanes == 1 and not mid and not word else "int32_t" if word else "uint32_t"
     if small and mid:
         cell = "uint8_t" if layer.x.type.dtype.itemsize == 1 else "int16_t"
@@ -109,7 +109,7 @@ def _rows(layer: Layer, geo: Geometry, target: Target, lanes: int, mid: int, *, 
     image = Image(geo=geo, lanes=lanes, across=across, rows=1, mid=mid, xtype=layer.x.ctype, cell=cell)
     image = replace(image, rows=_strip(image))
     levels = rows_of(layer.levels.astype(np.int64), geo)
-    offset = layer.offset.astype(np.int64) + mid * levels.sum(axis=1) * layer.mult
+    offset = centred_offset(layer, mid)
     by_plane = not target.free_shift
     rows = []
     for output, row in enumerate(levels):
@@ -124,45 +124,22 @@ def _rows(layer: Layer, geo: Geometry, target: Target, lanes: int, mid: int, *, 
     return Plan(geo=geo, image=image, rows=tuple(rows), by_plane=by_plane, joint=joint, offset=offset)
 
 
-def places_of(geo: Geometry) -> int:
-    """Output pixels."""
-    return geo.out[0] * geo.out[1]
-
-
 def _row(row: np.ndarray, lo: int, hi: int, bits: int, offset: int | None) -> Row | None:
     """Blocks as long as every plane fits, then as few accumulators as the proof allows."""
     digits = planes(row[None])[:, 0]
-    ends: list[int] = []
-    start = 0
-    while start < len(row):
-        end = len(row)
-        while end > start and not all(fits(plane[None, start:end], lo, hi, bits) for plane in digits):
-            end = start + (end - start) // 2
-        if end == start:
-            return None
-        ends.append(end)
-        start = end
-    groups = tuple(_groups(digits[:, a:b], lo, hi, bits) for a, b in zip((0, *ends), ends, strict=False)) or ((),)
+    ends = blocks(
+        len(row),
+        lambda start, end: all(fits(plane[None, start:end], lo, hi, bits) for plane in digits),
+        most=len(row),
+        shorter=lambda length: length // 2,
+    )
+    if ends is None:
+        return None
+    groups = tuple(tuple(merge(digits[:, a:b], lo, hi, bits) or ()) for a, b in pairwise((0, *ends))) or ((),)
     fused = False
     if offset is not None and len(ends) == 1 and len(groups[0]) == 1 and groups[0][0].start == 0:
-        least, greatest = sum_range(row[None], lo, hi)
-        half = 1 << (bits - 1)
-        fused = bool(least[0] + offset >= -half and greatest[0] + offset < half)
+        fused = starts_at(row[None], lo, hi, np.array([offset]), bits)
     return Row(digits=digits, ends=tuple(ends), groups=groups, fused=fused)
-
-
-def _groups(digits: np.ndarray, lo: int, hi: int, bits: int) -> tuple[range, ...]:
-    """Planes that share an accumulator, lowest first: each is as wide as the proof allows."""
-    found: list[range] = []
-    for plane in range(len(digits)):
-        wider = range(found[-1].start, plane + 1) if found else range(plane + 1)
-        if found and fits(weights(digits, wider)[None], lo, hi, bits):
-            found[-1] = wider
-        elif not found and fits(weights(digits, wider)[None], lo, hi, bits):
-            found.append(wider)
-        else:
-            found.append(range(plane, plane + 1))
-    return tuple(found)
 
 
 def _strip(image: Image) -> int:
@@ -183,10 +160,7 @@ class _Emitter:
         self.tight = not target.far and target.word == 4 and self.geo.groups == 1
         """Few registers: pointers wait in memory."""
         self.type = "uint16_t" if target.word < 4 else "uint32_t"
-        residual = layer.residual is not None
-        self.mult, self.offset, self.shift, self.res_shift = simplified(
-            layer.mult, plan.offset, layer.shift, layer.res_shift if residual else None
-        )
+        self.rule = Rule4.of(layer, offset=plan.offset)
 
     def code(self) -> Code:
         """The definitions."""
@@ -199,21 +173,18 @@ class _Emitter:
         if not self.image.direct:
             lines.append(f"{self.image.cell} *const image = ({self.image.cell} *)(void *)scratch;")
         body = walk.strips(layer, self.image, self._strip())
-        text += [
-            f"static void {layer.name}({walk.arguments(layer, plan.scratch)})",
-            "{",
-            *indent(walk.hidden([*lines, *body])),
-            "}",
-        ]
-        return self._made(text)
+        return self._made([*text, *walk.function(layer, plan.scratch, [*lines, *body])])
 
     def _made(self, text: Lines, table_bytes: int = 0) -> Code:
-        needs = WIDE_NEEDS if self.layer.wide else frozenset[str]()
         # A lone pixel's output is written twice, so its residual must stay.
         place = frozenset[int]() if self.image.odd else frozenset({1})
         return Code(
-            text="\n".join(text) + "\n", scratch=self.plan.scratch, needs=needs, table_bytes=table_bytes, in_place=place
-        )  # fmt: skip
+            text="\n".join(text) + "\n",
+            scratch=self.plan.scratch,
+            needs=self.rule.needs,
+            table_bytes=table_bytes,
+            in_place=place,
+        )
 
     def _grouped(self, text: Lines) -> Code:
         """A function a group, which walks the pairs of a strip itself, and a table of them."""
@@ -240,12 +211,7 @@ class _Emitter:
         body = ["(void)todo;", f"{layer.name}_groups[g]({', '.join(call)});"]
         lines = [] if image.direct else [f"{image.cell} *const image = ({image.cell} *)(void *)scratch;"]
         lines += ["size_t first = 0;", *walk.strips(layer, image, body), "(void)first;"]
-        text += [
-            f"static void {layer.name}({walk.arguments(layer, self.plan.scratch)})",
-            "{",
-            *indent(walk.hidden(lines)),
-            "}",
-        ]
+        text += walk.function(layer, self.plan.scratch, lines)
         return self._made(text, table_bytes=geo.groups * self.target.word)
 
     def _arguments(self) -> list[str]:
@@ -428,7 +394,7 @@ class _Emitter:
     def _finish(self, output: int) -> Lines:
         row, layer = self.plan.rows[output], self.layer
         lines: Lines = []
-        offset = int(self.offset[output])
+        offset = int(self.rule.offset[output])
         if self._one(output):
             lines += self._hide(output, 0)
             (text,) = [text for text, _ in self._join(output, 0)] or ["0"]
@@ -456,10 +422,10 @@ class _Emitter:
                     before.append(f"const {layer.residual.ctype} *const r = r{lane}_at;")
                     after.append(f"r{lane}_at = r + {step};")
                     r = "r"
-            terms: list[tuple[str, Amount]] = [("acc", int(self.mult[output]).bit_length() - 1)]
-            if self.res_shift is not None:
-                terms.append((f"*{r}", int(self.res_shift[output])))
-            end = rounded(terms, offset, int(self.shift[output]), layer.lo, layer.hi, wide=layer.wide)
+            terms: list[tuple[str, Amount]] = [("acc", int(self.rule.mult[output]).bit_length() - 1)]
+            if layer.residual is not None:
+                terms.append((f"*{r}", int(self.rule.res_shift[output])))
+            end = rounded(terms, offset, int(self.rule.shift[output]), layer.lo, layer.hi, wide=layer.wide)
             body = [f"const int32_t acc = {sums[lane]};", *before, *end, f"*{y} = ({layer.y.ctype})v;", *after]
             lines += ["{", *indent(body), "}"]
         return ["{", *indent(lines), "}"]

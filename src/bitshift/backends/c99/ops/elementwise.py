@@ -80,5 +80,6 @@ def check_powers(site: Site, mult: np.ndarray) -> None:
         at = int(wrong.argmax())
         raise site.refuse(
             f"mult is {int(mult[at])} for channel {at}, which is no power of two and needs a multiplication",
-            "train with multiplier=False (the norm is then a shift) and export again",
+            "train or convert with multiplier=False (the command line: without --multiplier True), so that the norm is "
+            "a shift, and export again",
         )

@@ -56,6 +56,20 @@ def test_linear_layers_give_the_integers_of_the_reference(type, shape, name, tmp
     check(graph, KERNELS[name], "cortex-m4", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["packed-1", "unrolled"])
+@pytest.mark.parametrize("type", [U8, FixedPoint(10, 4, False)], ids=str)
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 2)])
+def test_registers_of_16_bits_hold_activations_around_their_middle(kernel, type, name, tmp_path):
+    graph = conv_graph(
+        np.random.default_rng(8), shape=(70 // kernel[0] ** 2, 3, 2), outputs=12, kernel=kernel, x=type,
+        y=FixedPoint(32, 0), shift=0,
+    )  # fmt: skip
+    why = KERNELS[name].refuses(layer_of(graph), get_target("avr"))
+    if why:
+        pytest.skip(why)
+    check(graph, KERNELS[name], "avr", tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["pot1", "pot2", "pot2d", "pot3", "pot4x2", "apot5", "pot4d", "int4"])
 @pytest.mark.parametrize("type", [S8, U8], ids=str)

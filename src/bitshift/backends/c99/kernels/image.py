@@ -99,7 +99,7 @@ class Image:
         """Whether the input itself lies as the image would: no copy is made."""
         geo = self.geo
         flat = geo.kernel == (1, 1) and geo.x_step[0] == 1 and not geo.padded
-        return self.lanes == 1 and self.cell == self.xtype and flat
+        return self.lanes == 1 and not self.mid and self.cell == self.xtype and flat
 
     def taps(self) -> list[int]:
         """Place of every weight's cell from that of the pair's first one: rows, columns, channels of the kernel."""

@@ -99,12 +99,10 @@ def _rows(layer: Layer, geo: Geometry, target: Target, lanes: int, mid: int, *, 
     narrow = small or lanes == 2
     bits = 16 if narrow else 32
     lo, hi = min(layer.x.lo, 0) - mid, max(layer.x.hi, 0) - mid
-    if small and mid and not -mid <= 0 <= 255 - mid:
-        return None
     word = geo.inputs and lanes == 1 and geo.places == 1 and not target.far and not small
     cell = layer.x.ctype if lanes == 1 and not mid and not word else "int32_t" if word else "uint32_t"
     if small and mid:
-        cell = "uint8_t" if layer.x.type.dtype.itemsize == 1 else "int16_t"
+        cell = "int8_t" if layer.x.type.dtype.itemsize == 1 else "int16_t"
     across = lanes == 1 or lanes_across(geo)
     image = Image(geo=geo, lanes=lanes, across=across, rows=1, mid=mid, xtype=layer.x.ctype, cell=cell)
     image = replace(image, rows=_strip(image))

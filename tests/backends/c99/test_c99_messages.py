@@ -109,3 +109,8 @@ def test_a_wrong_option_says_what_is_allowed_and_writes_nothing(
 def test_an_avr_refuses_an_array_that_it_cannot_address() -> None:
     with pytest.raises(ValueError, match=r"'classifier.fc' \(linear\): .* bytes of constants; an array on an AVR"):
         export_c(linear(inputs=900, outputs=100), "unwritten", target="avr")
+
+
+def test_an_avr_refuses_outputs_of_a_layer_that_it_cannot_address() -> None:
+    with pytest.raises(ValueError, match=r"'classifier.fc' \(linear\): 36,000 bytes of outputs; an array on an AVR"):
+        export_c(linear(inputs=1, outputs=9000), "unwritten", target="avr")

@@ -55,6 +55,16 @@ def test_a_caller_keeps_no_register_that_a_callee_pops_over(tmp_path):
     check(graph, generated(graph, "microbit", tmp_path, mode="packed"), 10)
 
 
+def test_an_avr_works_in_more_memory_than_its_compiler_gives_an_array(tmp_path):
+    draft = Draft((1, 64, 64), UINT8)
+    first = draft.conv("x", 4, 1, type=UINT8)
+    second = draft.conv(first, 4, type=UINT8)
+    graph = draft.graph(draft.conv(second, 2, stride=4))
+    network = generated(graph, "atmega2560-xmem", tmp_path)
+    assert network.image.elf.ram > 0x8000 + 64 * 64
+    check(graph, network, 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOARDS)
 @pytest.mark.parametrize("format", ["pot2", "pot3d", "pot4x2"])

@@ -18,8 +18,8 @@ from bitshift.backends.c99.unit import Unit, compile_graph
 from bitshift.core import modelfile
 from bitshift.core.graph import Graph
 
-AVR_ARRAY, AVR_NEAR = 0x7FFF, 0x10000
-"""Most bytes of one array, and of constants that a near read reaches, on an 8-bit AVR."""
+AVR_NEAR = 0x10000
+"""Bytes that a pointer of an 8-bit AVR reaches, in flash and in data memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def export_c(
     unit = compile_graph(graph, target=target, mode=mode, flash=flash, ram=ram)
     steps = rows(unit)
     if unit.target.name == "avr":
-        _check_avr(steps)
+        _check_avr(unit, steps)
     label = _label(unit, name, origin, hashlib.sha256(data).hexdigest()[:16])
     texts = _texts(unit, label, steps, samples)
     if arduino:
@@ -162,15 +162,22 @@ def _emitted(unit: Unit, steps: Sequence[Row], folder: Path, names: tuple[str, .
     )
 
 
-def _check_avr(steps: Sequence[Row]) -> None:
+def _check_avr(unit: Unit, steps: Sequence[Row]) -> None:
     """What an 8-bit AVR cannot address, which its compiler would say in other words or not at all."""
-    for row in steps:
-        if row.constants > AVR_ARRAY or row.live > AVR_ARRAY:
-            what, size = ("constants", row.constants) if row.constants > AVR_ARRAY else ("working memory", row.live)
-            raise ValueError(
-                f"{row.title}: {size:,} bytes of {what}; an array on an AVR has at most {AVR_ARRAY:,}: "
-                "use fewer channels in this layer, or a 32-bit target"
-            )
+    for step, row in zip(unit.program.steps, steps, strict=True):
+        for what, size in (
+            ("constants", row.constants), ("working memory", row.scratch), ("outputs", step.y.size_bytes),
+        ):  # fmt: skip
+            if size > files.AVR_ARRAY:
+                raise ValueError(
+                    f"{row.title}: {size:,} bytes of {what}; an array on an AVR has at most {files.AVR_ARRAY:,}: "
+                    "use fewer channels in this layer, or a 32-bit target"
+                )
+    if unit.plan.size > AVR_NEAR:
+        raise ValueError(
+            f"{steps[unit.plan.fullest].title}: {unit.plan.size:,} bytes of working memory live in this step; an AVR "
+            f"addresses {AVR_NEAR:,}: use a smaller input, fewer channels in this layer, or a 32-bit target"
+        )
     constants = sum(row.constants for row in steps)
     if constants > AVR_NEAR:
         row = max(steps, key=lambda row: row.constants)

@@ -13,6 +13,9 @@ from bitshift.backends.c99.memory import Plan
 from bitshift.backends.c99.program import Border, Program
 from bitshift.backends.c99.text import indent, table
 
+AVR_ARRAY = 0x7FFF
+"""Most bytes of one array of avr-gcc."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
@@ -164,12 +167,22 @@ def source(program: Program, label: Label, plan: Plan, codes: Mapping[str, Code]
     parts = [begin, PRELUDE, text_of(needs)]
     parts += [f"/* {_comment(step.title)} */\n{codes[step.name].text}" for step in program.steps]
     if plan.size:
-        parts.append(
-            f"#ifdef {up}_ARENA\nextern uint32_t {up}_ARENA[{up}_ARENA_BYTES / 4];\n#else\n"
-            f"static uint32_t bs_arena[{up}_ARENA_BYTES / 4];\n#define {up}_ARENA bs_arena\n#endif\n"
-        )
+        parts.append(_arena(up, plan.size))
     parts.append("\n".join([prototype(program, label), "{", *indent(_calls(program, label, plan, codes)), "}"]) + "\n")
     return "\n".join(part for part in parts if part)
+
+
+def _arena(up: str, size: int) -> str:
+    lines = [f"#ifdef {up}_ARENA", f"extern uint32_t {up}_ARENA[];"]
+    if size > AVR_ARRAY:
+        lines += [
+            f"#elif defined(__AVR__) /* avr-gcc takes no array of more than {AVR_ARRAY:,} bytes; the linker does */",
+            "extern uint32_t bs_arena[];",
+            f'__asm__(".local bs_arena\\n\\t.comm bs_arena, {size}, 4");',
+            f"#define {up}_ARENA bs_arena",
+        ]
+    lines += ["#else", f"static uint32_t bs_arena[{up}_ARENA_BYTES / 4];", f"#define {up}_ARENA bs_arena", "#endif"]
+    return "\n".join(lines) + "\n"
 
 
 def _calls(program: Program, label: Label, plan: Plan, codes: Mapping[str, Code]) -> list[str]:

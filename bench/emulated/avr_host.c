@@ -4,12 +4,13 @@
  *   avr_host PART RAM_END FLASH_END IMAGE READ WRITE OUT STOP [MARK]...      addresses in hexadecimal
  *
  * RAM_END and FLASH_END are the last addresses of data and code (0: the part's own; more where external RAM is fitted,
- * or for a part that no one makes). READ and WRITE are the addresses
- * of feed_read() and feed_write(): inputs come from inputs.bin, outputs go to outputs.bin. Regions, marks and OUT are
- * those of count.c, with cycles in the last column and no bytes and jumps. The exit status is 0 after a sleep without
- * interrupts, 3 after a crash, 4 if an executed instruction cannot be one of the part's flash.
+ * or for a part that no one makes). READ and WRITE are the addresses of feed_read() and feed_write(), which sleep:
+ * inputs come from inputs.bin, outputs go to outputs.bin. Regions, marks and OUT are those of count.c, with cycles in
+ * the last column and no bytes and jumps; with OUT "-" nothing is counted, which is faster. No timer and no interrupt
+ * runs. The exit status is 0 after any other sleep, 3 after a crash, 4 behind the end of the flash.
  */
 #include <simavr/sim_avr.h>
+#include <simavr/sim_core.h>
 #include <simavr/sim_elf.h>
 
 #include <inttypes.h>
@@ -79,39 +80,45 @@ int main(int argc, char **argv) {
     for (int i = 0; i < mark_count; i++) {
         marks[i] = (uint32_t)strtoul(argv[9 + i], NULL, 16);
     }
-    FILE *inputs = fopen("inputs.bin", "rb"), *outputs = fopen("outputs.bin", "wb"), *out = fopen(argv[7], "w");
+    const int counting = strcmp(argv[7], "-") != 0;
+    FILE *inputs = fopen("inputs.bin", "rb"), *outputs = fopen("outputs.bin", "wb");
+    FILE *out = counting ? fopen(argv[7], "w") : stdout;
     const size_t words = ((size_t)avr->flashend + 1) / 2;
     struct cost *costs = calloc(words * (size_t)(mark_count + 1), sizeof *costs);
     if (!inputs || !outputs || !out || !costs) {
         fprintf(stderr, "avr_host: inputs.bin, outputs.bin or %s cannot be opened\n", argv[7]);
         return 2;
     }
-    int region = 0, state = cpu_Running, lost = 0;
-    while (state == cpu_Running && !lost) {
+    int region = 0;
+    avr->state = cpu_Running;
+    while (avr->state == cpu_Running && avr->pc <= avr->flashend) {
         const uint32_t pc = avr->pc;
         const avr_cycle_count_t before = avr->cycle;
-        const int begins = region_of(pc, marks, mark_count, stop);
-        lost = pc > avr->flashend;
-        if (lost) {
-            break;
-        }
+        const int begins = counting ? region_of(pc, marks, mark_count, stop) : -1;
         region = begins >= 0 ? begins : region;
-        if (pc == read) {
-            feed(avr, inputs);
-        } else if (pc == write) {
-            take(avr, outputs);
+        avr->run_cycle_count = counting ? 1 : 1 << 20; /* of one call: one instruction, or as many as fit */
+        avr->pc = avr_run_one(avr);
+        if (counting && pc <= avr->flashend) {
+            struct cost *cost = &costs[words * (size_t)region + pc / 2];
+            cost->runs++;
+            cost->cycles += avr->cycle - before;
         }
-        state = avr_run(avr);
-        struct cost *cost = &costs[words * (size_t)region + pc / 2];
-        cost->runs++;
-        cost->cycles += avr->cycle - before;
+        if (avr->state == cpu_Sleeping && (avr->pc == read + 2 || avr->pc == write + 2)) {
+            if (avr->pc == read + 2) {
+                feed(avr, inputs);
+            } else {
+                take(avr, outputs);
+            }
+            avr->state = cpu_Running;
+        }
     }
-    for (size_t i = 0; i < words * (size_t)(mark_count + 1); i++) {
+    const int lost = avr->pc > avr->flashend;
+    for (size_t i = 0; counting && i < words * (size_t)(mark_count + 1); i++) {
         if (costs[i].runs) {
             fprintf(out, "%zu %zx 0 %" PRIu64 " 0 %" PRIu64 "\n", i / words, i % words * 2, costs[i].runs, costs[i].cycles);
         }
     }
     fclose(out);
     fclose(outputs);
-    return lost ? 4 : state == cpu_Crashed ? 3 : 0;
+    return lost ? 4 : avr->state == cpu_Crashed ? 3 : 0;
 }

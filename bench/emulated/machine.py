@@ -51,7 +51,7 @@ def run(
     Args:
         image: what runs.
         inputs: what ``feed_read`` hands out.
-        count: whether every executed instruction is counted; runs on AVR always are.
+        count: whether every executed instruction is counted.
         marks: functions whose entry begins a region of the counts: that of the n-th begins region n.
         stop: the function whose entry ends the region.
         timeout: seconds.
@@ -65,7 +65,7 @@ def run(
     names = {f.name for f in image.elf.functions}
     addresses = [f"{image.elf.address(name):x}" for name in marks if name in names]
     end = f"{image.elf.address(stop):x}" if stop in names else "0"
-    command = _avr(image, addresses, end) if is_avr(image.board) else _qemu(image, addresses, end, count=count)
+    command = (_avr if is_avr(image.board) else _qemu)(image, addresses, end, count=count)
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=timeout)
     except subprocess.TimeoutExpired as error:
@@ -73,8 +73,7 @@ def run(
     text = done.stdout + done.stderr
     if done.returncode:
         raise RunFailedError(f"{image.elf.path} on {image.board.name}: exit status {done.returncode}\n{text[-2000:]}")
-    counted = count or is_avr(image.board)
-    executed = _executed(folder / COUNTS) if counted else ()
+    executed = _executed(folder / COUNTS) if count else ()
     return Run(output=(folder / OUTPUTS).read_bytes(), text=text, executed=executed)
 
 
@@ -83,13 +82,22 @@ def _qemu(image: Image, marks: Sequence[str], stop: str, *, count: bool) -> list
     return [*image.board.emulator, str(image.elf.path), *(["-plugin", ",".join(plugin)] if count else [])]
 
 
-def _avr(image: Image, marks: Sequence[str], stop: str) -> list[str]:
+def _avr(image: Image, marks: Sequence[str], stop: str, *, count: bool) -> list[str]:
     names = {f.name: f"{f.address:x}" for f in image.elf.functions}
     feeds = [names.get(name, "ffffffff") for name in ("feed_read", "feed_write")]
     board = image.board
     part = board.name.partition("-")[0]
     ends = ["0", "0"] if board.emulator else ["ffff", f"{board.flash - 1:x}"]
-    return [str(program("avr_host.c")), part, *ends, str(image.elf.path), *feeds, COUNTS, stop, *marks]
+    return [
+        str(program("avr_host.c")),
+        part,
+        *ends,
+        str(image.elf.path),
+        *feeds,
+        COUNTS if count else "-",
+        stop,
+        *marks,
+    ]
 
 
 def _executed(path: Path) -> tuple[Executed, ...]:

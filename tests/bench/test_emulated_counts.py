@@ -103,7 +103,7 @@ def test_avr_cycles_are_those_of_the_data_sheet(tmp_path):
         int main(void) { loop(); return 0; }
     """
     image = compiled("atmega328p", tmp_path, text)
-    counts = counting.by_function(image, run(image))["loop"]
+    counts = counting.by_function(image, run(image, count=True))["loop"]
     assert counts.instructions == 1 + 30 + 2
     assert counts.cycles == 1 + 10 * (2 + 1) + 9 * 2 + 1 + 1 + 4
     assert counts.multiplies == 10

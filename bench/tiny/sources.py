@@ -80,16 +80,36 @@ class Speech(Augment):
         return moved + share * (moved[parameters[:, 2].long()] - moved)
 
 
+def pictures(cifar: Path, split: str) -> ArrayData:
+    """CIFAR-10 as ResNet-8 takes it."""
+    data = open_data(cifar, split).with_normalise(Normalise(mean=(0.0,), scale=(1 / 128,)))
+    assert isinstance(data, ArrayData)
+    return data
+
+
+def keywords(published: Path) -> ArrayData:
+    """The 1,000 samples of MLPerf Tiny's performance mode, as DS-CNN takes them."""
+    with np.load(published / "kws01_mfcc_1000.npz") as stored:
+        codes, labels = stored["x"][:, None], stored["y"].astype(np.int64)
+        features = ((codes.astype(np.float32) - float(stored["zero"])) * float(stored["scale"])).astype(np.float32)
+    return ArrayData(
+        images=features, labels=labels, class_names=KEYWORDS, normalise=Normalise(mean=(0.0,), scale=(1 / 64,))
+    )
+
+
+def keyword_codes(published: Path) -> np.ndarray:
+    """The same samples as the published integer net takes them, int8 (N, 1, frames, coefficients)."""
+    with np.load(published / "kws01_mfcc_1000.npz") as stored:
+        return stored["x"][:, None]
+
+
 def resnet8(published: Path, cifar: Path, *, quick: bool) -> Source:
     """MLPerf Tiny's image classification on CIFAR-10. The published net takes pixels as they are, and so does ours.
 
     Padding is black then, as it was in training: behind ``(pixel - 128) / 64`` it is grey, which costs four points.
     """
-    every, normalise = 200 if quick else 1, Normalise(mean=(0.0,), scale=(1 / 128,))
-    both = (open_data(cifar, split).with_normalise(normalise) for split in ("train", "test"))
-    train, test = (data.subset(slice(0, None, every)) for data in both)
-    assert isinstance(train, ArrayData)
-    assert isinstance(test, ArrayData)
+    every = 200 if quick else 1
+    train, test = (pictures(cifar, split).subset(slice(0, None, every)) for split in ("train", "test"))
     start, teacher = _from_file("resnet8", published / "mlperf_tiny_resnet8_float.tflite", train, PadCropFlip())
     return Source(
         train=train, test=test, augment=PadCropFlip(), start=start, teacher=teacher,
@@ -106,19 +126,13 @@ def ds_cnn(published: Path, *, quick: bool) -> Source:
 
     Its coefficients lie between -124 and 26; an integer net takes them rounded to whole numbers, as int8.
     """
-    with np.load(published / "kws01_mfcc_1000.npz") as stored:
-        codes, labels = stored["x"][:, None], stored["y"].astype(np.int64)
-        features = ((codes.astype(np.float32) - float(stored["zero"])) * float(stored["scale"])).astype(np.float32)
-    whole = ArrayData(
-        images=features, labels=labels, class_names=KEYWORDS, normalise=Normalise(mean=(0.0,), scale=(1 / 64,))
-    )
     rows = slice(0, None, 8 if quick else 1)
-    data = whole.subset(rows)
+    data, codes = keywords(published).subset(rows), keyword_codes(published)[rows]
     start, teacher = _from_file("ds_cnn", published / "mlperf_tiny_kws_float.tflite", data, Speech())
     return Source(
         train=data, test=data, augment=Speech(), start=start, teacher=teacher,
         epochs={"pot3d": 12, "pot4x2": 4}, budget=ADAM | {"batch_size": 50, "amp": "bf16", "distill_weight": 1.0},
-        folds=5, int8=(published / "mlperf_tiny_kws_int8.tflite", codes[rows].transpose(0, 2, 3, 1)),
+        folds=5, int8=(published / "mlperf_tiny_kws_int8.tflite", codes.transpose(0, 2, 3, 1)),
     )  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 Every kernel's outputs are compared with the exact result before its counts are taken. Counts are of executed
 instructions, exact and the same in every run. Cycles are a model on a Cortex-M0 (Arm's instruction timing, no wait
 states, one-cycle multiplier; `slow multiplier`: 32 cycles) and the data sheet's on AVR. The int8 baseline rounds by a
-shift, which costs less than the 32-bit multiplication of other libraries. A model file adds a whole network, by layer.
+shift, which costs less than the 32-bit multiplication of other libraries. `int4 multiplied` is the control: our packed
+kernels' lanes with four bits a weight and a multiplication. A model file adds a whole network, by layer.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from emulated.baseline import LAYERS as INT8
 from emulated.baseline import Int8Layer
 from emulated.build import Image, TooLargeError
 from emulated.counting import Counts
-from emulated.graphs import LAYERS
+from emulated.graphs import LAYERS, TINY
 from emulated.host import missing
 from emulated.machine import run
 from emulated.network import Network, build_network
@@ -34,9 +36,12 @@ from bitshift.core.graph import Graph
 CORES = {
     "Cortex-M0": "microbit-large", "Cortex-M3": "mps2-an385", "Cortex-M4": "mps2-an386", "RV32I": "virt-rv32i",
     "RV32IM": "virt-rv32im", "AVR": "atmega2560-xmem", "AVR without MUL": "at90usb162-large",
+    "ATtiny85": "attiny85",
 }  # fmt: skip
 MODES = ("auto", "packed", "unrolled", "lists", "plain")
 SAMPLES = 2
+TINY_RAM = 2048
+"""Bytes of RAM up to which a core gets the layers of ``TINY``."""
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
@@ -49,7 +54,8 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
                 print(f"{core}: not measured, {reason}")
                 continue
             work = Path(folder) / board.name
-            for layer in list(LAYERS)[:1] if options.quick else LAYERS:
+            layers = LAYERS if board.ram > TINY_RAM else TINY
+            for layer in list(layers)[:1] if options.quick else layers:
                 yield from layer_rows(core, board, layer, work / layer.replace(" ", "-"), options)
             if options.model:
                 yield from network_rows(core, board, modelfile.load(options.model), work / "network", options)
@@ -57,7 +63,7 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
 
 def layer_rows(core: str, board: Board, layer: str, work: Path, options: argparse.Namespace) -> Iterator[Row]:
     """One layer: ours in every mode that takes it, the baseline's kernels that the core can run."""
-    make, products = LAYERS[layer]
+    make, products = (LAYERS | TINY)[layer]
     graph = make()
     for mode in options.mode or MODES[:1]:
         try:
@@ -69,11 +75,13 @@ def layer_rows(core: str, board: Board, layer: str, work: Path, options: argpars
         counts = measured(network, f"{layer} {mode}", options)
         yield from count_rows(f"{layer}, {core}, shift {mode}", counts, products, SAMPLES)
         yield from size_rows(f"{layer}, {core}, shift {mode}", network.model.flash, network.image.elf.ram)
-    for kernel in kernels(board):
-        image = INT8[layer].build(board, kernel, work / f"int8-{kernel}")
-        counts = baseline(image, INT8[layer], f"{layer} int8 {kernel}")
-        yield from count_rows(f"{layer}, {core}, int8 {kernel}", counts, products, SAMPLES)
-        yield from size_rows(f"{layer}, {core}, int8 {kernel}", INT8[layer].flash(image, kernel), image.elf.ram)
+    for kernel in kernels(board, INT8[layer]):
+        int8 = replace(INT8[layer], bits=4) if kernel == "int4" else INT8[layer]
+        name = "int4 multiplied" if kernel == "int4" else f"int8 {kernel}"
+        image = int8.build(board, kernel, work / f"int8-{kernel}")
+        counts = baseline(image, int8, f"{layer} {name}")
+        yield from count_rows(f"{layer}, {core}, {name}", counts, products, SAMPLES)
+        yield from size_rows(f"{layer}, {core}, {name}", int8.flash(image, kernel), image.elf.ram)
 
 
 def generated(graph: Graph, board: Board, folder: Path, mode: str, flags: Sequence[str]) -> Network:
@@ -83,13 +91,13 @@ def generated(graph: Graph, board: Board, folder: Path, mode: str, flags: Sequen
     return build_network(folder, graph, target, folder / "build", boards=[board], options=flags)
 
 
-def kernels(board: Board) -> tuple[str, ...]:
-    """Kernels of the baseline that make sense: a table of squares where nothing multiplies."""
-    if board.name in ("virt-rv32i", "at90usb162-large"):
+def kernels(board: Board, layer: Int8Layer) -> tuple[str, ...]:
+    """Kernels of the baseline that make sense: a table of squares where nothing multiplies, lanes for pixels only."""
+    if board.name in ("virt-rv32i", "at90usb162-large", "attiny85"):
         return ("naive", "quarter")
     if "avr" in board.targets:
         return ("naive",)
-    return ("naive", "blocked")
+    return ("naive", "blocked", *(["int4"] if layer.size % 8 == 0 and not layer.depthwise else []))
 
 
 def baseline(image: Image, layer: Int8Layer, case: str) -> Counts:

@@ -11,33 +11,40 @@ import numpy as np
 from bitshift.backends.c99.boards import Board
 from bitshift.core.windows import convolve
 from emulated.build import Image, build
-from emulated.host import HERE
+from emulated.host import HERE, is_avr
 
 FOLDER = HERE / "int8"
-FILES = {"naive": "naive.c", "blocked": "blocked.c", "quarter": "quarter.c"}
+FILES = {"naive": "naive.c", "blocked": "blocked.c", "quarter": "quarter.c", "int4": "int4.c"}
 """A file of ``int8/`` by the name of its kernel."""
+SMALL_RAM = 2048
+"""Bytes under which the quarter kernel's table lies in flash."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Layer:
-    """A same-padded square convolution with random int8 weights; fully connected with ``size`` and ``kernel`` 1."""
+    """A same-padded square convolution with random weights; fully connected with ``size`` and ``kernel`` 1.
+
+    Weights have 8 bits, or 4 (-7 to 7) for the kernel ``int4``.
+    """
 
     size: int
     inputs: int
     outputs: int
     kernel: int
     depthwise: bool = False
+    bits: int = 8
 
     @cached_property
     def weights(self) -> np.ndarray:
         """int8 (O, I/groups, k, k)."""
         shape = (self.outputs, 1 if self.depthwise else self.inputs, self.kernel, self.kernel)
-        return np.random.default_rng(3).integers(-127, 128, shape).astype(np.int8)
+        most = (1 << self.bits - 1) - 1
+        return np.random.default_rng(3).integers(-most, most + 1, shape).astype(np.int8)
 
     @cached_property
     def shift(self) -> int:
         """So that outputs of random inputs use their range and some saturate."""
-        return round(np.log2(np.sqrt(self.weights[0].size) * 74 * 74 / 45))
+        return round(np.log2(np.sqrt(self.weights[0].size) * self.weights.std() * 74 / 45))
 
     @cached_property
     def offset(self) -> np.ndarray:
@@ -63,7 +70,9 @@ class Int8Layer:
         """The image that runs the kernel called ``kernel`` of ``FILES`` on inputs from the feed, channels last."""
         folder.mkdir(parents=True, exist_ok=True)
         main = folder / "main.c"
-        main.write_text(self._driver(kernel), encoding="utf-8")
+        main.write_text(self._driver(kernel, board), encoding="utf-8")
+        if board.ram < SMALL_RAM:
+            options = (*options, "-DINT8_TABLE_IN_FLASH")
         return build(
             board, [main, FOLDER / FILES[kernel]], folder, include=[FOLDER], options=options, libraries=("-lgcc",)
         )
@@ -71,28 +80,49 @@ class Int8Layer:
     def flash(self, image: Image, kernel: str) -> int:
         """Bytes of weights, offsets, and of those functions of the kernel's file that the image holds."""
         names = {f.name for f in image.objects[FILES[kernel]].functions}
-        return self.weights.size + 4 * self.outputs + sum(f.size for f in image.elf.functions if f.name in names)
+        constants = self.weights.size * self.bits // 8 + 4 * self.outputs
+        constants += 1024 if kernel == "quarter" and image.board.ram < SMALL_RAM else 0
+        return constants + sum(f.size for f in image.elf.functions if f.name in names)
 
-    def _driver(self, kernel: str) -> str:
+    def _block(self, words: np.ndarray) -> int:
+        """Most words of eight weights (O, K/8, 8) whose products a lane of 16 bits holds, in every run of every row."""
+        sums = np.abs(words.astype(np.int64)).sum(axis=2)
+        count = words.shape[1]
+        for block in range(count, 0, -1):
+            runs = np.add.reduceat(sums, range(0, count, block), axis=1)
+            if 128 * runs.max() < 1 << 15:
+                return block
+        raise ValueError(f"{self}: eight weights exceed a lane of 16 bits")
+
+    def _driver(self, kernel: str, board: Board) -> str:
         order = (2, 3, 0, 1) if self.depthwise else (0, 2, 3, 1)
-        weights = ", ".join(map(str, self.weights.transpose(order).reshape(-1)))
-        offset = ", ".join(map(str, self.offset))
+        levels = self.weights.transpose(order)
+        block = 0
+        if kernel == "int4":
+            words = levels.reshape(self.outputs, -1, 8)
+            block = self._block(words)
+            packed = (words.astype(np.uint32) & 15) << np.arange(28, -4, -4, dtype=np.uint32)
+            weights = _array("uint32_t", "weights", np.bitwise_or.reduce(packed, axis=2), "u")
+        else:
+            weights = _array("int8_t", "weights", levels)
+        squares = ""
+        if kernel == "quarter" and board.ram < SMALL_RAM:
+            squares = "extern const uint16_t int8_squares[512];\n"
+            squares += _array("uint16_t", "int8_squares", np.arange(-256, 256) ** 2 // 4, "u", visible=True)
         name = f"int8_{kernel}_depthwise" if self.depthwise else f"int8_{kernel}"
-        column = self.kernel * self.kernel * self.inputs
-        scratch = max(8 * column, 4 * (self.size + 2) ** 2)
+        size = self._scratch(kernel, board)
+        scratch = f"static uint64_t scratch[{(size + 7) // 8}];" if size else "#define scratch 0"
         pixels = self.size * self.size
         return f"""#include "feed.h"
 #include "int8.h"
 
-static const int8_t weights[{self.weights.size}] = {{{weights}}};
-static const int32_t offset[{self.outputs}] = {{{offset}}};
-static uint64_t scratch[{(scratch + 7) // 8}];
+{squares}{weights}{_array("int32_t", "offset", self.offset)}{scratch}
 static int8_t x[{pixels * self.inputs}], y[{pixels * self.outputs}];
 
 int main(void) {{
     const struct int8_layer layer = {{
         {self.size}, {self.size}, {self.inputs}, {self.outputs}, {self.kernel}, {self.shift},
-        weights, offset, scratch}};
+        (const int8_t *)weights, offset, scratch, {block}}};
     while (feed_read(x, sizeof x)) {{
         region_begin();
         {name}(&layer, x, y);
@@ -103,11 +133,30 @@ int main(void) {{
 }}
 """
 
+    def _scratch(self, kernel: str, board: Board) -> int:
+        """Bytes of the kernel's working memory."""
+        pointer, column = 2 if is_avr(board) else 4, self.kernel * self.kernel * self.inputs
+        if kernel == "naive":
+            return 0
+        if kernel == "int4":
+            return 16 * column
+        if self.depthwise:
+            return pointer * (self.size + 2) ** 2
+        return 2 * pointer * column if kernel == "quarter" else 4 * column
+
+
+def _array(ctype: str, name: str, values: np.ndarray, suffix: str = "", *, visible: bool = False) -> str:
+    """A constant of C in flash."""
+    text = ", ".join(f"{value}{suffix}" for value in values.reshape(-1))
+    return f"{'' if visible else 'static '}const {ctype} {name}[{values.size}] INT8_FLASH = {{{text}}};\n"
+
 
 LAYERS = {
     "linear 256-32": Int8Layer(size=1, inputs=256, outputs=32, kernel=1),
     "conv 1x1 8x8 32-32": Int8Layer(size=8, inputs=32, outputs=32, kernel=1),
     "conv 3x3 8x8 16-16": Int8Layer(size=8, inputs=16, outputs=16, kernel=3),
     "depthwise 3x3 8x8 32": Int8Layer(size=8, inputs=32, outputs=32, kernel=3, depthwise=True),
+    "linear 32-16": Int8Layer(size=1, inputs=32, outputs=16, kernel=1),
+    "conv 3x3 5x5 4-4": Int8Layer(size=5, inputs=4, outputs=4, kernel=3),
 }
-"""The shapes of ``graphs.LAYERS``."""
+"""The shapes of ``graphs.LAYERS`` and ``graphs.TINY``."""

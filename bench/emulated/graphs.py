@@ -109,6 +109,22 @@ LAYERS = {
 """Graph and products of the layers that published kernels are compared on."""
 
 
+def tiny_connected() -> Graph:
+    """32 -> 16: 512 products."""
+    draft = Draft((32,))
+    return draft.graph(draft.linear("x", 16))
+
+
+def tiny_window() -> Graph:
+    """3x3 over 5x5, 4 -> 4 channels: 3,600 products with those of the padding."""
+    draft = Draft((4, 5, 5))
+    return draft.graph(draft.conv("x", 4))
+
+
+TINY = {"linear 32-16": (tiny_connected, 512), "conv 3x3 5x5 4-4": (tiny_window, 3600)}
+"""Layers for 8 KB of flash and 512 bytes of RAM."""
+
+
 def small_network(seed: int = 0, *, format: str = "pot3d") -> Graph:
     """Every usual op on 3x10x9 pixels: strided, depthwise, 1x1 and residual convolutions, pools, concat, linear."""
     draft = Draft((3, 10, 9), UINT8, seed=seed)

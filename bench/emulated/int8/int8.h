@@ -13,6 +13,7 @@ struct int8_layer {
     const int8_t *weights; /* depthwise: (row, column, channel) */
     const int32_t *offset; /* half a step included */
     void *scratch;
+    int block; /* int8_int4: words of weights whose sum fits a lane */
 };
 
 /* The loops as one writes them first. */
@@ -28,5 +29,21 @@ void int8_blocked_depthwise(const struct int8_layer *layer, const int8_t *x, int
 /* For cores without a multiplier: a*b = q(a+b) - q(a-b), q(n) = floor(n*n/4) from a table. */
 void int8_quarter(const struct int8_layer *layer, const int8_t *x, int8_t *y);
 void int8_quarter_depthwise(const struct int8_layer *layer, const int8_t *x, int8_t *y);
+
+/* The control, four bits a weight: weights are words of eight, the first in the highest bits. Scratch: four words for
+   each of kernel * kernel * in, which is a multiple of 8, as `width` is. */
+void int8_int4(const struct int8_layer *layer, const int8_t *x, int8_t *y);
+
+/* On AVR constants lie in flash. */
+#ifdef __AVR__
+#include <avr/pgmspace.h>
+#define INT8_FLASH PROGMEM
+#define int8_weight(at) ((int8_t)pgm_read_byte(at))
+#define int8_offset(at) ((int32_t)pgm_read_dword(at))
+#else
+#define INT8_FLASH
+#define int8_weight(at) (*(at))
+#define int8_offset(at) (*(at))
+#endif
 
 #endif

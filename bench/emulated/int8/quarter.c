@@ -1,6 +1,14 @@
 #include "columns.h"
 #include "round.h"
 
+#ifdef INT8_TABLE_IN_FLASH
+#define table int8_squares
+#define read_table pgm_read_word
+extern const uint16_t table[512]; /* of the driver, for cores whose RAM it would fill */
+
+static void fill(void) {}
+#else
+#define read_table(at) (*(at))
 static uint16_t table[512]; /* floor(n*n/4) for n = -256 to 255 */
 
 static void fill(void) {
@@ -13,6 +21,7 @@ static void fill(void) {
         square += (uint32_t)(n + n + 1);
     }
 }
+#endif
 
 /* Columns hold places in the table, so that a product is two additions of the doubled weight and two reads. */
 static void copy(void *to, const int8_t *from, int count) {
@@ -25,7 +34,8 @@ static void copy(void *to, const int8_t *from, int count) {
 /* `twice` is two times the weight: the table's elements have two bytes. */
 static inline int32_t product(const uint16_t *place, int twice) {
     const char *middle = (const char *)place;
-    return (int32_t)*(const uint16_t *)(middle + twice) - (int32_t)*(const uint16_t *)(middle - twice);
+    return (int32_t)read_table((const uint16_t *)(middle + twice)) -
+           (int32_t)read_table((const uint16_t *)(middle - twice));
 }
 
 static int sizes(const struct int8_layer *layer) {
@@ -62,10 +72,10 @@ void int8_quarter(const struct int8_layer *layer, const int8_t *x, int8_t *y) {
         if (paired == 2) {
             int8_t *other = y + layer->out;
             for (int o = 0; o < layer->out; o++) {
-                int32_t s0 = layer->offset[o], s1 = s0;
+                int32_t s0 = int8_offset(layer->offset + o), s1 = s0;
                 const uint16_t *const *a = first, *const *b = second;
                 do {
-                    const int u = 2 * w[0], v = 2 * w[1];
+                    const int u = 2 * int8_weight(w), v = 2 * int8_weight(w + 1);
                     s0 += product(a[0], u), s1 += product(b[0], u);
                     s0 += product(a[1], v), s1 += product(b[1], v);
                     w += 2, a += 2, b += 2;
@@ -77,11 +87,11 @@ void int8_quarter(const struct int8_layer *layer, const int8_t *x, int8_t *y) {
         }
         for (int o = 0; o < layer->out; o += 2, w += count) {
             const int8_t *next = w + count;
-            int32_t s0 = layer->offset[o], s1 = layer->offset[o + 1];
+            int32_t s0 = int8_offset(layer->offset + o), s1 = int8_offset(layer->offset + o + 1);
             const uint16_t *const *a = first;
             do {
-                s0 += product(a[0], 2 * w[0]), s1 += product(a[0], 2 * next[0]);
-                s0 += product(a[1], 2 * w[1]), s1 += product(a[1], 2 * next[1]);
+                s0 += product(a[0], 2 * int8_weight(w)), s1 += product(a[0], 2 * int8_weight(next));
+                s0 += product(a[1], 2 * int8_weight(w + 1)), s1 += product(a[1], 2 * int8_weight(next + 1));
                 w += 2, next += 2, a += 2;
             } while (a != end);
             *y++ = int8_round(s0, layer->shift), *y++ = int8_round(s1, layer->shift);
@@ -104,7 +114,7 @@ void int8_quarter_depthwise(const struct int8_layer *layer, const int8_t *x, int
         int8_t *out = y + c;
         int twice[9];
         for (int i = 0; i < 9; i++, w += n) {
-            twice[i] = 2 * *w;
+            twice[i] = 2 * int8_weight(w);
         }
         for (int row = 0; row < layer->height; row++, to += 2) {
             for (int column = 0; column < layer->width; column++, from += n) {
@@ -114,7 +124,7 @@ void int8_quarter_depthwise(const struct int8_layer *layer, const int8_t *x, int
         for (int row = 0; row < layer->height; row++, at += 2) {
             for (int column = 0; column < layer->width; column++, at++, out += n) {
                 const uint16_t **below = at + wide, **last = below + wide;
-                int32_t sum = layer->offset[c];
+                int32_t sum = int8_offset(layer->offset + c);
                 sum += product(at[0], twice[0]) + product(at[1], twice[1]) + product(at[2], twice[2]);
                 sum += product(below[0], twice[3]) + product(below[1], twice[4]) + product(below[2], twice[5]);
                 sum += product(last[0], twice[6]) + product(last[1], twice[7]) + product(last[2], twice[8]);

@@ -4,7 +4,8 @@ Every kernel's outputs are compared with the exact result before its counts are 
 instructions, exact and the same in every run. Cycles are a model on a Cortex-M0 (Arm's instruction timing, no wait
 states, one-cycle multiplier; `slow multiplier`: 32 cycles) and the data sheet's on AVR. The int8 baseline rounds by a
 shift, which costs less than the 32-bit multiplication of other libraries. `int4 multiplied` is the control: our packed
-kernels' lanes with four bits a weight and a multiplication. A model file adds a whole network, by layer.
+kernels' lanes with four bits a weight and a multiplication. A model file adds a whole network, by layer. Rows of the
+JSON that have no run here stay.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from common import Row, arguments, check_equal, main
+from common import Row, arguments, check_equal, kept, main
 from emulated import counting, multiplications
 from emulated.baseline import LAYERS as INT8
 from emulated.baseline import Int8Layer
@@ -57,8 +58,17 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
             layers = LAYERS if board.ram > TINY_RAM else TINY
             for layer in list(layers)[:1] if options.quick else layers:
                 yield from layer_rows(core, board, layer, work / layer.replace(" ", "-"), options)
-            if options.model:
-                yield from network_rows(core, board, modelfile.load(options.model), work / "network", options)
+            for i, model in enumerate(options.model or ()):
+                yield from network_rows(core, board, model, work / f"network-{i}", options)
+
+
+def with_kept(options: argparse.Namespace) -> list[Row]:
+    """The rows measured now and those of the JSON that were not, core by core."""
+    found = list(rows(options))
+    measured = {row.case for row in found}
+    order = list(CORES)
+    before = [row for row in kept(options) if row.case not in measured]
+    return sorted(before + found, key=lambda row: order.index(row.case.split(", ")[1]))
 
 
 def layer_rows(core: str, board: Board, layer: str, work: Path, options: argparse.Namespace) -> Iterator[Row]:
@@ -84,10 +94,12 @@ def layer_rows(core: str, board: Board, layer: str, work: Path, options: argpars
         yield from size_rows(f"{layer}, {core}, {name}", int8.flash(image, kernel), image.elf.ram)
 
 
-def generated(graph: Graph, board: Board, folder: Path, mode: str, flags: Sequence[str]) -> Network:
+def generated(
+    graph: Graph, board: Board, folder: Path, mode: str, flags: Sequence[str], *, flash: int | None = None
+) -> Network:
     """``graph`` exported with the kernels of ``mode`` and built for ``board``."""
     target = board.targets[0]
-    export_c(graph, folder, target=target, mode=mode)
+    export_c(graph, folder, target=target, mode=mode, flash=flash)
     return build_network(folder, graph, target, folder / "build", boards=[board], options=flags)
 
 
@@ -129,17 +141,24 @@ def measured_by_mark(
     return {number: item for number, item in counts.items() if number}
 
 
-def network_rows(core: str, board: Board, graph: Graph, work: Path, options: argparse.Namespace) -> Iterator[Row]:
-    """A whole network, and each of its steps."""
-    for mode in options.mode or MODES[:1]:
-        flags = [*options.flags.split(), "-fno-inline-functions-called-once"]  # a step is told apart by its function
-        network = generated(graph, board, work / mode, mode, flags)
+def network_rows(core: str, board: Board, file: Path, work: Path, options: argparse.Namespace) -> Iterator[Row]:
+    """A whole network within each of the given bytes of flash, and each of its steps."""
+    graph = modelfile.load(file)
+    name = graph.meta.get("name", file.stem)
+    flags = [*options.flags.split(), "-fno-inline-functions-called-once"]  # a step is told apart by its function
+    for flash in options.flash or [None]:
+        case = f"{core}, {'any flash' if flash is None else f'{flash:,} bytes of flash'}"
+        try:
+            network = generated(graph, board, work / f"flash-{flash}", "auto", flags, flash=flash)
+        except (ValueError, TooLargeError) as error:
+            print(f"{name}, {case}: not measured, {error}")
+            continue
         steps = [step.name for step in network.program.steps if step.name in network.functions]
-        by_mark = measured_by_mark(network, f"network {mode}", options, ["region_begin", *steps])
+        by_mark = measured_by_mark(network, f"{name}, {case}", options, ["region_begin", *steps])
         for i, step in enumerate(steps, start=2):
-            yield from count_rows(f"{step}, {core}, shift {mode}", by_mark.get(i, Counts()), 0, SAMPLES)
-        yield from count_rows(f"network, {core}, shift {mode}", sum(by_mark.values(), Counts()), 0, SAMPLES)
-        yield from size_rows(f"network, {core}, shift {mode}", network.model.flash, network.image.elf.ram)
+            yield from count_rows(f"{name} {step}, {case}", by_mark.get(i, Counts()), 0, SAMPLES)
+        yield from count_rows(f"{name}, {case}", sum(by_mark.values(), Counts()), 0, SAMPLES)
+        yield from size_rows(f"{name}, {case}", network.model.flash, network.image.elf.ram)
 
 
 def count_rows(case: str, counts: Counts, products: int, samples: int) -> Iterator[Row]:
@@ -172,7 +191,8 @@ if __name__ == "__main__":
     parser = arguments(__doc__)
     parser.add_argument("--core", action="append", choices=list(CORES), help="only this core (repeatable)")
     parser.add_argument("--mode", action="append", choices=list(MODES), help="only this kernel of ours (repeatable)")
-    parser.add_argument("--model", type=Path, metavar="FILE", help="a model file to count as a whole and by layer")
+    parser.add_argument("--model", action="append", type=Path, metavar="FILE", help="count a model file (repeatable)")
+    parser.add_argument("--flash", action="append", type=int, metavar="BYTES", help="of each model (repeatable)")
     parser.add_argument("--flags", default="-Os", help="optimisation of the generated C (default: -Os)")
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="of one emulated run")
-    main(__doc__, lambda options: list(rows(options)), parser=parser)
+    main(__doc__, with_kept, parser=parser)

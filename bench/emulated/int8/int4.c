@@ -2,8 +2,10 @@
 #include "columns.h"
 #include "round.h"
 
-/* Four pairs of pixels, p and p + 4, against `count` words of eight weights: one product a pair. */
-static __attribute__((noinline)) void products(const uint32_t *cells, const uint32_t *codes, int count, uint32_t *sums) {
+/* Four pairs of pixels, p and p + 4, against `count` words of eight weights: one product a pair. Optimised as our own
+   straight-line code is: short, additions in their order, which costs a Cortex-M0 half the cycles of -O2. */
+static __attribute__((noinline, optimize("Os", "no-tree-reassoc"))) void products(const uint32_t *cells, const uint32_t *codes,
+                                                                             int count, uint32_t *sums) {
     uint32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
     const uint32_t *const end = codes + count;
     do {
@@ -15,6 +17,7 @@ static __attribute__((noinline)) void products(const uint32_t *cells, const uint
         s0 += cells[0] * weight, s1 += cells[1] * weight;          \
         s2 += cells[2] * weight, s3 += cells[3] * weight;          \
         cells += 4;                                                \
+        __asm__("" : "+r"(word), "+r"(cells));                     \
     }
         ONE ONE ONE ONE ONE ONE ONE ONE
 #undef ONE
@@ -36,9 +39,11 @@ static void fill(const struct int8_layer *layer, struct int8_windows windows, co
             for (int p = 0; p < 4; p++, pixel += layer->in) {
                 const int low = inside(i, layer->height) && inside(j + p, layer->width);
                 const int high = inside(i, layer->height) && inside(j + p + 4, layer->width);
+                static const int8_t zero;
+                const int8_t *a = low ? pixel : &zero, *b = high ? pixel + apart : &zero;
                 uint32_t *to = cells + p;
-                for (int c = 0; c < layer->in; c++, to += 4) {
-                    *to = (low ? (uint32_t)pixel[c] : 0) + (high ? (uint32_t)pixel[apart + c] << 16 : 0);
+                for (int c = layer->in; c; c--, a += low, b += high, to += 4) {
+                    *to = (uint32_t)*a + ((uint32_t)*b << 16);
                 }
             }
         }

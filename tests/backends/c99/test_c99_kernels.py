@@ -70,6 +70,25 @@ def test_registers_of_16_bits_hold_activations_around_their_middle(kernel, type,
     check(graph, KERNELS[name], "avr", tmp_path)
 
 
+ONES = np.where(np.arange(2000) % 3, 1, -1)
+BLOCKS = {
+    "held in lanes": {"shape": (120, 3, 4), "outputs": 5, "kernel": (1, 1), "levels": ONES[:600].reshape(5, 120, 1, 1)},
+    "spilled once": {"shape": (400, 3, 4), "outputs": 5, "kernel": (1, 1), "levels": ONES.reshape(5, 400, 1, 1)},
+    "spilled, less than a box left": {"shape": (17, 4, 5), "outputs": 4, "kernel": (3, 3), "padding": SAME},
+    "of two groups": {"shape": (48, 4, 4), "outputs": 10, "kernel": (3, 3), "padding": SAME, "groups": 2},
+}
+
+
+@pytest.mark.parametrize(("name", "target"), [("packed", "cortex-m0"), ("packed-1", "avr")])
+@pytest.mark.parametrize("case", BLOCKS)
+def test_sums_of_several_blocks_are_those_of_the_reference(case, name, target, tmp_path):
+    graph = conv_graph(np.random.default_rng(8), **BLOCKS[case], residual=S8)
+    plan = KERNELS[name].plan(layer_of(graph), get_target(target))
+    assert len(plan.ends) > 1
+    assert (plan.spills > 0, plan.fused) == ((False, True) if case == "held in lanes" else (True, False))
+    check(graph, KERNELS[name], target, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["pot1", "pot2", "pot2d", "pot3", "pot4x2", "apot5", "pot4d", "int4"])
 @pytest.mark.parametrize("type", [S8, U8], ids=str)

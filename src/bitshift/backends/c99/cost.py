@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +19,7 @@ from bitshift.backends.c99.targets import Target
 
 if TYPE_CHECKING:
     from bitshift.backends.c99.kernels import depthwise as depthwises
-    from bitshift.backends.c99.kernels import packed as packeds
+    from bitshift.backends.c99.kernels import packed_plan as packeds
     from bitshift.backends.c99.kernels import unrolled as unrolleds
     from bitshift.backends.c99.kernels.image import Image
 
@@ -93,11 +92,15 @@ def packed(layer: Layer, plan: packeds.Plan, target: Target) -> Estimate:
     entries = 1 << symbols.bits
     fill = rows * pairs * (entries * (rate.add + rate.store) + symbols.codes * rate.load + rate.turn)
     adds = rows * geo.outputs * (rate.look * (0.4 + 0.15 * pairs) + pairs * (rate.load + rate.add))
-    block = geo.outputs * (rate.call + (plan.sums * (rate.load + rate.store + 6) if blocks > 1 else 0))
-    finish = geo.outputs * plan.sums * (rate.finish + rate.load)
-    cycles = filled(plan.image, target) + tiles * (fill + adds + blocks * block + finish + 20 * pairs)
-    boxes = sum(-(-(end - start) // (symbols.codes * symbols.a_box)) for start, end in pairwise((0, *plan.ends)))
-    tables = geo.groups * geo.outputs * boxes * symbols.box // 8 + _vectors(layer)
+    pixels = pairs * plan.image.lanes
+    begin = geo.outputs * (blocks * rate.call + blocks * pairs * (rate.load + rate.store))
+    spills = plan.spills * geo.outputs * pixels * (rate.load + rate.store + 6 * rate.add)
+    finish = geo.outputs * pixels * (rate.finish + rate.load)
+    cycles = filled(plan.image, target) + tiles * (fill + adds + begin + spills + finish + 20 * pairs)
+    boxes = sum(
+        full * symbols.box // 8 + -(-(tail * symbols.bits + 1) // 8) * (tail > 0) for full, tail in plan.lengths
+    )
+    tables = geo.groups * geo.outputs * boxes + _vectors(layer)
     return Estimate(cycles=int(cycles), flash=tables + rate.code + 300, scratch=plan.scratch)
 
 

@@ -63,12 +63,12 @@ class Symbols:
 
     @property
     def fill(self) -> str:
-        """Name of the function that makes rows; it takes table, cells, place, how many, and returns the table's end."""
+        """Name of the function that makes rows; it takes table, cells, place, how many; it returns the table's end."""
         return f"bs_fill_{self.format}_{self.codes}_{self.pairs}_{self.word}_{self.cell.removesuffix('_t')}"
 
     @property
     def add(self) -> str:
-        """Name of the function that adds entries; it takes table, codes, full boxes, symbols of the tail, sums."""
+        """Name of the function that adds entries; it takes table, codes, full boxes, the rest (1: none), sums."""
         return f"bs_add_{self.bits}_{self.pairs}_{self.word}_{self.box}{'_far' * self.far}"
 
     def boxes(self, codes: np.ndarray) -> np.ndarray:
@@ -78,6 +78,11 @@ class Symbols:
         values = (wide << (np.arange(self.codes, dtype=np.uint64) * np.uint64(self.form.bits))).sum(axis=2)
         values = np.pad(values, ((0, 0), (0, -values.shape[1] % self.a_box))).reshape(rows, -1, self.a_box)
         return (values << (np.arange(self.a_box, dtype=np.uint64) * np.uint64(self.bits))).sum(axis=2)
+
+    def rest(self, codes: np.ndarray) -> np.ndarray:
+        """The symbols of ``codes`` (O, n) behind the full boxes, fewer than a box has, with a 1 above the last."""
+        values = self.boxes(codes).reshape(-1)
+        return values | (1 << np.uint64(codes.shape[1] // self.codes * self.bits))
 
     def text(self, name: str) -> str:
         """The C text of the shared function ``name``, :attr:`fill` or :attr:`add`."""
@@ -134,20 +139,21 @@ def _fill(symbols: Symbols) -> Lines:
     lines += [f"t += {len(sums) * pairs};", "BS_OPAQUE(t);", "BS_OPAQUE(s);"]
     body = [
         f"const {symbols.cell} *s = *cells + at;",
+        f"const {symbols.cell} *const stop = s + n;",
         f"uint{word}_t *t = table;",
-        "for (i = n; i != 0; i--) {", *indent(lines), "}",
+        "do {", *indent(lines), "} while (s != stop);",
     ]  # fmt: skip
     if pairs > 1:
         body = [
             f"for (p = 0; p < {pairs}; p++) {{",
             *indent([*body, "end = t;", "table++;", "cells++;"]), "}", f"return end - {pairs - 1};",
         ]  # fmt: skip
-        counters = ["uint_fast8_t p;", "uint_fast16_t i;", f"uint{word}_t *end = table;"]
+        counters = ["uint_fast8_t p;", f"uint{word}_t *end = table;"]
     else:
-        counters, body = ["uint_fast16_t i;"], [*body, "return t;"]
+        counters, body = [], [*body, "return t;"]
     head = (
         f"BS_SMALL static uint{word}_t *{symbols.fill}(\n"
-        f"    uint{word}_t *table, const {symbols.cell} *const *cells, ptrdiff_t at, uint_fast16_t n)"
+        f"    uint{word}_t *table, const {symbols.cell} *const *cells, ptrdiff_t at, size_t n)"
     )
     return [head, "{", *indent([*counters, *body]), "}"]
 
@@ -184,19 +190,28 @@ def _adds(bits: int, pairs: int, word: int, box: int, *, far: bool) -> Lines:
         steps += [f"table += {count * row};", "BS_OPAQUE(table);"]
     else:
         steps = [line for at in range(count) for line in (*look(moved(at * bits)), *following)]
+    tight = pairs == 4 and not far
+    held = [
+        f"const {unit} *volatile next = codes;",
+        f"{kind} *volatile sum_at = sum;",
+        f"volatile {unit} rest_at = rest;",
+    ]
+    if tight:
+        fetch = [f"const {unit} *now = next;", f"c = ({unit})BS_READ{box}(now);", "next = now + 1;"]
     body = [
-        *(f"{kind} a{p} = 0;" for p in range(pairs)),
+        *(held if tight else []),
+        *(f"{kind} a{p} = sum[{p}];" for p in range(pairs)),
         f"{unit} c;",
         *([f"const {kind} *e;"] if box != 8 else []),
         "for (; boxes != 0; boxes--) {", *indent([*fetch, *steps]), "}",
-        "if (tail != 0) {", *indent([*fetch, "do {", *indent(rolled), "} while (--tail != 0);"]), "}",
+        f"for (c = {'rest_at' if tight else 'rest'}; c != 1;) {{", *indent(rolled), "}",
+        *(["sum = sum_at;"] if tight else []),
         *(f"sum[{p}] = a{p};" for p in range(pairs)),
     ]  # fmt: skip
-    head = (
-        f"BS_SMALL static void bs_add_{bits}_{pairs}_{word}_{box}{'_far' * far}(\n"
-        f"    const {kind} *table, const {unit} *codes, uint_fast16_t boxes, uint_fast8_t tail, {kind} *sum)"
-    )
-    return [head, "{", *indent(body), "}"]
+    name = f"bs_add_{bits}_{pairs}_{word}_{box}{'_far' * far}"
+    arguments = f"const {kind} *table, const {unit} *codes, uint_fast16_t boxes, {unit} rest, {kind} *sum"
+    lines = [f"BS_SMALL static void {name}(", f"    {arguments})", "{", *indent(body), "}"]
+    return lines
 
 
 __all__ = ["Symbols", "parse"]

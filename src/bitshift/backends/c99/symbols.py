@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from bitshift.backends.c99 import thumb1
 from bitshift.backends.c99.proof import planes
 from bitshift.backends.c99.text import Lines, indent
 from bitshift.core.formats import FORMATS, ShiftFormat
@@ -211,6 +212,8 @@ def _adds(bits: int, pairs: int, word: int, box: int, *, far: bool) -> Lines:
     name = f"bs_add_{bits}_{pairs}_{word}_{box}{'_far' * far}"
     arguments = f"const {kind} *table, const {unit} *codes, uint_fast16_t boxes, {unit} rest, {kind} *sum"
     lines = [f"BS_SMALL static void {name}(", f"    {arguments})", "{", *indent(body), "}"]
+    if pairs == 4 and not far:
+        lines = [f"#if {thumb1.CONDITION}", *thumb1.add(name, bits), "#else", *lines, "#endif"]
     return lines
 
 

@@ -20,7 +20,7 @@ from bitshift.backends.c99.targets import Target
 if TYPE_CHECKING:
     from bitshift.backends.c99.kernels import depthwise as depthwises
     from bitshift.backends.c99.kernels import packed_plan as packeds
-    from bitshift.backends.c99.kernels import unrolled as unrolleds
+    from bitshift.backends.c99.kernels import unrolled_plan as unrolleds
     from bitshift.backends.c99.kernels.image import Image
 
 

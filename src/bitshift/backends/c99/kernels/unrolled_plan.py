@@ -1,0 +1,125 @@
+"""What the straight-line kernel is to do: which cells a load serves, and how many planes share an accumulator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from bitshift.backends.c99 import cost
+from bitshift.backends.c99.kernels.geometry import Geometry, geometry, rows_of
+from bitshift.backends.c99.kernels.image import Image, centred_offset, lanes_across
+from bitshift.backends.c99.layer import Layer
+from bitshift.backends.c99.proof import blocks, centre, fits, merge, planes, starts_at
+from bitshift.backends.c99.targets import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """How an output sums: blocks of weights, and in each the planes that share an accumulator."""
+
+    digits: np.ndarray
+    ends: tuple[int, ...]
+    groups: tuple[tuple[range, ...], ...]
+    fused: bool
+
+    @property
+    def terms(self) -> int:
+        """Additions."""
+        return int(np.count_nonzero(self.digits))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the text is made from; ``rows`` by output, ``by_plane`` whether a sum a plane or shifted operands."""
+
+    geo: Geometry
+    image: Image
+    rows: tuple[Row, ...]
+    by_plane: bool
+    joint: int
+    offset: np.ndarray
+
+    @property
+    def scratch(self) -> int:
+        """Bytes."""
+        return 0 if self.image.direct else self.image.bytes
+
+
+def plan_unrolled(layer: Layer, target: Target) -> Plan | str:
+    """The plan, or why there is none."""
+    geo = geometry(layer)
+    if geo is None:
+        return "three spatial axes"
+    if layer.codes.size > 1 << 18:
+        return f"{layer.codes.size} weights: too much code"
+    small = target.word < 4
+    found = []
+    for lanes in (1,) if small or geo.places < 2 else (2, 1):
+        for mid in dict.fromkeys((0, centre(min(layer.x.lo, 0), max(layer.x.hi, 0)))):
+            if mid and lanes == 1 and not small:
+                continue
+            made = _rows(layer, geo, target, lanes, mid, small=small)
+            if made is not None:
+                found.append(made)
+    return min(found, key=lambda plan: cost.unrolled(plan, target).cycles) if found else "levels beyond the lanes"
+
+
+def _rows(layer: Layer, geo: Geometry, target: Target, lanes: int, mid: int, *, small: bool) -> Plan | None:
+    narrow = small or lanes == 2
+    bits = 16 if narrow else 32
+    lo, hi = min(layer.x.lo, 0) - mid, max(layer.x.hi, 0) - mid
+    word = geo.inputs and lanes == 1 and geo.places == 1 and not target.far and not small
+    cell = layer.x.ctype if lanes == 1 and not mid and not word else "int32_t" if word else "uint32_t"
+    if small and mid:
+        cell = "int8_t" if layer.x.type.dtype.itemsize == 1 else "int16_t"
+    across = lanes == 1 or lanes_across(geo)
+    image = Image(geo=geo, lanes=lanes, across=across, rows=1, mid=mid, xtype=layer.x.ctype, cell=cell)
+    image = replace(image, rows=_strip(image))
+    levels = rows_of(layer.levels.astype(np.int64), geo)
+    offset = centred_offset(layer, mid)
+    by_plane = not target.free_shift
+    rows = []
+    for output, row in enumerate(levels):
+        fuse = narrow and not layer.wide and int(layer.mult[output]) == 1
+        made = _row(row, lo, hi, bits, int(offset[output]) if fuse else None)
+        if made is None:
+            return None
+        rows.append(made)
+    registers = 12 if target.free_shift else 22 if target.far else 5
+    accumulators = max(len(r.digits) if by_plane else len(r.groups[0]) for r in rows) or 1
+    joint = max(1, min(4, registers // accumulators))
+    return Plan(geo=geo, image=image, rows=tuple(rows), by_plane=by_plane, joint=joint, offset=offset)
+
+
+def _row(row: np.ndarray, lo: int, hi: int, bits: int, offset: int | None) -> Row | None:
+    """Blocks as long as every plane fits, then as few accumulators as the proof allows."""
+    digits = planes(row[None])[:, 0]
+    ends = blocks(
+        len(row),
+        lambda start, end: all(fits(plane[None, start:end], lo, hi, bits) for plane in digits),
+        most=len(row),
+        shorter=lambda length: length // 2,
+    )
+    if ends is None:
+        return None
+    groups = tuple(tuple(merge(digits[:, a:b], lo, hi, bits) or ()) for a, b in pairwise((0, *ends))) or ((),)
+    fused = False
+    if offset is not None and len(ends) == 1 and len(groups[0]) == 1 and groups[0][0].start == 0:
+        fused = starts_at(row[None], lo, hi, np.array([offset]), bits)
+    return Row(digits=digits, ends=tuple(ends), groups=groups, fused=fused)
+
+
+def _strip(image: Image) -> int:
+    """Rows of a strip: few, as long as the copies of shared rows stay cheap."""
+    rows, columns = image.pairs
+    if image.geo.groups > 1:
+        want = max(1, -(-128 // columns))
+        return -(-rows // max(1, rows // want))
+    want = 1 if image.direct or image.geo.kernel[0] == 1 else 2
+    strips = max(1, rows // want)
+    return -(-rows // strips)
+
+
+__all__ = ["Plan", "Row", "plan_unrolled"]

@@ -139,11 +139,12 @@ module requantize_mult #(parameter X = 32, M = 16, S = 6) (
 endmodule
 
 // The usual one of int8 engines: mult is M bits of a fraction, the product's upper half is rounded, then shifted with
-// rounding. Its offset is an addition before it, and its shift is of X + 1 bits, not of all X + M of the product.
+// rounding. Its offset is an addition before it, and its shift is of X + 1 bits, not of all X + M of the product. The
+// constant is written as wide as the product: abc takes seconds, and with a narrower one it does not end.
 module requantize_high #(parameter X = 32, M = 31, S = 5) (
     input signed [X-1:0] acc, input [M-1:0] mult, input [S-1:0] shift, output signed [7:0] y
 );
-    wire signed [X+M:0] product = acc * $signed({1'b0, mult}) + $signed({2'b01, {(M - 1){1'b0}}});
+    wire signed [X+M:0] product = acc * $signed({1'b0, mult}) + $signed({{X{1'b0}}, 2'b01, {(M - 1){1'b0}}});
     wire signed [X:0] high = product >>> M;
     wire signed [X:0] half = ($signed({{X{1'b0}}, 1'b1}) <<< shift) >>> 1;
     wire signed [X:0] v = (high + half) >>> shift;

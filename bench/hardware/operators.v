@@ -139,8 +139,7 @@ module requantize_mult #(parameter X = 32, M = 16, S = 6) (
 endmodule
 
 // The usual one of int8 engines: mult is M bits of a fraction, the product's upper half is rounded, then shifted with
-// rounding. Its offset is an addition before it, and its shift is of X + 1 bits, not of all X + M of the product. The
-// constant is written as wide as the product: abc takes seconds, and with a narrower one it does not end.
+// rounding. Its offset is an addition before it, and its shift is of X + 1 bits, not of all X + M of the product.
 module requantize_high #(parameter X = 32, M = 31, S = 5) (
     input signed [X-1:0] acc, input [M-1:0] mult, input [S-1:0] shift, output signed [7:0] y
 );

@@ -60,10 +60,11 @@ def prove(proof: Proof, folder: Path) -> Row:
 def measure(operator: Operator, folder: Path, liberty: Path, nand2: float, *, power: bool) -> list[Row]:
     """Its rows: LUT4, area, gates, delay and, with OpenSTA, power."""
     (folder / "top.v").write_text(operator.text)
+    read = f"read_verilog {SOURCE} top.v; hierarchy -top {operator.top}"
+    _yosys(f"{read}; synth_ice40 -flatten -top {operator.top}; tee -o luts.txt stat", folder, operator.case)
+    # a process of its own: behind another synthesis names are numbered otherwise, and abc's result follows their order
     log = _yosys(
-        f"read_verilog {SOURCE} top.v; hierarchy -top {operator.top}; design -save read; "
-        f"synth_ice40 -flatten -top {operator.top}; tee -o luts.txt stat; design -load read; "
-        f"synth -flatten -noabc -top {operator.top}; dfflibmap -liberty {liberty}; "
+        f"{read}; synth -flatten -noabc -top {operator.top}; dfflibmap -liberty {liberty}; "
         f"abc -liberty {liberty} -script {MAP}; "
         f"opt_clean; tee -o area.txt stat -liberty {liberty}; splitnets -ports; opt_clean -purge; "
         f"write_verilog -noattr mapped.v",

@@ -36,10 +36,11 @@ class WeightLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeOperations:
-    """The operations of one node for one sample; ``where`` names its multiplications."""
+    """The operations of one node for one sample; ``output`` is shape and type, ``where`` names its multiplications."""
 
     name: str
     op: str
+    output: str
     cost: Cost
     where: str
 
@@ -76,12 +77,20 @@ def weight_layers(graph: Graph) -> list[WeightLayer]:
     return layers
 
 
-def node_operations(graph: Graph) -> list[NodeOperations]:
-    """Operations of every node for one sample, in execution order."""
-    return [
-        NodeOperations(name=row.place, op=row.node.op, cost=row.cost, where=_where(graph, row.node, row.cost))
-        for row in count(graph).rows
-    ]
+def sample_operations(graph: Graph) -> tuple[list[NodeOperations], Cost]:
+    """What one sample costs, and the sum: making its picture, if that multiplies, then every node in order."""
+    picture = picture_operations(graph)
+    found = [picture] if picture else []
+    for row in count(graph).rows:
+        value = graph.values[row.node.output]
+        shape = "x".join(map(str, value.shape)) or "1"
+        found.append(
+            NodeOperations(
+                name=row.place, op=row.node.op, output=f"{shape} {value.type}", cost=row.cost,
+                where=_where(graph, row.node, row.cost),
+            )
+        )  # fmt: skip
+    return found, sum((o.cost for o in found), Cost())
 
 
 def picture_operations(graph: Graph) -> NodeOperations | None:
@@ -103,7 +112,7 @@ def picture_operations(graph: Graph) -> NodeOperations | None:
     )
     pixels = height * width
     cost = Cost(float_multiplications=odd * pixels, float_adds=len(pre["scale"]) * pixels)
-    return NodeOperations(name="picture", op="preprocess", cost=cost, where=where)
+    return NodeOperations(name="picture", op="preprocess", output="float32", cost=cost, where=where)
 
 
 def _where(graph: Graph, node: Node, cost: Cost) -> str:

@@ -112,7 +112,7 @@ def _file_parts(path: Path, graph: Graph) -> dict[str, Any]:
             name=o.name, op=o.op, shifts=o.cost.shifts + o.cost.float_shifts, adds=o.cost.adds + o.cost.float_adds,
             multiplications=summary.multiplications(o.cost), where=o.where,
         )
-        for o in (*filter(None, [summary.picture_operations(graph)]), *summary.node_operations(graph))
+        for o in summary.sample_operations(graph)[0]
     ]  # fmt: skip
     total = count(graph).total
     constants = summary.constant_bytes(graph)
@@ -153,8 +153,7 @@ def _tiles(
         tiles.append(Tile(value=size_text(size), name="model file", below=ratio))
         total: Cost = count(graph).total
         shifts = short_number(total.shifts + total.float_shifts)
-        picture = summary.picture_operations(graph)
-        many = summary.multiplications(total + picture.cost if picture else total)
+        many = summary.multiplications(summary.sample_operations(graph)[1])
         tiles.append(
             Tile(
                 value=f"{many:,}" if many < 1e6 else short_number(many),

@@ -15,6 +15,7 @@ from bitshift.cli.verbs import Verb
 if TYPE_CHECKING:
     from bitshift.cli.summary import NodeOperations
     from bitshift.core.graph import Graph
+    from bitshift.core.ops import Cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +59,7 @@ examples:
             raise CliError(f"no such file: {path}; the registries are {', '.join(REGISTRIES)}")
         graph = open_graph(path)
         size = path.stat().st_size
-        layers, operations = summary.weight_layers(graph), summary.node_operations(graph)
-        picture = summary.picture_operations(graph)
-        counted = [*filter(None, [picture]), *operations]
-        total = sum((o.cost for o in counted[1:]), counted[0].cost) if counted else None
+        layers, (operations, total) = summary.weight_layers(graph), summary.sample_operations(graph)
         parts = summary.constant_bytes(graph)
         rest = size - sum(parts.values())
         self._print_head(out, path, graph, size, parts | {"header and graph": rest})
@@ -70,7 +68,7 @@ examples:
             for x in layers
         ]
         out.table("layers with weights", ("layer", "op", "format", "shape", "weights", "packed"), rows, right=(4, 5))
-        self._print_operations(out, operations, graph, picture)
+        self._print_operations(out, operations, total)
         if self.graph:
             out.line(graph.pretty())
         out.result(
@@ -80,10 +78,9 @@ examples:
                 "outputs": {n: _value(graph, n) for n in graph.outputs},
                 "values": summary.value_kinds(graph),
                 "layers": [asdict(x) | {"weights": x.weights} for x in layers],
-                "nodes": [{"name": o.name, "op": o.op, "where": o.where, **asdict(o.cost)} for o in counted],
-                "shifts": total.shifts if total else 0, "adds": total.adds if total else 0,
-                "multiplications": summary.multiplications(total) if total else 0,
-                "operations": asdict(total) if total else {},
+                "nodes": [{"name": o.name, "op": o.op, "where": o.where, **asdict(o.cost)} for o in operations],
+                "shifts": total.shifts, "adds": total.adds, "multiplications": summary.multiplications(total),
+                "operations": asdict(total) if operations else {},
                 "graph": graph.pretty().splitlines() if self.graph else None,
             }
         )  # fmt: skip
@@ -108,20 +105,11 @@ examples:
         out.line("  bytes   " + ", ".join(f"{role} {size_text(n)}" for role, n in parts.items()))
         out.line()
 
-    def _print_operations(
-        self, out: Output, operations: list[NodeOperations], graph: Graph, picture: NodeOperations | None
-    ) -> None:
+    def _print_operations(self, out: Output, operations: list[NodeOperations], total: Cost) -> None:
         from bitshift.cli.summary import multiplications
 
-        before = [picture] if picture else []  # in front of the graph: a picture becomes the input
-        rows = [(o.name, o.op, "float32", *_counts(o.cost)) for o in before]
-        for node, o in zip(graph.nodes, operations, strict=True):
-            value = graph.values[node.output]
-            shape = "x".join(map(str, value.shape)) or "1"
-            rows.append((o.name, o.op, f"{shape} {value.type}", *_counts(o.cost)))
-        operations = [*before, *operations]
+        rows = [(o.name, o.op, o.output, *_counts(o.cost)) for o in operations]
         if operations:
-            total = sum((o.cost for o in operations[1:]), operations[0].cost)
             rows.append(("one sample", "", "", *_counts(total)))
         columns = ("node", "op", "output", "shifts", "adds", "multiplications")
         out.table("operations of one sample", columns, rows, right=(3, 4, 5))
@@ -133,7 +121,7 @@ examples:
             out.line("multiplication-free: every product is a shift")
 
 
-def _counts(cost: Any) -> tuple[str, str, str]:
+def _counts(cost: Cost) -> tuple[str, str, str]:
     """Shifts, additions, multiplications; float ones are counted with the integer ones, as no value is both."""
     from bitshift.cli.summary import multiplications
 

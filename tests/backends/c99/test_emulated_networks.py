@@ -55,6 +55,13 @@ def test_a_caller_keeps_no_register_that_a_callee_pops_over(tmp_path):
     check(graph, generated(graph, "microbit", tmp_path, mode="packed"), 10)
 
 
+def test_rows_of_a_depthwise_layer_are_not_counted_to_find_their_place(tmp_path):
+    """GCC 12 for a Cortex-M0 made ``at += 1`` in a loop of 5 within one of 13 a product of rows and 5."""
+    draft = Draft((16, 25, 5), UINT8)
+    graph = draft.graph(draft.conv("x", 16, groups=16, type=UINT8))
+    check(graph, generated(graph, "microbit", tmp_path, flash=1500), 3)
+
+
 def test_an_avr_works_in_more_memory_than_its_compiler_gives_an_array(tmp_path):
     draft = Draft((1, 64, 64), UINT8)
     first = draft.conv("x", 4, 1, type=UINT8)

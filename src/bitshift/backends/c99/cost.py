@@ -3,7 +3,8 @@
 Straight-line code takes the same instructions every time, but for its clamps, so a model needs only what an
 instruction of each kind costs and how many are written. The rates below follow Arm's published timing for Cortex-M0,
 two cycles a load on larger ones, and one cycle an instruction on RISC-V; they were fitted to counted instructions of
-GCC 12 (``bench/mcu.py``) and stand within a fifth of them on the layers of the tests.
+GCC 12, and stand within a third of them, mostly a tenth, on the layers of ``tests/backends/c99/test_c99_cost.py``;
+on AVR within two fifths.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from bitshift.backends.c99.layer import Estimate, Layer
 from bitshift.backends.c99.targets import Target
+from bitshift.backends.c99.text import narrowest
 
 if TYPE_CHECKING:
     from bitshift.backends.c99.kernels import depthwise as depthwises
@@ -26,10 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Cycles of a load, a store, an addition, a turn of a loop, a call, an output's rounding; bytes of the same.
+    """Cycles of what kernels do often, and bytes of their code.
 
-    ``look`` is a look-up without its loads and additions, ``fetch`` and ``term`` bytes of a load and of a weight's term
-    in straight-line code, ``spill`` what few registers add to a straight-line output.
+    Args:
+        load, store, add, turn, call: an instruction of each kind, a turn of a loop, a call with what it saves.
+        finish, round: an output's rounding in a loop, and in straight-line code.
+        look: a look-up without its loads and additions.
+        tap, window: a weight of the plain kernel, and what a window's loops add to it.
+        fetch, term, output: bytes of a load, of a weight's term and of a lane's rounding in straight-line code.
+        code: bytes of a depthwise layer's code; other kernels' are in proportion.
     """
 
     load: float
@@ -38,31 +45,38 @@ class Rates:
     turn: float
     call: float
     finish: float
+    round: float
     look: float
-    spill: float
+    tap: float
+    window: float
     fetch: int
     term: float
-    code: int
     output: int
+    code: int
 
 
 RATES = {
     "generic": Rates(
-        load=1, store=1, add=1, turn=2, call=30, finish=13, look=4, spill=0, fetch=4, term=4, code=500, output=50
+        load=1, store=1, add=1, turn=2, call=32, finish=6, round=6, look=5, tap=16, window=3,
+        fetch=4, term=3.5, output=50, code=600,
     ),
     "cortex-m0": Rates(
-        load=2, store=2, add=1, turn=4, call=55, finish=20, look=9, spill=26, fetch=2, term=2.1, code=420, output=46
+        load=2, store=2, add=1, turn=6, call=95, finish=30, round=16, look=6, tap=31, window=6,
+        fetch=2, term=1.5, output=43, code=380,
     ),
     "cortex-m": Rates(
-        load=2, store=1, add=1, turn=3, call=45, finish=11, look=5, spill=0, fetch=4, term=3.6, code=420, output=27
+        load=2, store=1, add=1, turn=3, call=42, finish=6, round=5, look=5.5, tap=20, window=5,
+        fetch=4, term=3, output=27, code=400,
     ),
     "rv32": Rates(
-        load=1, store=1, add=1, turn=2, call=35, finish=10, look=4, spill=0, fetch=4, term=4, code=560, output=50
+        load=1, store=1, add=1, turn=1.7, call=31, finish=5, round=5, look=5, tap=15, window=1.5,
+        fetch=4, term=3.5, output=57, code=650,
     ),
     "avr": Rates(
-        load=2, store=2, add=2, turn=6, call=90, finish=60, look=16, spill=0, fetch=2, term=4, code=900, output=110
+        load=2, store=2, add=2, turn=15, call=160, finish=310, round=65, look=16, tap=58, window=20,
+        fetch=2, term=4.5, output=120, code=600,
     ),
-}
+}  # fmt: skip
 
 
 def rates(target: Target) -> Rates:
@@ -83,6 +97,21 @@ def filled(image: Image, target: Target) -> float:
     return image.geo.groups * image.strips * (image.cells * cell + image.size[0] * image.geo.channels * 10 * rate.add)
 
 
+def plain(layer: Layer, buckets: int, target: Target) -> tuple[int, int]:
+    """Cycles and bytes of the fallback: a turn of several loops a weight, the buckets of every output."""
+    rate = rates(target)
+    outputs, weights = math.prod(layer.y.shape), layer.codes[0].size
+    window = rate.window * (layer.kind == "conv" and weights > layer.codes.shape[1])
+    width = 1 if target.word == 4 else 4
+    cycles = outputs * ((rate.tap + window) * weights + (6 * buckets + 30) * rate.add * width)
+    flash = (
+        len(layer.codes) * ((weights * layer.format.bits + 7) // 8)
+        + _vectors(layer)
+        + rate.code * 3 // (4 if target.word == 4 else 2)
+    )
+    return int(cycles), flash
+
+
 def packed(layer: Layer, plan: packeds.Plan, target: Target) -> Estimate:
     """Packed codes: filling the table, a look-up a symbol, the sums of blocks, rounding."""
     rate, geo, symbols = rates(target), plan.geo, plan.symbols
@@ -91,7 +120,10 @@ def packed(layer: Layer, plan: packeds.Plan, target: Target) -> Estimate:
     rows = geo.inputs / symbols.codes
     entries = 1 << symbols.bits
     fill = rows * pairs * (entries * (rate.add + rate.store) + symbols.codes * rate.load + rate.turn)
-    adds = rows * geo.outputs * (rate.look * (0.4 + 0.15 * pairs) + pairs * (rate.load + rate.add))
+    look = rate.look * (0.4 + 0.15 * pairs) + pairs * (rate.load + rate.add)
+    if pairs == 4 and target.word == 4 and not target.far:
+        look = 13  # thumb1.py
+    adds = rows * geo.outputs * look
     pixels = pairs * plan.image.lanes
     begin = geo.outputs * (blocks * rate.call + blocks * pairs * (rate.load + rate.store))
     spills = plan.spills * geo.outputs * pixels * (rate.load + rate.store + 6 * rate.add)
@@ -101,7 +133,8 @@ def packed(layer: Layer, plan: packeds.Plan, target: Target) -> Estimate:
         full * symbols.box // 8 + -(-(tail * symbols.bits + 1) // 8) * (tail > 0) for full, tail in plan.lengths
     )
     tables = geo.groups * geo.outputs * boxes + _vectors(layer)
-    return Estimate(cycles=int(cycles), flash=tables + rate.code + 300, scratch=plan.scratch)
+    code = rate.code * (0.95 + 0.2 * pairs + 0.75 * (blocks > 1) + 0.35 * (plan.spills > 0))
+    return Estimate(cycles=int(cycles), flash=tables + int(code), scratch=plan.scratch)
 
 
 def unrolled(plan: unrolleds.Plan, target: Target) -> Estimate:
@@ -119,7 +152,7 @@ def unrolled(plan: unrolleds.Plan, target: Target) -> Estimate:
     shifts = 0 if plan.by_plane or target.free_shift else terms
     width = 1 if target.word == 4 else 2
     per_cell = loads * rate.load + (terms + shifts + joins) * rate.add * width
-    per_cell += outputs * (image.lanes * rate.finish + rate.spill) + rate.call / 2
+    per_cell += outputs * image.lanes * rate.round + rate.call / 2
     cycles = filled(image, target) + cells * per_cell
     flash = loads * rate.fetch + terms * rate.term * width + joins * 2 + outputs * (image.lanes * rate.output + 10)
     return Estimate(cycles=int(cycles), flash=int(flash) + 300, scratch=plan.scratch)
@@ -148,9 +181,9 @@ def lists(layer: Layer, counts: np.ndarray, places: np.ndarray, target: Target) 
 
 
 def _vectors(layer: Layer) -> int:
-    """Bytes of rule 4's constants: four of an offset, and one for each shift that is not the same everywhere."""
+    """Bytes of rule 4's constants: the offset's, and one for each shift that is not the same everywhere."""
     uneven = sum(len(set(v.tolist())) > 1 for v in (layer.shift, layer.mult, layer.res_shift))
-    return len(layer.codes) * (4 + uneven)
+    return len(layer.codes) * (4 if layer.wide else narrowest(layer.offset)[1]) + len(layer.codes) * uneven
 
 
 __all__ = ["Rates", "depthwise", "filled", "lists", "packed", "rates", "unrolled"]

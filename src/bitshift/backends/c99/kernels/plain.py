@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bitshift.backends.c99 import cost
 from bitshift.backends.c99.codes import streamed
 from bitshift.backends.c99.helpers import buckets
 from bitshift.backends.c99.layer import Code, Estimate, Layer
@@ -29,13 +30,9 @@ class Plain:
         return None
 
     def estimate(self, layer: Layer, target: Target) -> Estimate:
-        """About 12 instructions a weight, and the buckets of every output."""
-        weights = layer.codes[0].size
-        outputs = int(np.prod(layer.y.shape, dtype=np.int64))
-        cycles = outputs * (14 * weights + 6 * buckets(layer.format) + 30)
-        bits = layer.codes.shape[0] * ((weights * layer.format.bits + 7) // 8)
-        flash = bits + Rule4.of(layer).table_bytes + 400
-        return Estimate(cycles=cycles * (3 if target.word == 1 else 1), flash=flash, scratch=_scratch(layer))
+        """Cost on ``target``."""
+        cycles, flash = cost.plain(layer, buckets(layer.format), target)
+        return Estimate(cycles=cycles, flash=flash, scratch=_scratch(layer))
 
     def emit(self, layer: Layer, target: Target) -> Code:  # noqa: ARG002 - one text for all
         """The C text."""

@@ -1,0 +1,82 @@
+"""The chooser's estimates against counted cycles and built code, kernel by kernel, on emulated processors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from emulated import counting
+from emulated.graphs import LAYERS, Draft
+from emulated.network import build_network
+
+from bitshift.backends.c99 import golden
+from bitshift.backends.c99.export import render
+from bitshift.backends.c99.kernels import KERNELS
+from bitshift.backends.c99.program import build
+from bitshift.backends.c99.targets import get_target
+from bitshift.backends.c99.unit import assemble
+from bitshift.core.graph import Graph
+from firmware_programs import board
+
+BOARDS = {
+    "cortex-m0": "microbit-large", "cortex-m4": "mps2-an386", "rv32i": "virt-rv32i", "avr": "atmega2560-xmem"
+}  # fmt: skip
+
+
+def conv(shape, outputs, kernel, **more) -> Graph:
+    draft = Draft(shape, seed=1)
+    return draft.graph(draft.conv("x", outputs, kernel, **more))
+
+
+def linear(inputs, outputs, **more) -> Graph:
+    draft = Draft((inputs,), seed=1)
+    return draft.graph(draft.linear("x", outputs, **more))
+
+
+GRAPHS = {
+    **{name: make() for name, (make, _) in LAYERS.items()},
+    "3x3, stride 2, two terms": conv((8, 12, 10), 24, 3, stride=2, format="pot4x2"),
+    "1x1, two bits": conv((64, 5, 5), 12, 1, format="pot2"),
+    "depthwise 5x5, stride 2": conv((6, 13, 9), 6, 5, stride=2, groups=6),
+    "linear, two terms": linear(64, 10, format="pot4x2"),
+}
+QUICK = ("cortex-m0", "linear, two terms")
+
+
+CASES = [
+    pytest.param(target, graph, marks=() if (target, graph) == QUICK else pytest.mark.slow)
+    for target in BOARDS
+    for graph in GRAPHS
+]
+
+
+@pytest.mark.parametrize(("target", "name"), CASES)
+def test_an_estimate_is_near_the_cycles_and_bytes_that_are_counted(target, name, tmp_path):
+    processor, machine = get_target(target), board(BOARDS[target])
+    program = build(GRAPHS[name])
+    (layer,) = program.layers
+    inputs = golden.inputs(program, 1)
+    found = {}
+    for kernel in KERNELS.values():
+        if kernel.refuses(layer, processor):
+            continue
+        folder = tmp_path / kernel.name
+        folder.mkdir()
+        for file, text in render(assemble(program, {layer.name: kernel}, processor)).items():
+            (folder / file).write_text(text)
+        network = build_network(folder, GRAPHS[name], target, folder / "build", boards=[machine])
+        outputs, run = network.evaluate(inputs, count=True)
+        for value, expected in golden.outputs(program, inputs).items():
+            assert np.array_equal(outputs[value], expected)
+        counts = counting.region(network.image, run)
+        # Where no model counts cycles: two a load on Cortex-M3 and larger and one more a jump, one an instruction else.
+        cycles = counts.cycles or counts.instructions + (counts.loads + counts.jumps) * (target == "cortex-m4")
+        estimate = kernel.estimate(layer, processor)
+        found[kernel.name] = estimate.cycles / cycles, estimate.flash / network.model.flash, network.model.flash
+    assert len(found) >= 3
+    slack = 0.4 if target == "avr" else 0.3
+    far = {
+        kernel: (cycles, flash, size)
+        for kernel, (cycles, flash, size) in found.items()
+        if abs(cycles - 1) > slack or not 1 - max(0.25, 200 / size) < flash < 1 + max(0.45, 550 / size)
+    }
+    assert far == {}, "kernel: cycles estimated of counted, flash likewise, bytes of flash"

@@ -156,9 +156,9 @@ def network_rows(core: str, board: Board, file: Path, work: Path, options: argpa
         steps = [step.name for step in network.program.steps if step.name in network.functions]
         by_mark = measured_by_mark(network, f"{name}, {case}", options, ["region_begin", *steps])
         for i, step in enumerate(steps, start=2):
-            yield from count_rows(f"{name} {step}, {case}", by_mark.get(i, Counts()), 0, SAMPLES)
-        yield from count_rows(f"{name}, {case}", sum(by_mark.values(), Counts()), 0, SAMPLES)
-        yield from size_rows(f"{name}, {case}", network.model.flash, network.image.elf.ram)
+            yield from count_rows(f"step {step} of {name}, {case}", by_mark.get(i, Counts()), 0, SAMPLES)
+        yield from count_rows(f"network {name}, {case}", sum(by_mark.values(), Counts()), 0, SAMPLES)
+        yield from size_rows(f"network {name}, {case}", network.model.flash, network.image.elf.ram)
 
 
 def count_rows(case: str, counts: Counts, products: int, samples: int) -> Iterator[Row]:

@@ -78,7 +78,8 @@ def make(name: str) -> tuple[nn.Module, torch.Tensor]:
     channels = 1 if entry.input_size in ((28, 28), (49, 10)) else 3
     narrow = {"hidden": 64} if name.startswith(("vgg", "alexnet")) else {}  # 4096 hidden units are 100 M weights more
     model = entry.make(num_classes=10, in_channels=channels, **narrow)
-    return trained(model), torch.randn(1, channels, *entry.input_size)
+    flat = any(isinstance(m, nn.BatchNorm1d) for m in model.modules())  # its batch statistics need two rows
+    return trained(model), torch.randn(1 + flat, channels, *entry.input_size)
 
 
 def run_both(graph: Graph, q: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ class Int8Layer:
     @cached_property
     def shift(self) -> int:
         """So that outputs of random inputs use their range and some saturate."""
-        return round(np.log2(np.sqrt(self.weights[0].size) * self.weights.std() * 74 / 45))
+        return round(np.log2(np.sqrt(self.weights[0].size) * 74 * 2.0 ** (self.bits - 8) * 74 / 45))
 
     @cached_property
     def offset(self) -> np.ndarray:

@@ -40,12 +40,12 @@ def found(unit: Unit, folder: Path, level: str) -> list[str]:
     return [*map(str, multiplications.in_code(elf)), *multiplications.helpers(elf)]
 
 
-def random_layer(seed: int, name: str) -> Unit:
-    """A random layer in one of the kernels that take it."""
+def random_layer(seed: int, name: str, kernel: str = "") -> Unit:
+    """A random layer in ``kernel``, or in one of those that take it."""
     graph, target = random_graph(seed), get_target(name)
     layer = layer_of(graph)
     able = sorted(kernel for kernel in KERNELS if not KERNELS[kernel].refuses(layer, target))
-    kernel = random.Random(seed).choice(able)
+    kernel = kernel or random.Random(seed).choice(able)
     return assemble(build(graph), {layer.name: KERNELS[kernel]}, target)
 
 
@@ -54,6 +54,10 @@ def test_a_layer_that_multiplies_nothing_compiles_to_code_that_does_not(name, tm
     for seed in (1, 2):
         unit = random_layer(seed, name)
         assert found(unit, tmp_path, "-Os") == [], f"seed {seed}"
+
+
+def test_rows_that_are_walked_by_ones_are_not_counted_and_multiplied(tmp_path):
+    assert found(random_layer(230, "rv32im", "unrolled"), tmp_path, "-O3") == []
 
 
 @pytest.mark.slow

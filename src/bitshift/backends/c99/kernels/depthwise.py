@@ -220,7 +220,7 @@ class _Emitter:
             "}",
         ]
         inner += [f"at_y += {jump};"] if jump else []
-        inner += ["BS_OPAQUE(at_y);", "BS_OPAQUE(sum);"]  # else GCC counts rows and multiplies
+        inner += walk.settled("at_y", "sum")
         return [
             f"const {word} *sum = sums;", "size_t at_y = to;", "uint_fast16_t row, column;",
             f"for (row = {rows}; row != 0; row--) {{", *indent(inner), "}",

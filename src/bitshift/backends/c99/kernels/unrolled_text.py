@@ -110,7 +110,7 @@ class _Emitter:
         if layer.residual is not None:
             row.append(f"r += {y_down - columns * step};")
         row = [line for line in row if not line.endswith("+= 0;")]
-        row = walk.hidden(row)
+        row = walk.hidden(row) + walk.settled("y", *(["r"] if layer.residual is not None else []))
         lines = ["uint_fast16_t column;", "for (; rows != 0; rows--) {", *indent(row), "}"]
         if image.lanes == 1:
             lines.append("(void)apart;")

@@ -21,6 +21,11 @@ def hidden(lines: Sequence[str]) -> Lines:
     return found
 
 
+def settled(*names: str) -> Lines:
+    """What ends a row whose cells ``names`` walked by ones: else GCC counts the rows and multiplies."""
+    return [f"BS_OPAQUE({name});" for name in names]
+
+
 def arguments(layer: Layer, scratch: int) -> str:
     """The parameters of the layer's function."""
     parts = [f"const {layer.x.ctype} *x"]
@@ -94,4 +99,4 @@ def high(image: Image) -> str:
     return f"column == 1 ? out : {plain}"
 
 
-__all__ = ["advance", "arguments", "function", "hidden", "high", "strips"]
+__all__ = ["advance", "arguments", "function", "hidden", "high", "settled", "strips"]

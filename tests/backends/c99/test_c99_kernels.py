@@ -27,6 +27,7 @@ SHAPES = {
     "same 3x3": {"shape": (4, 6, 7), "outputs": 6, "kernel": (3, 3), "padding": SAME},
     "stride, odd": {"shape": (3, 9, 7), "outputs": 5, "kernel": (3, 2), "stride": (2, 3), "padding": ((0, 1), (1, 0))},
     "1x1": {"shape": (9, 4, 5), "outputs": 8, "kernel": (1, 1)},
+    "1x1, the last pixel alone": {"shape": (6, 7, 5), "outputs": 4, "kernel": (1, 1)},
     "1x1 stride 2": {"shape": (5, 7, 9), "outputs": 4, "kernel": (1, 1), "stride": (2, 2)},
     "dilated": {"shape": (2, 9, 9), "outputs": 4, "kernel": (3, 3), "dilation": (2, 2), "padding": ((2, 2), (2, 2))},
     "1-d": {"shape": (4, 19), "outputs": 6, "kernel": (5,), "padding": ((2, 2),), "stride": (2,)},

@@ -94,7 +94,10 @@ def filled(image: Image, target: Target) -> float:
         return 0
     rate, lanes = rates(target), image.lanes
     cell = rate.load * lanes + rate.store + rate.add * (2 * lanes + 1 + (2 * lanes - 2)) + rate.turn / 3
-    return image.geo.groups * image.strips * (image.cells * cell + image.size[0] * image.geo.channels * 10 * rate.add)
+    channels = image.geo.channels
+    if image.tall:
+        return channels * (image.pairs[0] * cell + image.strips * 10 * rate.add)
+    return image.geo.groups * image.strips * (image.cells * cell + image.size[0] * channels * 10 * rate.add)
 
 
 def plain(layer: Layer, buckets: int, target: Target) -> tuple[int, int]:

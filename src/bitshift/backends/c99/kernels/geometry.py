@@ -114,6 +114,18 @@ def _simplify(geo: Geometry) -> Geometry:
     return geo
 
 
+def tall(geo: Geometry) -> Geometry:
+    """``geo`` with its pixels below each other, where it is one row of them and each output reads one pixel.
+
+    Strips are cut between rows: so a strip is a few pixels of all channels, not all pixels.
+    """
+    if geo.groups > 1 or geo.kernel != (1, 1) or geo.before != (0, 0) or geo.size != geo.out or geo.out[0] > 1:
+        return geo
+    column = (geo.out[1], 1)
+    x, y = ((step[0], step[2], step[2]) for step in (geo.x_step, geo.y_step))
+    return replace(geo, size=column, out=column, x_step=x, y_step=y)
+
+
 def _fits(geo: Geometry, axis: int) -> bool:
     return (geo.out[axis] - 1) * geo.stride[axis] < geo.size[axis]
 
@@ -128,4 +140,4 @@ def rows_of(array: np.ndarray, geo: Geometry) -> np.ndarray:
     return np.ascontiguousarray(shaped.transpose(0, 2, 3, 1)).reshape(array.shape[0], geo.inputs)
 
 
-__all__ = ["Geometry", "geometry", "rows_of"]
+__all__ = ["Geometry", "geometry", "rows_of", "tall"]

@@ -16,6 +16,9 @@ from bitshift.backends.c99.layer import Layer
 from bitshift.backends.c99.text import Lines, indent, unsigned
 from bitshift.core.windows import extent
 
+PIXELS = 8
+"""Cells of a strip of a column of pixels: whole tiles of every kernel."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
@@ -44,6 +47,18 @@ class Image:
         if self.lanes == 1:
             return height, width
         return (height, -(-width // 2)) if self.across else (-(-height // 2), width)
+
+    @property
+    def tall(self) -> bool:
+        """Whether it is a column of pixels that are read one by one (:func:`~.geometry.tall`)."""
+        geo = self.geo
+        return (
+            geo.groups == 1
+            and geo.kernel == (1, 1)
+            and geo.before == (0, 0)
+            and geo.size == geo.out
+            and geo.out[1] == 1
+        )
 
     @property
     def strips(self) -> int:
@@ -136,6 +151,8 @@ class Image:
 
         Both may be negative, outside the input; ``at`` is in elements of ``x``.
         """
+        if self.tall:
+            return self._pixels(name)
         geo, (down, right) = self.geo, self.high
         _, row_step, column_step = geo.x_step
         start = max(0, right - geo.before[1])
@@ -179,15 +196,46 @@ class Image:
         head = f"static void {name}({self.cell} *cells, const {self.xtype} *x, ptrdiff_t y, ptrdiff_t at)"
         return [head, "{", *indent([*lines, *unused]), "}"]
 
-    def _segment(self, count: int, first: bool, second: bool, inside: bool) -> Lines:
-        """``count`` columns; ``first`` and ``second`` say which lanes lie inside."""
+    def _pixels(self, name: str) -> Lines:
+        """The function for a column of pixels: channel by channel, as a channel's pixels lie at one distance."""
+        geo, cells = self.geo, self.pairs[0]
+        apart, along, _ = geo.x_step
+        lone = self.odd and "y + (ptrdiff_t)count == " + str(cells)
+        short = cells % self.rows != 0
+        lines = [f"const {self.xtype} *a0 = x + at;"]
+        lanes = ["a", "b"][: self.lanes]
+        if self.lanes == 2:
+            lines.append(f"const {self.xtype} *b0 = x + (at + {cells * along});")
+        rows = f"y > {cells - self.rows} ? (uint_fast16_t)({cells} - y) : {self.rows}" if short else str(self.rows)
+        lines.append(f"uint_fast16_t count = {rows};")
+        if lone:
+            lines += [f"const int lone = {lone};", "count = (uint_fast16_t)(count - (lone ? 1 : 0));"]
+        one = [f"*d = {self._value(first=True, second=self.lanes == 2)};", f"d += {geo.channels};"]
+        one += [f"{lane} += {along};" for lane in lanes]
+        wide = next((k for k in (4, 3, 2) if self.rows % k == 0), 1)
+        turns, body = (f"{self.rows // wide}", one * wide) if not short and not lone else ("count", one)
+        channel = [*(f"const {self.xtype} *{lane} = {lane}0;" for lane in lanes), f"{self.cell} *d = cells;"]
+        channel += body if turns == "1" else [f"for (n = {turns}; n != 0; n--) {{", *indent(body), "}"]
+        if lone:
+            channel.append(f"if (lone) {{ *d = {self._value(first=True, second=False)}; }}")
+        channel += [*(f"{lane}0 += {apart};" for lane in lanes), "cells++;"]
+        lines += ["uint_fast16_t c;"] if turns == "1" else ["uint_fast16_t c, n;"]
+        lines += [f"for (c = {geo.channels}; c != 0; c--) {{", *indent(channel), "}"]
+        head = f"static void {name}({self.cell} *cells, const {self.xtype} *x, ptrdiff_t y, ptrdiff_t at)"
+        return [head, "{", *indent([*lines, "(void)y;", "(void)count;"]), "}"]
+
+    def _value(self, *, first: bool, second: bool) -> str:
+        """The cell of the lanes that lie inside the input."""
         terms = [part for part, there in (("(uint32_t)*a", first), ("((uint32_t)*b << 16)", second)) if there]
         if self.lanes == 1 and not self.mid:
-            value = "*a" if first else "0"
-        else:
-            shift = -self.mid * (0x10001 if self.lanes == 2 else 1)
-            value = " + ".join([*terms, *([unsigned(shift)] if shift or not terms else [])])
-            value = value if self.cell == "uint32_t" else f"({self.cell})({value})"
+            return "*a" if first else "0"
+        shift = -self.mid * (0x10001 if self.lanes == 2 else 1)
+        value = " + ".join([*terms, *([unsigned(shift)] if shift or not terms else [])])
+        return value if self.cell == "uint32_t" else f"({self.cell})({value})"
+
+    def _segment(self, count: int, first: bool, second: bool, inside: bool) -> Lines:
+        """``count`` columns; ``first`` and ``second`` say which lanes lie inside."""
+        value = self._value(first=first, second=second)
         column = self.geo.x_step[2]
         one = [f"*d = {value};", f"d += {self.geo.channels};"]
         for lane, there in (("a", first), ("b", second)):
@@ -215,4 +263,4 @@ def lanes_across(geo: Geometry) -> bool:
     return height * -(-width // 2) <= -(-height // 2) * width
 
 
-__all__ = ["Image", "centred_offset", "lanes_across"]
+__all__ = ["PIXELS", "Image", "centred_offset", "lanes_across"]

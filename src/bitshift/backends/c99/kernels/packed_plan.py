@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from bitshift.backends.c99 import cost
-from bitshift.backends.c99.kernels.geometry import Geometry, geometry, rows_of
-from bitshift.backends.c99.kernels.image import Image, centred_offset, lanes_across
+from bitshift.backends.c99.kernels.geometry import Geometry, geometry, rows_of, tall
+from bitshift.backends.c99.kernels.image import PIXELS, Image, centred_offset, lanes_across
 from bitshift.backends.c99.layer import Layer
 from bitshift.backends.c99.proof import centre, cut, fits, starts_at
 from bitshift.backends.c99.symbols import Symbols
@@ -105,6 +105,7 @@ def plan_packed(layer: Layer, target: Target, pairs: int) -> Plan | str:
     geo = geometry(layer)
     if geo is None:
         return "three spatial axes"
+    geo = tall(geo)
     if layer.format.bits > 5:
         return f"codes of {layer.format.bits} bits: a table would have {1 << layer.format.bits} entries for each input"
     if geo.outputs < 4:
@@ -171,6 +172,8 @@ def _held(levels: np.ndarray, ends: list[int], lo: int, hi: int, bits: int) -> t
 def _strip(image: Image) -> int:
     """Rows of a strip: as few as keep the copies of shared rows cheap, and at least a tile's cells."""
     rows, columns = image.pairs
+    if image.tall:
+        return rows if image.direct else min(rows, PIXELS)
     if image.direct or image.geo.kernel[0] == 1:
         want = max(1, -(-8 // columns))
     else:

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from bitshift.backends.c99 import cost
-from bitshift.backends.c99.kernels.geometry import Geometry, geometry, rows_of
-from bitshift.backends.c99.kernels.image import Image, centred_offset, lanes_across
+from bitshift.backends.c99.kernels.geometry import Geometry, geometry, rows_of, tall
+from bitshift.backends.c99.kernels.image import PIXELS, Image, centred_offset, lanes_across
 from bitshift.backends.c99.layer import Layer
 from bitshift.backends.c99.proof import blocks, centre, fits, merge, planes, starts_at
 from bitshift.backends.c99.targets import Target
@@ -52,6 +52,7 @@ def plan_unrolled(layer: Layer, target: Target) -> Plan | str:
     geo = geometry(layer)
     if geo is None:
         return "three spatial axes"
+    geo = tall(geo)
     if layer.codes.size > 1 << 18:
         return f"{layer.codes.size} weights: too much code"
     small = target.word < 4
@@ -114,6 +115,8 @@ def _row(row: np.ndarray, lo: int, hi: int, bits: int, offset: int | None) -> Ro
 def _strip(image: Image) -> int:
     """Rows of a strip: few, as long as the copies of shared rows stay cheap."""
     rows, columns = image.pairs
+    if image.tall:
+        return rows if image.direct else min(rows, PIXELS)
     if image.geo.groups > 1:
         want = max(1, -(-128 // columns))
         return -(-rows // max(1, rows // want))

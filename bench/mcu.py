@@ -66,9 +66,8 @@ def with_kept(options: argparse.Namespace) -> list[Row]:
     """The rows measured now and those of the JSON that were not, core by core."""
     found = list(rows(options))
     measured = {row.case for row in found}
-    order = list(CORES)
     before = [row for row in kept(options) if row.case not in measured]
-    return sorted(before + found, key=lambda row: order.index(row.case.split(", ")[1]))
+    return sorted(before + found, key=lambda row: next(i for i, core in enumerate(CORES) if f" {core}, " in row.case))
 
 
 def layer_rows(core: str, board: Board, layer: str, work: Path, options: argparse.Namespace) -> Iterator[Row]:
@@ -147,38 +146,29 @@ def network_rows(core: str, board: Board, file: Path, work: Path, options: argpa
     name = graph.meta.get("name", file.stem)
     flags = [*options.flags.split(), "-fno-inline-functions-called-once"]  # a step is told apart by its function
     for flash in options.flash or [None]:
-        case = f"{core}, {'any flash' if flash is None else f'{flash:,} bytes of flash'}"
+        case = f"on {core}, {'any flash' if flash is None else f'{flash:,} bytes of flash'}"
         try:
             network = generated(graph, board, work / f"flash-{flash}", "auto", flags, flash=flash)
         except (ValueError, TooLargeError) as error:
-            print(f"{name}, {case}: not measured, {error}")
+            print(f"{name} {case}: not measured, {error}")
             continue
         steps = [step.name for step in network.program.steps if step.name in network.functions]
-        by_mark = measured_by_mark(network, f"{name}, {case}", options, ["region_begin", *steps])
+        by_mark = measured_by_mark(network, f"{name} {case}", options, ["region_begin", *steps])
         for i, step in enumerate(steps, start=2):
-            yield from count_rows(f"step {step} of {name}, {case}", by_mark.get(i, Counts()), 0, SAMPLES)
-        yield from count_rows(f"network {name}, {case}", sum(by_mark.values(), Counts()), 0, SAMPLES)
-        yield from size_rows(f"network {name}, {case}", network.model.flash, network.image.elf.ram)
+            yield from count_rows(f"step {step} of {name} {case}", by_mark.get(i, Counts()), 0, SAMPLES)
+        yield from count_rows(f"network {name} {case}", sum(by_mark.values(), Counts()), 0, SAMPLES)
+        yield from size_rows(f"network {name} {case}", network.model.flash, network.image.elf.ram)
 
 
 def count_rows(case: str, counts: Counts, products: int, samples: int) -> Iterator[Row]:
-    """Counts of one run; by product where ``products`` is not 0."""
-    yield Row(case=case, metric="instructions", value=counts.instructions / samples, unit="instructions")
-    if products:
-        yield Row(
-            case=case,
-            metric="instructions a product",
-            value=counts.instructions / samples / products,
-            unit="instructions",
-        )
+    """Counts of one run, by product where ``products`` is not 0."""
+    by, each = (samples * products, " a product") if products else (samples, "")
+    yield Row(case=case, metric=f"instructions{each}", value=counts.instructions / by, unit="instructions")
     yield Row(case=case, metric="multiplications", value=counts.multiplies / samples, unit="instructions")
     if counts.cycles:
-        yield Row(case=case, metric="cycles", value=counts.cycles / samples, unit="cycles")
-        if products:
-            yield Row(case=case, metric="cycles a product", value=counts.cycles / samples / products, unit="cycles")
-        if counts.multiplies:
-            slow = counts.with_slow_multiplier()
-            yield Row(case=case, metric="cycles, slow multiplier", value=slow / samples, unit="cycles")
+        slow = counts.with_slow_multiplier()
+        yield Row(case=case, metric=f"cycles{each}", value=counts.cycles / by, unit="cycles")
+        yield Row(case=case, metric=f"cycles{each}, slow multiplier", value=slow / by, unit="cycles")
 
 
 def size_rows(case: str, flash: int, ram: int) -> Iterator[Row]:

@@ -1,12 +1,15 @@
 """Write what follows from core/formats.py: cpp/include/bitshift/formats.h and docs/formats.md.
 
-python tools/generate.py            write both files
+And the operators of core/hardware.json, which are those of docs/results/hardware.json.
+
+python tools/generate.py            write the files
 python tools/generate.py --check    exit 1 and name the files that are stale
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -110,7 +113,30 @@ def _magnitudes(f: ShiftFormat) -> str:
     return f"{start} ... {values[-1]}"
 
 
-FILES = {"cpp/include/bitshift/formats.h": c_header, "docs/formats.md": docs_page}
+def hardware_constants() -> str:
+    """core/hardware.json with the operators as measured; its energies and sources stay, they are written by hand."""
+    metrics = {"LUT4": "luts", "gates": "gates", "delay": "delay_ns", "power": "power"}
+    operators: dict[str, dict[str, float]] = {}
+    for row in json.loads((ROOT / "docs/results/hardware.json").read_text(encoding="utf-8"))["rows"]:
+        if row["metric"] in metrics:
+            operators.setdefault(row["case"], {})[metrics[row["metric"]]] = row["value"]
+    for case, found in operators.items():
+        if missing := set(metrics.values()) - set(found):
+            raise SystemExit(f"docs/results/hardware.json: {case!r} has no {', '.join(sorted(missing))}; measure anew")
+    data = json.loads((ROOT / HARDWARE).read_text(encoding="utf-8")) | {"operators": operators}
+    parts = []
+    for part, entries in data.items():
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries.items())
+        parts.append(f" {json.dumps(part)}: {{\n{lines}\n }}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+HARDWARE = "src/bitshift/core/hardware.json"
+FILES = {
+    "cpp/include/bitshift/formats.h": c_header,
+    "docs/formats.md": docs_page,
+    HARDWARE: hardware_constants,
+}
 
 
 def main() -> int:

@@ -12,6 +12,8 @@ significant digits (default 4). FILE is relative to the repository. An empty blo
     make demo && cp runs/demo/result.json docs/results/demo.json && make generate
 
 The block stays empty as long as there is no FILE.
+
+``<!-- energies: FILE -->`` and ``<!-- /energies -->`` hold the published energies of core/hardware.json, with sources.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FIELDS = ("case", "metric", "value", "unit", "against", "runs", "spread")
 BLOCK = re.compile(r"(?P<head><!-- table: (?P<spec>[^>]*?) -->\n)(?P<body>.*?)(?P<tail><!-- /table -->)", re.DOTALL)
 DEMO = re.compile(r"(?P<head><!-- demo: (?P<spec>[^>\s]*) -->\n)(?P<body>.*?)(?P<tail><!-- /demo -->)", re.DOTALL)
+ENERGIES = re.compile(
+    r"(?P<head><!-- energies: (?P<spec>[^>\s]*) -->\n)(?P<body>.*?)(?P<tail><!-- /energies -->)", re.DOTALL
+)
 FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 
 
@@ -149,9 +154,19 @@ def draw_demo(name: str, root: Path = ROOT) -> str:
         raise TableError(f"{name}: not the result.json of a demo ({error!r})") from error
 
 
+def draw_energies(name: str, root: Path = ROOT) -> str:
+    """The published energies of one file of constants."""
+    try:
+        data = json.loads((root / name).read_text())
+        rows = [[e["what"], f"{e['pj']:g}", data["sources"][e["source"]]] for e in data["energies"].values()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TableError(f"{name}: no energies with what, pj and source ({error!r})") from error
+    return _markdown(["one operation", "pJ", "source"], rows)
+
+
 def rewrite(text: str, root: Path = ROOT) -> str:
     """``text`` with every table drawn anew; comments inside fenced code are examples and stay."""
-    for pattern, made in ((BLOCK, draw), (DEMO, draw_demo)):
+    for pattern, made in ((BLOCK, draw), (DEMO, draw_demo), (ENERGIES, draw_energies)):
         fences = [match.span() for match in FENCE.finditer(text)]
 
         def replace(match: re.Match[str], made: Callable = made, fences: list = fences) -> str:

@@ -99,6 +99,17 @@ def test_a_demo_that_was_not_measured_stays_empty_but_figures_need_their_file(ro
         tables.rewrite("<!-- demo: none.json -->\n99 %\n<!-- /demo -->\n", root)
 
 
+def test_energies_are_drawn_with_the_text_of_their_source(root: Path) -> None:
+    data = {"sources": {"H": "a paper"}, "energies": {"add": {"pj": 0.1, "what": "addition", "source": "H"}}}
+    (root / "hardware.json").write_text(json.dumps(data))
+    text = tables.rewrite("<!-- energies: hardware.json -->\n<!-- /energies -->\n", root)
+    assert "| addition | 0.1 | a paper |" in text
+    assert tables.rewrite(text, root) == text
+    (root / "hardware.json").write_text(json.dumps(data | {"sources": {}}))
+    with pytest.raises(tables.TableError, match=r"hardware\.json: no energies"):
+        tables.rewrite(text, root)
+
+
 def test_every_table_of_the_docs_is_current() -> None:
     for path in tables.documents():
         text = path.read_text()

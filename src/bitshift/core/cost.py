@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from bitshift.core.constants import energies, source
 from bitshift.core.graph import Graph, GraphError, Node
 from bitshift.core.ops import Cost, get_op
 
-ENERGY_SOURCE = "ShiftAddLLM (You et al., NeurIPS 2024, arXiv 2406.05981), Table 1: 45 nm CMOS"
-ENERGY_PJ: dict[str, float] = {
-    "mult_fp32": 3.7,
-    "mult_int32": 3.1,
-    "mult_int8": 0.2,
-    "add_fp32": 1.1,
-    "add_int32": 0.1,
-    "add_int8": 0.03,
-    "shift_int32": 0.13,
-    "shift_int16": 0.057,
-    "lookup_int8": 0.37 / 8,
-}
-"""Energy of one operation in pJ, from :data:`ENERGY_SOURCE`."""
+ENERGY_SOURCE = source("ShiftAddLLM")
+ENERGY_PJ: dict[str, float] = {name: energy.pj for name, energy in energies().items()}
+"""Energy of one operation in pJ. All that this module uses stand in :data:`ENERGY_SOURCE`."""
 
 MAX_OPERATIONS = 1 << 50
 MAX_ACTIVATION_BYTES = 2 << 30

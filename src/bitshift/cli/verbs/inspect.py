@@ -31,6 +31,7 @@ The words formats, ops, backends, methods, models and recipes list what exists (
 examples:
   bitshift inspect runs/demo/net.safetensors
   bitshift inspect net.safetensors --graph
+  bitshift inspect net.safetensors --hardware
   bitshift inspect net.safetensors --json | jq .multiplications
   bitshift inspect formats
   bitshift inspect methods
@@ -41,23 +42,29 @@ examples:
     """A model file, or the name of a registry."""
     graph: bool = False
     """Also print the graph, a line a node, with attributes."""
+    hardware: bool = False
+    """Also print the operator counts of an integer network and what it costs in gates and energy, beside the same
+    network with int8 and int4 weights."""
 
     def run(self, out: Output) -> None:  # noqa: D102 - Verb.run
         from bitshift.cli import registries
 
         if self.what in registries.REGISTRIES:
+            if self.hardware:
+                raise CliError(f"--hardware is of a model file; {self.what!r} is a registry")
             registries.show(self.what, out)
             return
         self._file(out, Path(self.what))
 
     def _file(self, out: Output, path: Path) -> None:
-        from bitshift.cli import summary
+        from bitshift.cli import hardware, summary
         from bitshift.cli.models import open_graph
         from bitshift.cli.registries import REGISTRIES
 
         if not path.exists() and path.suffix == "" and path.parent == Path():
             raise CliError(f"no such file: {path}; the registries are {', '.join(REGISTRIES)}")
         graph = open_graph(path)
+        estimate = hardware.estimate_of(path, graph) if self.hardware else None
         size = path.stat().st_size
         layers, (operations, total) = summary.weight_layers(graph), summary.sample_operations(graph)
         parts = summary.constant_bytes(graph)
@@ -71,6 +78,9 @@ examples:
         self._print_operations(out, operations, total)
         if self.graph:
             out.line(graph.pretty())
+        if estimate:
+            out.line()
+            hardware.show(out, estimate)
         out.result(
             {
                 "file": str(path), "bytes": size, "constants": parts, "header_bytes": rest, "meta": dict(graph.meta),
@@ -82,6 +92,7 @@ examples:
                 "shifts": total.shifts, "adds": total.adds, "multiplications": summary.multiplications(total),
                 "operations": asdict(total) if operations else {},
                 "graph": graph.pretty().splitlines() if self.graph else None,
+                "hardware": hardware.as_json(estimate) if estimate else None,
             }
         )  # fmt: skip
 

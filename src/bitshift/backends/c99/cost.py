@@ -119,7 +119,9 @@ def packed(layer: Layer, plan: packeds.Plan, target: Target) -> Estimate:
     """Packed codes: filling the table, a look-up a symbol, the sums of blocks, rounding."""
     rate, geo, symbols = rates(target), plan.geo, plan.symbols
     pairs, blocks = symbols.pairs, len(plan.ends)
-    tiles = geo.groups * plan.image.strips * -(-plan.image.rows * plan.image.pairs[1] // pairs)
+    full, columns = plan.image.strips - 1, plan.image.pairs[1]
+    last = plan.image.pairs[0] - full * plan.image.rows
+    tiles = geo.groups * (full * -(-plan.image.rows * columns // pairs) + -(-last * columns // pairs))
     rows = geo.inputs / symbols.codes
     entries = 1 << symbols.bits
     fill = rows * pairs * (entries * (rate.add + rate.store) + symbols.codes * rate.load + rate.turn)

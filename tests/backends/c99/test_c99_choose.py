@@ -65,7 +65,7 @@ def test_the_knapsack_finds_what_trying_all_finds():
 
 def test_a_layer_keeps_to_its_room():
     free = choose(layers(), M0, flash=1 << 20)
-    tight = {name: choice.estimate.scratch // 2 for name, choice in free.items() if choice.estimate.scratch > 600}
+    tight = {name: choice.estimate.scratch // 2 for name, choice in free.items() if choice.estimate.scratch > 200}
     assert tight
     choices = choose(layers(), M0, flash=1 << 20, room=tight)
     for name, room in tight.items():

@@ -36,7 +36,7 @@ def found(unit: Unit, folder: Path, level: str) -> list[str]:
     done = subprocess.run([*command, "-c", "model.c", "-o", "model.o"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:4000]
     elf = Elf(folder / "model.o", target.compiler.removesuffix("gcc"))
-    assert len(elf.code["model_run"]) > 3, "the disassembly is empty"
+    assert sum(map(len, elf.code.values())) > 10, "the disassembly is empty"
     return [*map(str, multiplications.in_code(elf)), *multiplications.helpers(elf)]
 
 

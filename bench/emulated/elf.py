@@ -88,7 +88,8 @@ class Elf:
         inside = ""
         for line in call([f"{self.prefix}objdump", "-drw", str(self.path)]).splitlines():
             if head := re.match(r"[0-9a-f]+ <(.+)>:$", line):
-                inside = head[1] if head[1] in names else ""
+                if not head[1].startswith(".L"):  # a jump's target inside a function: RISC-V objects keep them
+                    inside = head[1] if head[1] in names else ""
             elif inside and (found := _instruction(line)):
                 out.setdefault(inside, []).append(found)
         return {name: tuple(found) for name, found in out.items()}

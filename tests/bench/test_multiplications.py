@@ -141,3 +141,12 @@ def test_the_multiply_instruction_that_avr_gcc_makes_of_a_shift_is_found(tmp_pat
         int main(void) { result = (int16_t)((uint16_t)(int16_t)a << 3); return 0; }
     """
     assert multiplications.in_code(compiled("atmega328p", tmp_path, shift).objects["program.c"]) != ()
+
+
+def test_a_multiplication_behind_a_loop_of_a_risc_v_object_is_found(tmp_path):
+    text = """
+        volatile int a = 3;
+        int main(void) { int s = 0; while (a) { s += a; } return s * a; }
+    """
+    found = multiplications.in_code(compiled("virt-rv32im", tmp_path, text).objects["program.c"])
+    assert [item.function for item in found] == ["main"]

@@ -60,6 +60,15 @@ def test_rows_that_are_walked_by_ones_are_not_counted_and_multiplied(tmp_path):
     assert found(random_layer(230, "rv32im", "unrolled"), tmp_path, "-O3") == []
 
 
+@pytest.mark.parametrize("seed", [645, 681])
+def test_codes_that_are_taken_in_an_unrolled_loop_are_not_multiplied(seed, tmp_path):
+    assert found(random_layer(seed, "avr", "plain"), tmp_path, "-O3") == []
+
+
+def test_a_pass_over_one_row_does_not_step_behind_its_image(tmp_path):
+    assert found(random_layer(780, "cortex-m0", "depthwise"), tmp_path, "-O2") == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", SCANNED)

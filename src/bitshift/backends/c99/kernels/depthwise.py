@@ -132,7 +132,7 @@ class _Emitter:
         """The function of one term: all sums of the channel, ``sums += or -= cells << shift``."""
         kind, (rows, columns), (down, right) = f"uint{self.plan.word}_t", self.image.pairs, self.image.step
         wide = next((k for k in (4, 3, 2) if columns % k == 0), 1)
-        jump = down - columns * right
+        jump = down - columns * right if rows > 1 else 0
 
         def loops(sign: str) -> Lines:
             one = [

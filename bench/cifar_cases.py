@@ -79,9 +79,12 @@ PRETRAINED = (
 )
 """From the published float network, distilled from it."""
 
-# DeepShift's rates won probes of 100 steps on held-out training rows: Q 0.01 before 0.1, PS 0.1 before 0.03 and 0.01.
+# Optimisers and rates of float, DenseShift and uniform: see PROBES and docs/accuracy.md; DeepShift's won shorter ones.
+RADAM: dict[str, Any] = {"lr": 0.03, "optimizer": "radam"}
+WIDE = {"options": {"std": 0.03}}
 SCRATCH = (
-    Case(name="float", shift=None, lr=0.1, seeds=3),
+    Case(name="float", shift=None, seeds=3, **RADAM),
+    Case(name="float, SGD", shift=None, lr=0.1),
     Case(name="DeepShift-Q-5", shift={"method": "deepshift_q", "bits": 5, "init": "pretrained"}, lr=0.01),
     Case(
         name="DeepShift-PS-5",
@@ -90,11 +93,35 @@ SCRATCH = (
         shift={"method": "deepshift_ps", "bits": 5, "init": "pretrained"},
     ),
     Case(name="S3-3", shift={"method": "s3", "bits": 3, **ENDS}, lr=0.1),
-    Case(name="DenseShift-2", shift={"method": "denseshift", "bits": 2, **ENDS}, lr=0.1),
-    Case(name="DenseShift-3", shift={"method": "denseshift", "bits": 3, **ENDS}, lr=0.1, seeds=3),
-    Case(name="DenseShift-4", shift={"method": "denseshift", "bits": 4, **ENDS}, lr=0.1),
+    Case(name="DenseShift-2", shift={"method": "denseshift", "bits": 2, **WIDE, **ENDS}, **RADAM),
+    Case(name="DenseShift-3", shift={"method": "denseshift", "bits": 3, **WIDE, **ENDS}, seeds=3, **RADAM),
+    Case(name="DenseShift-3, SGD", shift={"method": "denseshift", "bits": 3, **ENDS}, lr=0.1),
+    Case(name="DenseShift-4", shift={"method": "denseshift", "bits": 4, **WIDE, **ENDS}, **RADAM),
     Case(name="uniform-3", shift={"method": "uniform", "bits": 3, "init": "pretrained", **ENDS}, lr=0.1, seeds=3),
 )
 """From random weights; no teacher. DeepShift and uniform convert the random float net, as DeepShift's script does."""
 
-TABLES = {"pretrained": PRETRAINED, "scratch": SCRATCH}
+
+def _probe(name: str, shift: dict[str, Any] | None, optimizer: str, lr: float) -> Case:
+    return Case(name=f"{name}, {optimizer} {lr:g}", shift=shift, lr=lr, optimizer=optimizer.lower())
+
+
+def _dense(deviation: float, optimizer: str, lr: float) -> Case:
+    shift = {"method": "denseshift", "bits": 3, "options": {"std": deviation}, **ENDS}
+    return _probe(f"DenseShift-3 of deviation {deviation:g}", shift, optimizer, lr)
+
+
+PROBES = (
+    _probe("float", None, "SGD", 0.1),
+    *(_probe("float", None, "RAdam", lr) for lr in (0.003, 0.01, 0.03, 0.1)),
+    *(_dense(deviation, "SGD", 0.1) for deviation in (0.0003, 0.001, 0.003)),
+    _dense(0.03, "RAdam", 0.003),
+    *(_dense(deviation, "RAdam", 0.01) for deviation in (0.01, 0.03, 0.1)),
+    *(_dense(deviation, "RAdam", 0.03) for deviation in (0.01, 0.03)),
+    _dense(0.03, "RAdam", 0.1),
+    *(_probe("uniform-3", SCRATCH[-1].shift, "RAdam", lr) for lr in (0.003, 0.03)),
+    _probe("S3-3", {"method": "s3", "bits": 3, **ENDS}, "RAdam", 0.03),
+)
+"""Optimisers and rates from scratch, judged on training rows that are held out."""
+
+TABLES = {"pretrained": PRETRAINED, "scratch": SCRATCH, "probes": PROBES}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from emulated import multiplications
 from emulated.elf import Elf
+from emulated.graphs import LAYERS
 
 from bitshift.backends.c99.boards import FREESTANDING
 from bitshift.backends.c99.export import render
@@ -58,6 +59,12 @@ def test_a_layer_that_multiplies_nothing_compiles_to_code_that_does_not(name, tm
 
 def test_rows_that_are_walked_by_ones_are_not_counted_and_multiplied(tmp_path):
     assert found(random_layer(230, "rv32im", "unrolled"), tmp_path, "-O3") == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_stands_in_both_lanes_is_not_multiplied_by_65537(level, tmp_path):
+    unit = compile_graph(LAYERS["conv 1x1 8x8 32-32"][0](), target="rv32im", mode="packed")
+    assert found(unit, tmp_path, level) == []
 
 
 @pytest.mark.parametrize("seed", [645, 681])

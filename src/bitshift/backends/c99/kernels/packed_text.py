@@ -179,8 +179,8 @@ class _Emitter:
         symbols, plan = self.symbols, self.plan
         entries = self.geo.outputs * symbols.pairs
         if self.start.uniform:
-            clear = ["uint_fast16_t n;", *(self.start.load() if self.start.values.any() else [])]
-            clear += [f"for (n = 0; n < {entries}; n++) {{", f"    sums[n] = {self._word};", "}"]
+            lines, word = self._start()
+            clear = ["uint_fast16_t n;", *lines, f"for (n = 0; n < {entries}; n++) {{", f"    sums[n] = {word};", "}"]
         else:
             clear = self._outputs([f"{symbols.type} *sum = sums;"], [*self._begin(), f"sum += {symbols.pairs};"])
         if plan.parts:
@@ -212,16 +212,18 @@ class _Emitter:
 
     def _begin(self) -> Lines:
         """The sums of output ``o`` as they begin."""
-        start = self.start.load("o") if self.start.values.any() else []
-        return [*start, *(f"sum[{p}] = {self._word};" for p in range(self.symbols.pairs))]
+        lines, word = self._start()
+        return [*lines, *(f"sum[{p}] = {word};" for p in range(self.symbols.pairs))]
 
-    @property
-    def _word(self) -> str:
-        """``start`` in every lane."""
+    def _start(self) -> tuple[Lines, str]:
+        """What stands before the start of output ``o`` in every lane, and that value."""
         if not self.start.values.any():
-            return "0"
-        lanes = "(uint32_t)start + ((uint32_t)start << 16)"
-        return lanes if self.image.lanes == 2 else f"({self.symbols.type})start"
+            return [], "0"
+        lines = self.start.load("o")
+        if self.image.lanes == 1:
+            return lines, f"({self.symbols.type})start"
+        lines += ["uint32_t upper = (uint32_t)start << 16;", "BS_OPAQUE(upper);"]  # GCC for RV32IM: start * 65537
+        return lines, "(uint32_t)start + upper"
 
     def _add(self, boxes: str, tail: str) -> Lines:
         """Add the block to the sums of an output; ``tail`` says whether symbols follow its full boxes."""

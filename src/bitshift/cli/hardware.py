@@ -72,14 +72,18 @@ def show(out: Output, made: HardwareEstimate) -> None:
     out.line("Gates, delays and powers: yosys and OpenSTA, OSU 0.18 um library; bench/hardware, docs/hardware.md.")
 
 
+def _unit_formats(made: HardwareEstimate) -> list[str]:
+    """Weight formats of the multiply-accumulate units of all columns, int8 first, by which the others are scaled."""
+    return list(dict.fromkeys(["int8", *(name for column in made.columns for name in column.products)]))
+
+
 def _constant_rows(made: HardwareEstimate) -> list[tuple[str, str, str]]:
     """Every energy of the estimate with where it comes from: the units first, then what is published."""
     from bitshift.core.constants import energies
     from bitshift.core.hardware import product_pj
 
-    formats = dict.fromkeys(["int8", *(name for column in made.columns for name in column.products)])
     rows = []
-    for name in formats:
+    for name in _unit_formats(made):
         how = "that of int8 times the ratio of the two units' powers, bench/hardware"
         how = "multiplication, 8 bits + addition, 32 bits" if name == "int8" else how
         rows.append((f"multiply-accumulate int8 x {name}", f"{product_pj(name):.3g}", how))
@@ -135,7 +139,7 @@ def as_json(made: HardwareEstimate) -> dict[str, Any]:
     from bitshift.core.constants import energies, operators
     from bitshift.core.hardware import product_pj
 
-    formats = dict.fromkeys(["int8", *(name for column in made.columns for name in column.products)])
+    formats = _unit_formats(made)
     units = [f"multiply-accumulate int8 x {name}" for name in formats]
     return {
         "counts": asdict(made.total),

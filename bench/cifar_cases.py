@@ -82,6 +82,8 @@ PRETRAINED = (
 # Optimisers and rates of float, DenseShift and uniform: see PROBES and docs/accuracy.md; DeepShift's won shorter ones.
 RADAM: dict[str, Any] = {"lr": 0.03, "optimizer": "radam"}
 WIDE = {"options": {"std": 0.03}}
+S3 = {"method": "s3", "bits": 3, **ENDS}
+UNIFORM = {"method": "uniform", "bits": 3, "init": "pretrained", **ENDS}
 SCRATCH = (
     Case(name="float", shift=None, seeds=3, **RADAM),
     Case(name="float, SGD", shift=None, lr=0.1),
@@ -92,12 +94,12 @@ SCRATCH = (
         optimizer="radam",
         shift={"method": "deepshift_ps", "bits": 5, "init": "pretrained"},
     ),
-    Case(name="S3-3", shift={"method": "s3", "bits": 3, **ENDS}, lr=0.1),
+    Case(name="S3-3", shift=S3, lr=0.1),
     Case(name="DenseShift-2", shift={"method": "denseshift", "bits": 2, **WIDE, **ENDS}, **RADAM),
     Case(name="DenseShift-3", shift={"method": "denseshift", "bits": 3, **WIDE, **ENDS}, seeds=3, **RADAM),
     Case(name="DenseShift-3, SGD", shift={"method": "denseshift", "bits": 3, **ENDS}, lr=0.1),
     Case(name="DenseShift-4", shift={"method": "denseshift", "bits": 4, **WIDE, **ENDS}, **RADAM),
-    Case(name="uniform-3", shift={"method": "uniform", "bits": 3, "init": "pretrained", **ENDS}, lr=0.1, seeds=3),
+    Case(name="uniform-3", shift=UNIFORM, lr=0.1, seeds=3),
 )
 """From random weights; no teacher. DeepShift and uniform convert the random float net, as DeepShift's script does."""
 
@@ -119,8 +121,8 @@ PROBES = (
     *(_dense(deviation, "RAdam", 0.01) for deviation in (0.01, 0.03, 0.1)),
     *(_dense(deviation, "RAdam", 0.03) for deviation in (0.01, 0.03)),
     _dense(0.03, "RAdam", 0.1),
-    *(_probe("uniform-3", SCRATCH[-1].shift, "RAdam", lr) for lr in (0.003, 0.03)),
-    _probe("S3-3", {"method": "s3", "bits": 3, **ENDS}, "RAdam", 0.03),
+    *(_probe("uniform-3", UNIFORM, "RAdam", lr) for lr in (0.003, 0.03)),
+    _probe("S3-3", S3, "RAdam", 0.03),
 )
 """Optimisers and rates from scratch, judged on training rows that are held out."""
 

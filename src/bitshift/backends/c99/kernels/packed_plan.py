@@ -154,9 +154,8 @@ def _blocks(layer: Layer, geo: Geometry, pairs: int, lanes: int, mid: int, *, sm
     held = _held(levels, ends, lo, hi, bits)
     offset = centred_offset(layer, mid)
     left = bool((layer.mult != 1).any())
-    fused = narrow and all(held) and not left and not layer.wide
-    if fused:
-        fused = bool((abs(offset) < 1 << 20).all()) and starts_at(levels, lo, hi, offset)
+    small_offset = bool((abs(offset) < 1 << 20).all())
+    fused = narrow and all(held) and not (left or layer.wide) and small_offset and starts_at(levels, lo, hi, offset)
     return Plan(geo=geo, image=image, symbols=symbols, ends=tuple(ends), held=held, offset=offset, fused=fused)
 
 

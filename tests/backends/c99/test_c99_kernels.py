@@ -33,6 +33,7 @@ SHAPES = {
     "1-d": {"shape": (4, 19), "outputs": 6, "kernel": (5,), "padding": ((2, 2),), "stride": (2,)},
     "groups": {"shape": (8, 5, 6), "outputs": 8, "kernel": (3, 3), "padding": SAME, "groups": 2},
     "depthwise": {"shape": (5, 6, 5), "outputs": 5, "kernel": (3, 3), "padding": SAME, "groups": 5},
+    "depthwise 1x1": {"shape": (9, 5, 6), "outputs": 9, "kernel": (1, 1), "groups": 9},
     "depthwise of two": {"shape": (3, 8, 8), "outputs": 6, "kernel": (3, 3), "stride": (2, 2), "groups": 3},
 }
 

@@ -141,6 +141,11 @@ def pitches(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
+def stepped(*steps: tuple[str, int]) -> Lines:
+    """:func:`advance` as statements."""
+    return [f"{step};" for step in advance(*steps)]
+
+
 Dim = tuple[int, int, int]
 """Turns, and the elements that x and y advance in each."""
 

@@ -20,7 +20,7 @@ from bitshift.backends.c99.layer import Code, Estimate, Layer
 from bitshift.backends.c99.proof import centre, fits, planes
 from bitshift.backends.c99.rule4 import Rule4
 from bitshift.backends.c99.targets import Target
-from bitshift.backends.c99.text import Lines, indent, narrowest, read, table
+from bitshift.backends.c99.text import Lines, indent, narrowest, read, stepped, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ class _Emitter:
             ]
             inner = [*one, f"sums += {wide};", f"cells += {wide * right};"]
             across = [f"for (n = {columns // wide}; n != 0; n--) {{", *indent(inner), "}"]
-            over = [*across, *([f"cells += {jump};"] if jump else [])]
+            over = [*across, *stepped(("cells", jump))]
             return [f"for (r = {rows}; r != 0; r--) {{", *indent(over), "}"]
 
         body = [
@@ -213,13 +213,13 @@ class _Emitter:
                 *self.rule.finish("acc", residual),
             ]
             each += ["{", *indent([*body, f"y[place] = ({layer.y.ctype})v;"]), "}"]
-        jump = geo.y_step[1] - columns * geo.y_step[2]
+        jump = geo.y_step[1] - columns * geo.y_step[2] if rows > 1 else 0
         inner = [
             f"for (column = {columns}; column != 0; column--) {{",
             *indent([*each, f"at_y += {geo.y_step[2]};"]),
             "}",
         ]
-        inner += [f"at_y += {jump};"] if jump else []
+        inner += stepped(("at_y", jump))
         inner += walk.settled("at_y", "sum")
         return [
             f"const {word} *sum = sums;", "size_t at_y = to;", "uint_fast16_t row, column;",

@@ -7,7 +7,7 @@ from bitshift.backends.c99.kernels.unrolled_plan import Plan
 from bitshift.backends.c99.layer import Code, Layer
 from bitshift.backends.c99.rule4 import Amount, Rule4, rounded
 from bitshift.backends.c99.targets import Target
-from bitshift.backends.c99.text import Lines, indent, unsigned
+from bitshift.backends.c99.text import Lines, indent, stepped, unsigned
 
 REACH = 31
 """Cells that a Thumb load reaches by a constant offset."""
@@ -106,10 +106,10 @@ class _Emitter:
             body += [f"(void)r{lane};" for lane in lanes]
         body += [f"cells += {right};", f"y += {step};", *([f"r += {step};"] if layer.residual is not None else [])]
         row = [f"for (column = {columns}; column != 0; column--) {{", *indent(body), "}"]
-        row += [f"cells += {down - columns * right};", f"y += {y_down - columns * step};"]
+        jumps = {"cells": down - columns * right, "y": y_down - columns * step}
         if layer.residual is not None:
-            row.append(f"r += {y_down - columns * step};")
-        row = [line for line in row if not line.endswith("+= 0;")]
+            jumps["r"] = jumps["y"]
+        row += stepped(*jumps.items())
         row = walk.hidden(row) + walk.settled("y", *(["r"] if layer.residual is not None else []))
         lines = ["uint_fast16_t column;", "for (; rows != 0; rows--) {", *indent(row), "}"]
         if image.lanes == 1:
@@ -176,7 +176,7 @@ class _Emitter:
             used = [o for o in outputs if rows[o].digits[:, k].any()] if len(rows) else []
             if used:
                 if not self.target.far and not 0 <= places[k] - at <= REACH:
-                    lines += [f"x += {places[k] - at};", "BS_OPAQUE(x);"]
+                    lines += [*stepped(("x", places[k] - at)), "BS_OPAQUE(x);"]
                     if self.tight:
                         lines += [f"BS_OPAQUE({name});" for name in sorted(names)]
                     at = places[k]

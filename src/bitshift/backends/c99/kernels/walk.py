@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bitshift.backends.c99.kernels.image import Image
 from bitshift.backends.c99.layer import Layer
-from bitshift.backends.c99.text import Lines, counter, indent, loop
+from bitshift.backends.c99.text import Lines, counter, indent, loop, stepped
 
 
 def hidden(lines: Sequence[str]) -> Lines:
@@ -74,15 +74,19 @@ def strips(layer: Layer, image: Image, body: Sequence[str], *, group: Sequence[s
 
 
 def advance(image: Image) -> Lines:
-    """From one pair to the next: ``cells`` and ``out``, with ``column`` the pairs left in the row."""
+    """From one pair to the next: ``cells`` and ``out``, with ``column`` the pairs left in the row.
+
+    Nothing where a strip is one pair: GCC sees a step that leaves a smaller image, and warns.
+    """
     geo, (_, columns) = image.geo, image.pairs
+    if image.rows == 1 and columns == 1:
+        return []
     down, right = image.step
     y_down, y_right = geo.y_step[1], geo.y_step[2]
     step = [f"cells += {right};", f"out += {y_right};"]
     if image.rows == 1 or columns == 1:
         return step if image.rows == 1 else [f"cells += {down};", f"out += {y_down};"]
-    jump = [f"cells += {down - columns * right};", f"out += {y_down - columns * y_right};"]
-    jump = [line for line in jump if " 0;" not in line]
+    jump = stepped(("cells", down - columns * right), ("out", y_down - columns * y_right))
     more = ["column--;", "if (column == 0) {", *indent([f"column = {columns};", *jump]), "}"]
     return [*step, *more]
 

@@ -27,7 +27,7 @@ RECIPE = Recipe(
 - DeepShift converts every layer and starts from the converted random float net, as its CIFAR-10 script does; S3,
   DenseShift and uniform keep the first convolution and the last layer float, as S3's and DenseShift's code does.
 - DenseShift's paper trains by SGD, rate 0.1, latents of deviation 0.001: the row "DenseShift-3, SGD". RAdam with wider
-  latents won the probes of docs/accuracy.md, and RAdam for the float network too, which therefore has it here.
+  latents won the probes of docs/accuracy.md, and RAdam for the float network, S3 and uniform too.
 - DeepShift's rates won probes of 100 steps.
 - Norms, biases and scales do not decay here.
 """,
@@ -42,11 +42,11 @@ RECIPE = Recipe(
             model=NET, bits=5, flags=f"--method deepshift_ps --lr 0.1 {EVERY_LAYER}", source=TABLE,
             case="DeepShift-PS-5",
         ),
-        Reached(model=NET, bits=3, flags=f"--method s3 {SGD}", source=TABLE, case="S3-3"),
+        Reached(model=NET, bits=3, flags="--method s3", source=TABLE, case="S3-3"),
         Reached(model=NET, bits=2, source=TABLE, case="DenseShift-2"),
         Reached(model=NET, bits=3, source=TABLE, case="DenseShift-3"),
         Reached(model=NET, bits=3, flags=f"{SGD} --option std=0.001", source=TABLE, case="DenseShift-3, SGD"),
         Reached(model=NET, bits=4, source=TABLE, case="DenseShift-4"),
-        Reached(model=NET, bits=3, flags=f"--method uniform --init pretrained {SGD}", source=TABLE, case="uniform-3"),
+        Reached(model=NET, bits=3, flags="--method uniform --init pretrained", source=TABLE, case="uniform-3"),
     ),
 )  # fmt: skip

@@ -156,7 +156,7 @@ def test_a_zephyr_module_names_its_parts(model: Path, tmp_path: Path) -> None:
     [
         (["--ram", "12"], "ram is 12 bytes; the smallest"),
         (["--flash", "50"], "flash is 50 bytes: train with"),
-        (["--ram", "0"], "--ram 0: must be at least 1 byte"),
+        (["--ram", "0"], "ram is 0: needed is a whole number of bytes, 1 or more"),
         (["--target", "cortex-m00"], "unknown target 'cortex-m00'; did you mean 'cortex-m0'"),
         (["--name", "1st"], "name '1st': allowed are C identifiers"),
         (["--example"], "target 'generic' has no emulated board"),

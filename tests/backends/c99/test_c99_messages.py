@@ -93,8 +93,12 @@ def test_too_little_flash_names_the_largest_layer_and_what_it_takes() -> None:
         ({"target": "cortex-m5"}, "unknown target 'cortex-m5'; did you mean 'cortex-m"),
         ({"mode": "fast"}, "unknown mode 'fast'; allowed: auto, packed"),
         ({"name": "my net"}, "name 'my net': allowed are C identifiers"),
-        ({"samples": 0}, "samples is 0: the self-test needs at least 1"),
-        ({"example": True, "arduino": True}, "example=True goes with the plain folder"),
+        ({"name": "stdint"}, "name 'stdint': stdint.h would hide the C header"),
+        ({"samples": 0}, "samples is 0: needed is a whole number of inputs of the self-test, 1 or more"),
+        ({"flash": "64k"}, "flash is '64k': needed is a whole number of bytes, 1 or more"),
+        ({"ram": -5}, "ram is -5: needed is a whole number of bytes, 1 or more"),
+        ({"example": True, "arduino": True}, "the example goes with the plain folder"),
+        ({"zephyr": True, "arduino": True}, "lay the same folder out in two ways"),
         ({"example": True}, "target 'generic' has no emulated board"),
     ],
 )
@@ -104,6 +108,29 @@ def test_a_wrong_option_says_what_is_allowed_and_writes_nothing(
     with pytest.raises(ValueError, match=re.escape(message)):
         export_c(linear(), tmp_path / "out", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_bitshift_did_not_write_stays_and_nothing_is_written(tmp_path: Path) -> None:
+    mine = tmp_path / "README.md"
+    mine.write_text("my firmware")
+    with pytest.raises(ValueError, match=r"README.md is there, and bitshift did not write it: name another folder"):
+        export_c(linear(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert mine.read_text() == "my firmware"
+
+
+@pytest.mark.parametrize("layout", [{}, {"arduino": True}, {"zephyr": True}, {"example": True, "target": "rv32i"}])
+def test_what_an_earlier_call_wrote_is_replaced(layout: dict[str, object], tmp_path: Path) -> None:
+    first = export_c(linear(), tmp_path, **layout)  # type: ignore[arg-type]
+    before = (tmp_path / first.files[1]).read_text()
+    export_c(linear(inputs=5), tmp_path, **layout)  # type: ignore[arg-type]
+    assert (tmp_path / first.files[1]).read_text() != before
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.c").mkdir()
+    with pytest.raises(ValueError, match=r"model.c cannot be written: Is a directory; name another folder"):
+        export_c(linear(), tmp_path)
 
 
 def test_an_avr_refuses_an_array_that_it_cannot_address() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from emulated import counting, multiplications
 from emulated.graphs import LAYERS, UINT8, Draft, small_network
+from emulated.host import call
 from emulated.network import Network, build_network
 
 from bitshift.backends.c99 import golden
@@ -70,6 +71,19 @@ def test_an_avr_works_in_more_memory_than_its_compiler_gives_an_array(tmp_path):
     network = generated(graph, "atmega2560-xmem", tmp_path)
     assert network.image.elf.ram > 0x8000 + 64 * 64
     check(graph, network, 1)
+
+
+@pytest.mark.parametrize("mode", ["packed", "unrolled", "lists", "plain"])
+def test_constants_of_an_avr_lie_in_flash_alone(mode, tmp_path):
+    draft = Draft((8, 6, 6), UINT8)
+    graph = draft.graph(draft.linear(draft.conv("x", 8, groups=8, type=UINT8), 5))
+    network = generated(graph, "atmega2560", tmp_path, mode=mode)
+    sizes = dict(
+        line.split()[:2] for line in call(["avr-size", "-A", str(network.model.path)]).splitlines() if "." in line
+    )
+    copied = {name: size for name, size in sizes.items() if name.startswith((".rodata", ".data")) and size != "0"}
+    assert copied == {}, "sections that start-up code copies into RAM"
+    check(graph, network, 3)
 
 
 @pytest.mark.slow

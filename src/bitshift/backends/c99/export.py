@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,15 @@ from bitshift.backends.c99.report import Row, readme, rows
 from bitshift.backends.c99.unit import Unit, compile_graph
 from bitshift.core import modelfile
 from bitshift.core.graph import Graph
+
+C_HEADERS = frozenset(
+    (
+        "arduino", "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale",
+        "math", "setjmp", "signal", "stdalign", "stdarg", "stdatomic", "stdbool", "stddef", "stdint", "stdio",
+        "stdlib", "stdnoreturn", "string", "tgmath", "threads", "time", "uchar", "wchar", "wctype",
+    )
+)  # fmt: skip
+"""Headers that a firmware includes: a ``NAME.h`` in its include path must not hide one."""
 
 AVR_NEAR = 0x10000
 """Bytes that a pointer of an 8-bit AVR reaches, in flash and in data memory."""
@@ -72,6 +81,8 @@ def _texts(unit: Unit, label: files.Label, steps: Sequence[Row], samples: int) -
 def _label(unit: Unit, name: str, origin: str, digest: str) -> files.Label:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", name):
         raise ValueError(f"name {name!r}: allowed are C identifiers of 1 to 31 letters, digits and _, a letter first")
+    if name.lower() in C_HEADERS:
+        raise ValueError(f"name {name!r}: {name}.h would hide the C header of that name; choose another name")
     return files.Label(name=name, origin=origin, version=__version__, hash=digest, target=unit.target.title)
 
 
@@ -93,7 +104,7 @@ def export_c(
 
     Args:
         model: path of a model file, or a graph.
-        folder: files of the same names in it are replaced.
+        folder: files that an earlier call wrote are replaced.
         name: prefix of every file and of every public C name.
         target: a processor of :data:`bitshift.backends.c99.targets.TARGETS`.
         mode: kernel of the layers: auto, packed, unrolled, lists, plain.
@@ -107,14 +118,19 @@ def export_c(
     Raises:
         GraphError: the network holds what C cannot have; names the layer and what would help.
         ModelFileError: the file is no model file.
-        ValueError: a wrong option, or a budget that cannot be met.
+        ValueError: a wrong option, a budget that cannot be met, or a folder that cannot be written or holds files of
+            these names that bitshift did not write.
     """
+    if arduino and zephyr:
+        raise ValueError("arduino and zephyr lay the same folder out in two ways: export into a folder for each")
     if example and (arduino or zephyr):
         raise ValueError(
-            "example=True goes with the plain folder: leave out arduino and zephyr, whose tools start boards"
+            "the example goes with the plain folder: leave out arduino and zephyr, whose tools start boards"
         )
-    if samples < 1:
-        raise ValueError(f"samples is {samples}: the self-test needs at least 1")
+    _check_count("samples", samples, "inputs of the self-test")
+    for what, budget in (("flash", flash), ("ram", ram)):
+        if budget is not None:
+            _check_count(what, budget, "bytes")
     graph, origin, data = _read(model)
     unit = compile_graph(graph, target=target, mode=mode, flash=flash, ram=ram)
     steps = rows(unit)
@@ -131,11 +147,32 @@ def export_c(
         board = get_board(target, flash=sum(row.flash for row in steps), ram=ram)
         texts |= {f"example/{file}": text for file, text in example_files(name, board, unit.target).items()}
     result = _emitted(unit, steps, Path(folder), tuple(texts))
-    for file, text in texts.items():
-        at = result.folder / file
-        at.parent.mkdir(parents=True, exist_ok=True)
-        at.write_text(text, encoding="utf-8")
+    _write(result.folder, texts)
     return result
+
+
+def _check_count(what: str, value: object, unit: str) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{what} is {value!r}: needed is a whole number of {unit}, 1 or more")
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    """The files, unless one of these names is there that bitshift did not write; nothing is written then."""
+    try:
+        for file in texts:
+            at = folder / file
+            if at.exists() and "bitshift" not in at.read_text(encoding="utf-8", errors="replace").lower():
+                raise ValueError(
+                    f"{at} is there, and bitshift did not write it: name another folder, or move that file"
+                )
+        for file, text in texts.items():
+            at = folder / file
+            at.parent.mkdir(parents=True, exist_ok=True)
+            at.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"{error.filename or folder} cannot be written: {error.strerror}; name another folder"
+        ) from error
 
 
 def _read(model: Graph | str | os.PathLike[str]) -> tuple[Graph, str, bytes]:

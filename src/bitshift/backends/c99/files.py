@@ -240,7 +240,8 @@ def selftest(
     ]  # fmt: skip
     macros = PRELUDE.partition("#if defined(__GNUC__)")[0]
     return "\n".join([
-        f"/* {label.name}_selftest.c: {count} inputs and the outputs that the reference gives for them. */",
+        f"/* {label.name}_selftest.c: {label.made}.",
+        f"   {count} inputs, and the outputs that the reference gives for them. */",
         f'#include "{label.name}.h"', "", "#include <stddef.h>", "#include <stdint.h>", "", macros,
         *tables, "", f"int {label.name}_selftest(void)", "{", *indent(body), "}", "",
     ])  # fmt: skip

@@ -20,11 +20,13 @@ PRELUDE = """\
 #define BS_READ8(p) pgm_read_byte(p)
 #define BS_READ16(p) pgm_read_word(p)
 #define BS_READ32(p) pgm_read_dword(p)
+#define BS_READ_FUNCTION(kind, p) ((kind *)pgm_read_word(p))
 #else
 #define BS_FLASH
 #define BS_READ8(p) (*(p))
 #define BS_READ16(p) (*(p))
 #define BS_READ32(p) (*(p))
+#define BS_READ_FUNCTION(kind, p) (*(p))
 #endif
 
 #if defined(__GNUC__)

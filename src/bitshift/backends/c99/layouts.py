@@ -17,6 +17,7 @@ def arduino(files: Mapping[str, str], label: Label) -> dict[str, str]:
         f"category=Data Processing\nurl=https://example.invalid/{name}\narchitectures=*\nincludes={name}.h\n"
     )
     sketch = f"""\
+// bitshift emit-c: runs the self-test of {name}.
 #include <{name}.h>
 
 void setup() {{

@@ -67,7 +67,7 @@ def get_target(name: str) -> Target:
     """The target called ``name``; ValueError lists the near misses and what exists."""
     if name not in TARGETS:
         near = difflib.get_close_matches(name, TARGETS, n=2)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
         raise ValueError(f"unknown target {name!r}{hint} Known targets: {', '.join(TARGETS)}")
     return TARGETS[name]
 

@@ -34,7 +34,7 @@ examples:
     model: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
     """A model file written by `bitshift export`."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """The folder to write; files of the same names in it are replaced."""
+    """The folder to write; what an earlier call wrote there is replaced."""
     name: str = "model"
     """Prefix of the files and of every public C name."""
     target: str = "generic"
@@ -42,7 +42,7 @@ examples:
     mode: Literal["auto", "packed", "unrolled", "lists", "plain"] = "auto"
     """Kernel of the layers; auto chooses by layer within the budgets."""
     flash: int | None = None
-    """Bytes that constants and code may take."""
+    """Bytes that constants and code may take; without it auto takes 256 KiB as given, on AVR 24."""
     ram: int | None = None
     """Bytes that the working memory may take; inputs and outputs are not counted."""
     samples: int = 3
@@ -60,9 +60,6 @@ examples:
 
         if self.output.exists() and not self.output.is_dir():
             raise CliError(f"--output {self.output} is a file; name a folder")
-        for flag, value in (("--flash", self.flash), ("--ram", self.ram)):
-            if value is not None and value < 1:
-                raise CliError(f"{flag} {value}: must be at least 1 byte")
         path = model_path(self.model)
         done = export_c(
             path, self.output, name=self.name, target=self.target, mode=self.mode, flash=self.flash, ram=self.ram,

@@ -1,4 +1,4 @@
-/* What the example needs of a board: text out, and an end. */
+/* bitshift emit-c: What the example needs of a board: text out, and an end. */
 #ifndef BOARD_H
 #define BOARD_H
 

@@ -1,4 +1,4 @@
-/* Start of a Cortex-M without an operating system; text and exit through semihosting (a debugger, or QEMU). */
+/* bitshift emit-c: Start of a Cortex-M without an operating system; text and exit through semihosting (a debugger, or QEMU). */
 #include "board.h"
 
 #include <stdint.h>

@@ -1,4 +1,4 @@
-/* Text of an AVR through its first UART, where it has one; the end is a sleep without interrupts, at which simavr stops. */
+/* bitshift emit-c: Text of an AVR through its first UART, where it has one; the end is a sleep without interrupts, at which simavr stops. */
 #include "board.h"
 
 #include <avr/interrupt.h>

@@ -1,4 +1,4 @@
-/* Start of RV32 without an operating system on QEMU's virt machine: text through its UART, exit through its test device. */
+/* bitshift emit-c: Start of RV32 without an operating system on QEMU's virt machine: text through its UART, exit through its test device. */
 #include "board.h"
 
 #include <stdint.h>

@@ -1,4 +1,4 @@
-/* Runs the self-test of the generated network and prints its result. */
+/* bitshift emit-c: Runs the self-test of the generated network and prints its result. */
 #include "../@NAME@.h"
 #include "board.h"
 

@@ -1,4 +1,4 @@
-/* The four functions that a freestanding compiler may call; a firmware with a libc leaves this file out. */
+/* bitshift emit-c: The four functions that a freestanding compiler may call; a firmware with a libc leaves this file out. */
 #include <stddef.h>
 
 void *memcpy(void *to, const void *from, size_t count);

@@ -1,4 +1,4 @@
-; Start of an AVR without libc and libgcc: stack, external RAM where the board has it, .data, .bss, main.
+; bitshift emit-c: Start of an AVR without libc and libgcc: stack, external RAM where the board has it, .data, .bss, main.
 #include <avr/io.h>
 
     .section .vectors, "ax", @progbits

@@ -62,7 +62,8 @@ class _Emitter:
         for group, name in enumerate(names):
             text += self._group(group, name, [*arguments, *counts])
         kinds = ", ".join([*(a[: a.rindex("*") + 1] for a in arguments), *(c.split()[0] for c in counts)])
-        text.append(f"static void (*const {layer.name}_groups[{geo.groups}])({kinds}) = {{")
+        text.append(f"typedef void {layer.name}_group({kinds});")
+        text.append(f"static {layer.name}_group *const {layer.name}_groups[{geo.groups}] BS_FLASH = {{")
         text += [*indent([f"{name}," for name in names]), "};"]
         call = ["cells", "y + out", *(["residual + out"] if layer.residual is not None else [])]
         apart = f"{image.high_out}" if image.lanes == 2 else "0"
@@ -73,7 +74,8 @@ class _Emitter:
         call += [rows, apart]
         if image.odd and not image.across:
             call.append(f"strip == {image.strips - 1} ? 1 : 0" if image.strips > 1 else "1")
-        body = ["(void)todo;", f"{layer.name}_groups[g]({', '.join(call)});"]
+        one = f"BS_READ_FUNCTION({layer.name}_group, {layer.name}_groups + g)"
+        body = ["(void)todo;", f"{one}({', '.join(call)});"]
         lines = [] if image.direct else [f"{image.cell} *const image = ({image.cell} *)(void *)scratch;"]
         lines += ["size_t first = 0;", *walk.strips(layer, image, body), "(void)first;"]
         text += walk.function(layer, self.plan.scratch, lines)

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "lists.h"
 #define BITSHIFT_ISA_NAMESPACE avx2::depthwise
 #include "vec_avx2.h"

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "lists.h"
 #define BITSHIFT_ISA_NAMESPACE neon::depthwise
 #include "vec_neon.h"

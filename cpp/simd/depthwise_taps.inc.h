@@ -183,8 +183,10 @@ struct Engine {
       return s;
     }
 
+    // Wraps, so it is done without signs.
     BITSHIFT_INLINE void add(const Sums &x, const T *w) {
-      for (int i = 0; i < parts; i++) part[i] += x.part[i] * load<V>(w + i * lanes);
+      using Unsigned = Vector<std::make_unsigned_t<T>, lanes>;
+      for (int i = 0; i < parts; i++) part[i] = V(Unsigned(part[i]) + Unsigned(x.part[i]) * load<Unsigned>(w + i * lanes));
     }
 
     BITSHIFT_INLINE void finish(const Header &header, std::int32_t *to) const {

@@ -115,12 +115,13 @@ void Model::check_buffers(std::size_t batch, const std::vector<Buffer> &inputs, 
   for (std::size_t i = 0; i < inputs.size(); i++) {
     const Value &value = inputs_[i];
     check("input", value, inputs[i].bytes, inputs[i].data);
+    if (value.type.real || !inputs[i].bytes) continue;
     // The bounds hold for integers in the range of the input only, which may be narrower than its storage.
     const bsk_dtype dtype = value.type.dtype();
     const int storage = static_cast<int>(bsk_dtype_size(dtype)) * 8;
     const Range range = ranges_[i];
     const bool ids = range.lo != value.type.lo() || range.hi != value.type.hi();
-    if (value.type.real || (value.type.bits == storage && !ids) || !inputs[i].bytes) continue;
+    if (value.type.bits == storage && !ids) continue;
     const bool aligned = reinterpret_cast<std::uintptr_t>(inputs[i].data) % bsk_dtype_size(dtype) == 0;
     std::vector<std::uint32_t> copy;
     const void *data = inputs[i].data;

@@ -6,11 +6,13 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bitshift import export_c
 from bitshift.cli import main
 from bitshift.core import modelfile
 from bitshift.core.fixed import FixedPoint
@@ -55,6 +57,26 @@ def compile_and_run(folder: Path, source: str, *more: str) -> str:
     command = [CC, *FLAGS, *SANITIZE, "main.c", *more, "-o", "program"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return subprocess.run(["./program"], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("mean", "scale", "said"),
+    [
+        (128.0, 1 / 32, ": q = pixel - 128. */"),
+        (128.0, 1 / 64, "scale 0.015625. */"),
+        (100.0, 1 / 32, "scale 0.03125. */"),
+    ],
+)
+def test_the_header_says_how_a_pixel_becomes_an_integer(
+    mean: float, scale: float, said: str, model: Path, tmp_path: Path
+) -> None:
+    graph = modelfile.load(model)
+    pixels = {**graph.meta["preprocess"], "mean": [mean], "scale": [scale]}
+    export_c(replace(graph, meta={**graph.meta, "preprocess": pixels}), tmp_path / "firmware")
+    (line,) = [
+        line for line in (tmp_path / "firmware" / "model.h").read_text().splitlines() if "by channel mean" in line
+    ]
+    assert line.endswith(said)
 
 
 @needs_cc

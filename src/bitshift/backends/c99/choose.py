@@ -16,7 +16,17 @@ from bitshift.backends.c99.layer import Estimate, Kernel, Layer
 from bitshift.backends.c99.targets import Target
 
 ASSUMED = {4: 256 * 1024, 1: 24 * 1024}
-"""Flash for layers where none is given, by bytes of a register: that of usual parts, less room for the firmware."""
+"""Flash where none is given, by bytes of a register: that of usual parts."""
+
+
+def usable(flash: int) -> int:
+    """What of ``flash`` the estimates may fill: a sixteenth and 256 bytes wait for code that comes out larger."""
+    return flash - flash // 16 - 256
+
+
+def needed(used: int) -> int:
+    """The least flash of which ``used`` bytes are usable."""
+    return -(-16 * (used + 256) // 15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +66,8 @@ def choose(
         layers: in order.
         target: the processor.
         mode: ``auto`` weighs all kernels; another name of ``MODES`` its own, and ``plain`` where they refuse.
-        flash: bytes for the layers' constants and code; None: :data:`ASSUMED`, and more where nothing fits it.
+        flash: bytes for the layers' constants and code; None: what of :data:`ASSUMED` is :func:`usable`, and more
+            where nothing fits it.
         room: bytes of scratch that a layer may take, by its name; None or absent: any.
 
     Raises:
@@ -64,16 +75,18 @@ def choose(
     """
     room = room or {}
     options = [_options(layer, target, mode, room.get(layer.name)) for layer in layers]
-    limit = ASSUMED[4 if target.word == 4 else 1] if flash is None else flash
     least = sum(min(o.estimate.flash for o in of) for of in options)
-    if least > limit:
-        if flash is not None:
+    if flash is None:
+        assumed = ASSUMED[4 if target.word == 4 else 1]
+        limit, whose = max(usable(assumed), least), f"the {assumed // 1024} KiB assumed (no flash given)"
+    else:
+        limit, whose = flash, "the budget"
+        if least > limit:
             raise BudgetError(_too_much(layers, options, flash, least, mode), least)
-        limit = least
     picked = _knapsack([[(o.estimate.cycles, o.estimate.flash) for o in of] for of in options], limit)
     spent = sum(of[i].estimate.flash for of, i in zip(options, picked, strict=True))
     return {
-        layer.name: _choice(of, of[i], limit - spent, given=flash is not None, limit=limit)
+        layer.name: _choice(of, of[i], limit - spent, whose)
         for layer, of, i in zip(layers, options, picked, strict=True)
     }
 
@@ -131,13 +144,12 @@ def _knapsack(options: Sequence[Sequence[tuple[int, int]]], limit: int) -> list[
     return picked[::-1]
 
 
-def _choice(options: Sequence[_Option], taken: _Option, left: int, *, given: bool, limit: int) -> Choice:
-    """``taken`` with the reason: against the fastest one that was left out, or the smallest."""
+def _choice(options: Sequence[_Option], taken: _Option, left: int, whose: str) -> Choice:
+    """``taken`` with the reason: against the fastest one that was left out of ``whose`` flash, or the smallest."""
     fastest = min(options, key=lambda o: o.estimate.cycles)
     smallest = min(options, key=lambda o: o.estimate.flash)
-    whose = "the budget" if given else f"the {limit // 1024} KiB assumed (no flash given)"
     if len(options) == 1:
-        why = "fastest and smallest that computes it in its memory"
+        why = "the fastest and the smallest of this mode that its memory allows"
     elif taken is fastest:
         times = smallest.estimate.cycles / max(1, taken.estimate.cycles)
         more = taken.estimate.flash - smallest.estimate.flash
@@ -160,4 +172,4 @@ def _too_much(layers: Sequence[Layer], options: Sequence[Sequence[_Option]], fla
     )
 
 
-__all__ = ["ASSUMED", "BudgetError", "Choice", "choose"]
+__all__ = ["ASSUMED", "BudgetError", "Choice", "choose", "needed", "usable"]

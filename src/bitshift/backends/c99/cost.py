@@ -4,7 +4,8 @@ Straight-line code takes the same instructions every time, but for its clamps, s
 instruction of each kind costs and how many are written. The rates below follow Arm's published timing for Cortex-M0,
 two cycles a load on larger ones, and one cycle an instruction on RISC-V; they were fitted to counted instructions of
 GCC 12, and stand within a third of them, mostly a tenth, on the layers of ``tests/backends/c99/test_c99_cost.py``;
-on AVR within two fifths.
+on AVR within two fifths. Bytes are those of the larger of -Os and -O2, rather too many than too few: helpers that
+layers share are counted for each.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Rates:
         finish, round: an output's rounding in a loop, and in straight-line code.
         look: a look-up without its loads and additions.
         tap, window: a weight of the plain kernel, and what a window's loops add to it.
-        fetch, term, output: bytes of a load, of a weight's term and of a lane's rounding in straight-line code.
+        fetch, term, output, group: bytes of a load, a weight's term, a lane's rounding and what a group of channels
+            adds in straight-line code.
         code: bytes of a depthwise layer's code; other kernels' are in proportion.
     """
 
@@ -49,32 +51,33 @@ class Rates:
     look: float
     tap: float
     window: float
-    fetch: int
+    fetch: float
     term: float
     output: int
+    group: int
     code: int
 
 
 RATES = {
     "generic": Rates(
         load=1, store=1, add=1, turn=2, call=32, finish=6, round=6, look=5, tap=16, window=3,
-        fetch=4, term=3.5, output=50, code=600,
+        fetch=2, term=4.7, output=45, group=95, code=600,
     ),
     "cortex-m0": Rates(
         load=2, store=2, add=1, turn=6, call=95, finish=30, round=16, look=6, tap=31, window=6,
-        fetch=2, term=1.5, output=43, code=380,
+        fetch=2.2, term=1.9, output=41, group=87, code=380,
     ),
     "cortex-m": Rates(
         load=2, store=1, add=1, turn=3, call=42, finish=6, round=5, look=5.5, tap=20, window=5,
-        fetch=4, term=3, output=27, code=400,
+        fetch=0.3, term=4.1, output=26, group=70, code=400,
     ),
     "rv32": Rates(
         load=1, store=1, add=1, turn=1.7, call=31, finish=5, round=5, look=5, tap=15, window=1.5,
-        fetch=4, term=3.5, output=57, code=650,
+        fetch=2, term=4.7, output=45, group=95, code=650,
     ),
     "avr": Rates(
         load=2, store=2, add=2, turn=15, call=160, finish=310, round=65, look=16, tap=58, window=20,
-        fetch=2, term=4.5, output=120, code=600,
+        fetch=2, term=4.5, output=120, group=119, code=600,
     ),
 }  # fmt: skip
 
@@ -110,7 +113,7 @@ def plain(layer: Layer, buckets: int, target: Target) -> tuple[int, int]:
     flash = (
         len(layer.codes) * ((weights * layer.format.bits + 7) // 8)
         + _vectors(layer)
-        + rate.code * 3 // (4 if target.word == 4 else 2)
+        + (rate.code if target.word == 4 else rate.code * 3 // 2)
     )
     return int(cycles), flash
 
@@ -138,7 +141,7 @@ def packed(layer: Layer, plan: packeds.Plan, target: Target) -> Estimate:
         full * symbols.box // 8 + -(-(tail * symbols.bits + 1) // 8) * (tail > 0) for full, tail in plan.lengths
     )
     tables = geo.groups * geo.outputs * boxes + _vectors(layer)
-    code = rate.code * (0.95 + 0.2 * pairs + 0.75 * (blocks > 1) + 0.35 * (plan.spills > 0))
+    code = rate.code * (1.2 + 0.2 * pairs + 0.75 * (blocks > 1) + 0.35 * (plan.spills > 0))
     return Estimate(cycles=int(cycles), flash=tables + int(code), scratch=plan.scratch)
 
 
@@ -160,6 +163,7 @@ def unrolled(plan: unrolleds.Plan, target: Target) -> Estimate:
     per_cell += outputs * image.lanes * rate.round + rate.call / 2
     cycles = filled(image, target) + cells * per_cell
     flash = loads * rate.fetch + terms * rate.term * width + joins * 2 + outputs * (image.lanes * rate.output + 10)
+    flash += geo.groups * rate.group * (geo.groups > 1)
     return Estimate(cycles=int(cycles), flash=int(flash) + 300, scratch=plan.scratch)
 
 
@@ -169,7 +173,7 @@ def depthwise(layer: Layer, plan: depthwises.Plan, target: Target) -> Estimate:
     one = rate.load * 2 + rate.store + rate.add * 2 + rate.turn / 3
     terms, outputs = plan.terms.size, len(layer.codes)
     cycles = terms * (plan.sums * one + rate.call) + outputs * plan.sums * (plan.image.lanes * rate.finish + rate.turn)
-    flash = terms + _vectors(layer) + rate.code + 60
+    flash = terms + _vectors(layer) + rate.code + 160
     return Estimate(cycles=int(cycles + filled(plan.image, target)), flash=flash, scratch=plan.scratch)
 
 

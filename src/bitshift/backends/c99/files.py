@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def header(program: Program, label: Label, plan: Plan) -> str:
     lines += [f"#define {up}_INPUTS {len(inputs)}", f"#define {up}_OUTPUTS {len(outputs)}"]
     for argument in (*inputs, *outputs):
         lines += ["", *_port_macros(argument)]
-    lines += ["", *_meta(program, up)]
+    lines += ["", *_meta(program, up, inputs)]
     lines += [
         "/* Runs the network once: reads the inputs, writes the outputs, keeps nothing. Not reentrant: one arena. */",
         f"{prototype(program, label)};",
@@ -125,7 +126,7 @@ def _port_macros(argument: Argument) -> list[str]:
     ]
 
 
-def _meta(program: Program, up: str) -> list[str]:
+def _meta(program: Program, up: str, inputs: Sequence[Argument]) -> list[str]:
     lines = []
     labels = program.graph.meta.get("labels")
     if labels:
@@ -136,10 +137,19 @@ def _meta(program: Program, up: str) -> list[str]:
         size, mean, scale = " x ".join(map(str, pixels["size"])), _numbers(pixels["mean"]), _numbers(pixels["scale"])
         lines += [
             f"/* A picture: {pixels['channels']} channels of {size} pixels (0..255), planes one after the other;",
-            f"   value = (pixel - mean) * scale, by channel mean {mean} and scale {scale}. */",
+            f"   value = (pixel - mean) * scale, by channel mean {mean} and scale {scale}{_exact(pixels, inputs)}. */",
             "",
         ]
     return lines
+
+
+def _exact(pixels: Mapping[str, Any], inputs: Sequence[Argument]) -> str:
+    """What that makes of a pixel where it is a subtraction and nothing else."""
+    port, mean = inputs[0].port, pixels["mean"][0]
+    steps = {scale * 2.0**port.type.frac for scale in pixels["scale"]}
+    if len(inputs) > 1 or steps != {1.0} or set(pixels["mean"]) != {mean} or not float(mean).is_integer():
+        return ""
+    return f": q = pixel - {mean:.0f}" if port.lo <= -mean and 255 - mean <= port.hi else ""
 
 
 def _numbers(values: Sequence[float]) -> str:

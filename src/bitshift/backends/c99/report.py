@@ -86,7 +86,7 @@ Freestanding C99: no libc, no malloc, no floats, no multiplication; its integers
 
 `{name}_selftest()` (in `{name}_selftest.c`, which a firmware may leave out) runs stored inputs and returns 0 if every
 output is the stored one. `{name}_run` uses one static array, so it is not reentrant; define `{up}_ARENA` as the name of
-a `uint32_t` array of your own to place that memory yourself. Any C99 compiler does; use `-Os` or `-O2`.
+a `uint32_t` array of your own to place that memory yourself. Any C99 compiler does, at `-Os` or `-O2`.
 
 ## Memory
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bitshift.backends.c99.choose import BudgetError, Choice, choose
+from bitshift.backends.c99.choose import BudgetError, Choice, choose, needed, usable
 from bitshift.backends.c99.kernels import KERNELS, MODES
 from bitshift.backends.c99.layer import Code, Kernel
 from bitshift.backends.c99.memory import Plan, plan
@@ -71,7 +71,7 @@ def _chosen(program: Program, target: Target, mode: str, flash: int | None, ram:
     for _ in range(2 * len(program.steps) + 1):
         try:
             choices = choose(
-                program.layers, target, mode=mode, flash=None if flash is None else flash - others, room=room
+                program.layers, target, mode=mode, flash=None if flash is None else usable(flash) - others, room=room
             )
         except BudgetError:
             break
@@ -111,7 +111,7 @@ def _check_budgets(unit: Unit, flash: int | None, ram: int | None) -> None:
     if ram is not None and unit.plan.size > ram:
         raise ValueError(_ram_message(unit, ram))
     total = sum(flash_of(unit, step) for step in unit.program.steps)
-    if flash is not None and total > flash:
+    if flash is not None and total > usable(flash):
         raise ValueError(_flash_message(unit, flash, total))
 
 
@@ -135,15 +135,14 @@ def _ram_message(unit: Unit, ram: int) -> str:
 
 def _flash_message(unit: Unit, flash: int, total: int) -> str:
     small = _smallest(unit.program, unit.target)
-    least = sum(flash_of(small, step) for step in small.program.steps)
+    least = needed(sum(flash_of(small, step) for step in small.program.steps))
     if least <= flash:
-        return (
-            f"about {total:,} bytes of flash are needed, flash is {flash:,} bytes; mode 'plain' needs about {least:,}"
-        )
+        return f"{needed(total):,} bytes of flash are needed, flash is {flash:,} bytes; mode 'plain' needs {least:,}"
     step = max(small.program.steps, key=lambda step: flash_of(small, step))
     return (
-        f"{step.title}: takes about {flash_of(small, step):,} bytes of flash, the network {least:,} at the smallest, "
-        f"flash is {flash:,} bytes: train with a format of fewer bits, or fewer channels in this layer"
+        f"{step.title}: takes about {flash_of(small, step):,} bytes of flash, the network {least:,} at the smallest "
+        f"with a reserve for its code, flash is {flash:,} bytes: train with a format of fewer bits, or fewer channels "
+        "in this layer"
     )
 
 

@@ -144,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rows", type=int, help=f"rows of each set (default: {NETS})")
     made.add_argument("--avr-rows", type=int, help="at most so many on AVR, whose emulator is slow")
     made.add_argument("--counted", type=int, default=2, help="rows that are counted (default: %(default)s)")
-    made.add_argument("--flash", type=int, default=60_000, help="bytes for code and constants (default: %(default)s)")
+    made.add_argument("--flash", type=int, default=65_536, help="bytes for code and constants (default: %(default)s)")
     made.add_argument("--timeout", type=float, default=7200, metavar="SECONDS", help="of one emulated run")
     return made
 

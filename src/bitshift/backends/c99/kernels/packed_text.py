@@ -131,21 +131,24 @@ class _Emitter:
         if image.rows > 1 and image.pairs[1] > 1:
             lines.append(f"uint_fast16_t column = {image.pairs[1]};")
         declare = [f"const {image.cell} *from[{pairs}];", f"size_t place[{pairs * image.lanes}];"]
-        take, again = ["from[p] = cells;", "place[p] = out;"], ["from[p] = from[p - 1];", "place[p] = place[p - 1];"]
-        if image.lanes == 2:
-            take.append(f"place[p + {pairs}] = {walk.high(image)};")
-            again.append(f"place[p + {pairs}] = place[p + {pairs - 1}];")
         step = ["todo--;", *walk.advance(image)]
         if pairs == 1:
-            take = [line.replace("[p]", "[0]").replace("[p + 1]", "[1]") for line in take]
-            tile = [*declare, *take, *step, *self._tile()]
+            tile = [*declare, *self._take("0", "1"), *step, *self._tile()]
         else:
+            take, again = self._take("p", f"p + {pairs}"), ["from[p] = from[p - 1];", "place[p] = place[p - 1];"]
+            if image.lanes == 2:
+                again.append(f"place[p + {pairs}] = place[p + {pairs - 1}];")
             tile = [
                 *declare, "uint_fast8_t p;", f"for (p = 0; p < {pairs}; p++) {{",
                 *indent(["if (todo != 0) {", *indent([*take, *step]), "} else {", *indent(again), "}"]), "}",
                 *self._tile(),
             ]  # fmt: skip
         return [*lines, "while (todo != 0) {", *indent(tile), "}"]
+
+    def _take(self, low: str, high: str) -> Lines:
+        """A pair of pixels joins the tile: where its cells begin, and the places of its outputs."""
+        lines = [f"from[{low}] = cells;", f"place[{low}] = out;"]
+        return [*lines, f"place[{high}] = {walk.high(self.image)};"] if self.image.lanes == 2 else lines
 
     def _tile(self) -> Lines:
         full, rest = self._packed
@@ -185,10 +188,9 @@ class _Emitter:
             clear = self._outputs([f"{symbols.type} *sum = sums;"], [*self._begin(), f"sum += {symbols.pairs};"])
         if plan.parts:
             clear += [f"for (n = 0; n < {plan.parts}; n++) {{", "    parts[n] = 0;", "}"]
-        fill = [
-            f"end = {symbols.fill}(end, from, {self._column('place', 'run')}, {self._column('cells', 'run')});",
-            "run++;",
-        ]
+        walked = any(map(self._varies, ("place", "cells")))
+        fill = [f"end = {symbols.fill}(end, from, {self._column('place', 'run')}, {self._column('cells', 'run')});"]
+        fill += ["run++;"] if walked else []
         if self._varies("runs") or self._columns["runs"][0] > 1:
             fill = [
                 "uint_fast16_t turn;", f"for (turn = {self._column('runs')}; turn != 0; turn--) {{", *indent(fill), "}"
@@ -206,9 +208,8 @@ class _Emitter:
         if plan.parts:
             begin.append("const int32_t *part = parts;")
             last.append(f"part += {symbols.pairs * self.image.lanes};")
-        walks = {"run": "size_t run = 0;"} if any(map(self._varies, ("place", "cells"))) else {}
-        per_block = [line for line in per_block if walks or line.strip() != "run++;"]
-        return [*clear, *walks.values(), *loop("block", len(plan.ends), [], per_block), *self._outputs(begin, last)]
+        clear += ["size_t run = 0;"] if walked else []
+        return [*clear, *loop("block", len(plan.ends), [], per_block), *self._outputs(begin, last)]
 
     def _begin(self) -> Lines:
         """The sums of output ``o`` as they begin."""

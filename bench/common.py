@@ -167,6 +167,13 @@ def kept(options: argparse.Namespace) -> list[Row]:
     return [Row(**row) for row in json.loads(options.json.read_text())["rows"]]
 
 
+def with_kept(options: argparse.Namespace, found: Sequence[Row], place: Callable[[str], int]) -> list[Row]:
+    """``found`` and the rows of :func:`kept` whose case was not measured, by the ``place`` of the case."""
+    measured = {row.case for row in found}
+    before = [row for row in kept(options) if row.case not in measured]
+    return sorted([*before, *found], key=lambda row: place(row.case))
+
+
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The parser that every benchmark starts from; add a benchmark's own options to it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from common import Row, arguments, check_equal, kept, main
+from common import Row, arguments, check_equal, main, with_kept
 from emulated import counting, multiplications
 from emulated.baseline import LAYERS as INT8
 from emulated.baseline import Int8Layer
@@ -62,12 +62,9 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
                 yield from network_rows(core, board, model, work / f"network-{i}", options)
 
 
-def with_kept(options: argparse.Namespace) -> list[Row]:
+def all_rows(options: argparse.Namespace) -> list[Row]:
     """The rows measured now and those of the JSON that were not, core by core."""
-    found = list(rows(options))
-    measured = {row.case for row in found}
-    before = [row for row in kept(options) if row.case not in measured]
-    return sorted(before + found, key=lambda row: next(i for i, core in enumerate(CORES) if f" {core}, " in row.case))
+    return with_kept(options, list(rows(options)), lambda case: [f" {core}, " in case for core in CORES].index(True))
 
 
 def layer_rows(core: str, board: Board, layer: str, work: Path, options: argparse.Namespace) -> Iterator[Row]:
@@ -185,4 +182,4 @@ if __name__ == "__main__":
     parser.add_argument("--flash", action="append", type=int, metavar="BYTES", help="of each model (repeatable)")
     parser.add_argument("--flags", default="-Os", help="optimisation of the generated C (default: -Os)")
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="of one emulated run")
-    main(__doc__, with_kept, parser=parser)
+    main(__doc__, all_rows, parser=parser)

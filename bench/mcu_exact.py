@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from common import Row, arguments, check_equal, kept, main
+from common import Row, arguments, check_equal, main, with_kept
 from emulated import multiplications
 from emulated.host import missing
 from emulated.machine import Run
@@ -72,9 +72,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
                 continue
             found += compared(f"{net}, {format}, {target}", file, target, inputs, expected, options)
     order = [f"{net}, {format}, {target}" for net in NETS for format in FORMATS for target in TARGETS]
-    measured = {row.case for row in found}
-    before = [row for row in kept(options) if row.case not in measured]
-    return sorted(before + found, key=lambda row: order.index(row.case))
+    return with_kept(options, found, order.index)
 
 
 def integers(file: Path, test: ArrayData, count: int) -> np.ndarray:

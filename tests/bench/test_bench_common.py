@@ -75,13 +75,16 @@ def test_main_writes_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_rows_of_earlier_runs_are_there_but_not_for_a_quick_one(tmp_path: Path) -> None:
-    out, rows = tmp_path / "out.json", [common.Row(case="a", metric="time", value=2.0, unit="ms")]
+    out, rows = tmp_path / "out.json", [common.Row(case=case, metric="time", value=2.0, unit="ms") for case in "ab"]
     options = common.arguments("").parse_args(["--json", str(out)])
     assert common.kept(options) == []
     common.write(out, rows)
     assert common.kept(options) == rows
     assert common.kept(common.arguments("").parse_args(["--json", str(out), "--quick"])) == []
     assert common.kept(common.arguments("").parse_args([])) == []
+    new = [common.Row(case=case, metric="m", value=9.0, unit="s") for case in ("z", rows[0].case)]
+    both = common.with_kept(options, new, lambda case: 0 if case == "z" else 1)
+    assert both == [new[0], rows[1], new[1]]
 
 
 def test_a_benchmark_without_rows_fails(monkeypatch: pytest.MonkeyPatch) -> None:

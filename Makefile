@@ -37,7 +37,7 @@ demo: setup  ## train, freeze, export and run a real network in minutes; results
 	@$(BIN)/bitshift demo $(ARGS)
 
 test: setup-dev lint ctest  ## every check of a commit: lint, types, floors, C tests, quick Python tests
-	@$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) -o faulthandler_exit_on_timeout=true $(ARGS)
 
 test-all: setup-dev lint ctest ctest-sanitize ctest-neon  ## test, plus the slow tests, the sanitizers and an emulated ARM
 	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not gpu and not cross" $(ARGS)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -36,6 +37,7 @@ from bitshift.train.data import (
     open_data,
     open_folder,
 )
+from bitshift.train.data.processes import death, loader_context
 from photo_folder import cut, photo_folder
 
 # CPython 3.12 and later warn of every fork of a process with threads; torch's loader forks
@@ -226,17 +228,66 @@ def test_stopping_early_or_failing_leaves_no_process(data):
     assert multiprocessing.active_children() == []
 
 
-def test_a_killed_worker_ends_the_iteration_with_an_error(data):
+def kill_one_worker(data, after: float = 0) -> None:
     with closing(replace(data, workers=2).batches(requests(24, epochs=40))) as batches:
         next(batches)
         victim = multiprocessing.active_children()[0]
         assert victim.pid is not None
+        time.sleep(after)
         os.kill(victim.pid, signal.SIGKILL)
         # torch's own handler may come first
         with pytest.raises(RuntimeError, match=r"died \(killed by SIGKILL.*--data-workers|killed by signal"):
             for _ in batches:
                 pass
     assert multiprocessing.active_children() == []
+
+
+def test_a_killed_worker_ends_the_iteration_with_an_error(data):
+    kill_one_worker(data)
+
+
+@pytest.mark.slow
+def test_whenever_a_worker_is_killed_the_iteration_ends(data):
+    for after in np.random.default_rng(0).uniform(0, 0.004, 400):
+        kill_one_worker(data, after)
+
+
+def die_while_reading(flag, moment: int) -> None:
+    """Be killed at the ``moment``-th call or return inside ``flag.is_set()``."""
+    moments = iter(range(1, 1000))
+    sys.setprofile(lambda *_: os.kill(os.getpid(), signal.SIGKILL) if next(moments) == moment else None)
+    flag.is_set()
+
+
+def wait_for(flag) -> None:
+    while not flag.is_set():
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_the_workers_stop_sign_outlives_whoever_reads_it(monkeypatch, start):
+    """A worker killed inside ``is_set`` of ``multiprocessing.Event`` keeps its lock, and the next ``set`` hangs."""
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: start)
+    context = loader_context()
+    flag = context.Event()
+    waiting = context.Process(target=wait_for, args=(flag,), daemon=True)
+    waiting.start()
+    moments = range(1, 13) if start == "fork" else [1]
+    dying = [context.Process(target=die_while_reading, args=(flag, n), daemon=True) for n in moments]
+    for process in dying:
+        process.start()
+    dying[0].join(timeout=60)
+    assert dying[0].exitcode == -signal.SIGKILL
+    for process in dying[1:]:
+        process.join(timeout=1)
+    setter = threading.Thread(target=flag.set, daemon=True)
+    setter.start()
+    setter.join(timeout=10)
+    assert not setter.is_alive()
+    waiting.join(timeout=60)
+    assert waiting.exitcode == 0
+    assert death([waiting]) is None
+    assert death([waiting, dying[0]]) == "killed by SIGKILL"
 
 
 def alive(group: int) -> bool:

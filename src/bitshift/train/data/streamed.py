@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing.connection
-import os
-import signal
-import sys
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -23,17 +18,12 @@ from bitshift.train.data.base import DataError, Normalise, Request, check_labels
 from bitshift.train.data.crops import RandomResizedCrop
 from bitshift.train.data.decode import decode
 from bitshift.train.data.folder import Pictures, check_size
+from bitshift.train.data.processes import death, default_workers, loader_context, quiet_worker
 from bitshift.train.data.sampler import step_generator
 
 _PREFETCH = 2
 _LISTED = 10
 _log = logging.getLogger("bitshift")
-
-
-def default_workers() -> int:
-    """Processes that decode for one training process: the cores shared by the processes of this machine, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,7 +124,8 @@ class StreamedData:
                 num_workers=workers,
                 prefetch_factor=_PREFETCH,
                 collate_fn=_as_it_is,
-                worker_init_fn=_quiet_worker,
+                worker_init_fn=quiet_worker,
+                multiprocessing_context=loader_context(),
                 pin_memory=device.type == "cuda",
                 generator=torch.Generator(),  # else the global one is drawn from, and a resumed run would differ
             )
@@ -144,12 +135,11 @@ class StreamedData:
                     yield self._deliver(decoded, device)
             except (OSError, EOFError, RuntimeError) as error:
                 # what comes through depends on where the death cut the conversation
-                multiprocessing.connection.wait([worker.sentinel for worker in iterator._workers], timeout=1)
-                ends = [worker.exitcode for worker in iterator._workers if worker.exitcode]
-                if not ends:
+                end = death(iterator._workers)
+                if end is None:
                     raise
                 raise RuntimeError(
-                    f"a decoding process died ({_ending(ends[0])}); if memory (or /dev/shm) ran out, "
+                    f"a decoding process died ({end}); if memory (or /dev/shm) ran out, "
                     "use fewer workers (--data-workers) or a smaller batch"
                 ) from error
             finally:
@@ -247,25 +237,8 @@ class _Decoder(Dataset[_Decoded]):
         raise DataError(f"none of the {count} images can be decoded; the last: {broken[-1][1]}")
 
 
-def _ending(status: int) -> str:
-    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-
-
 def _as_it_is(decoded: Any) -> Any:
     return decoded
 
 
-def _quiet_worker(_: int) -> None:
-    """Ctrl-C reaches every process of the terminal: the training process answers it and ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the training loop's handler came along with the fork
-    sys.excepthook = _without_hang_ups
-
-
-def _without_hang_ups(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A training process that was stopped while it took a batch has hung up on its worker: nothing to report."""
-    if not issubclass(kind, ConnectionError | EOFError):
-        sys.__excepthook__(kind, error, trace)
-
-
-__all__ = ["StreamedData", "default_workers"]
+__all__ = ["StreamedData"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from emulated import multiplications
 from emulated.elf import Elf
-from emulated.graphs import LAYERS
+from emulated.graphs import LAYERS, Draft
 
 from bitshift.backends.c99.boards import FREESTANDING
 from bitshift.backends.c99.export import render
@@ -70,6 +70,12 @@ def test_what_stands_in_both_lanes_is_not_multiplied_by_65537(level, tmp_path):
 @pytest.mark.parametrize("seed", [645, 681])
 def test_codes_that_are_taken_in_an_unrolled_loop_are_not_multiplied(seed, tmp_path):
     assert found(random_layer(seed, "avr", "plain"), tmp_path, "-O3") == []
+
+
+def test_a_byte_that_is_shifted_for_several_outputs_is_not_multiplied(tmp_path):
+    draft = Draft((64,), seed=1)
+    unit = compile_graph(draft.graph(draft.linear("x", 10)), target="avr", mode="unrolled")
+    assert found(unit, tmp_path, "-Os") == []
 
 
 def test_a_pass_over_one_row_does_not_step_behind_its_image(tmp_path):

@@ -64,7 +64,7 @@ RATES = {
         fetch=2, term=4.7, output=45, group=95, code=600,
     ),
     "cortex-m0": Rates(
-        load=2, store=2, add=1, turn=6, call=95, finish=30, round=16, look=6, tap=31, window=6,
+        load=2, store=2, add=1, turn=6, call=95, finish=30, round=22, look=6, tap=31, window=6,
         fetch=2.2, term=1.9, output=41, group=87, code=380,
     ),
     "cortex-m": Rates(
@@ -77,7 +77,7 @@ RATES = {
     ),
     "avr": Rates(
         load=2, store=2, add=2, turn=15, call=160, finish=310, round=65, look=16, tap=58, window=20,
-        fetch=2, term=4.5, output=120, group=119, code=600,
+        fetch=2, term=4, output=120, group=119, code=600,
     ),
 }  # fmt: skip
 
@@ -152,17 +152,22 @@ def unrolled(plan: unrolleds.Plan, target: Target) -> Estimate:
     outputs = len(plan.rows)
     terms = sum(row.terms for row in plan.rows)
     loads = geo.groups * -(-geo.outputs // plan.joint) * geo.inputs
+    small = target.word < 4
+    flush = 12 if small else 4 * image.lanes
     joins = sum(
-        sum(len(g) for g in group) * 2 * plan.by_plane + (0 if row.fused else 4 * image.lanes * len(group))
+        sum(len(g) for g in group) * 2 * plan.by_plane + (0 if row.fused else flush * len(group))
         for row in plan.rows
         for group in row.groups
     )
-    shifts = 0 if plan.by_plane or target.free_shift else terms
-    width = 1 if target.word == 4 else 2
-    per_cell = loads * rate.load + (terms + shifts + joins) * rate.add * width
+    digits = max(len(row.digits) for row in plan.rows)
+    shifts = loads * max(0, digits - 1) if plan.chained else 0 if plan.by_plane or target.free_shift else terms
+    signs = loads * (1.5 if small else plan.chained) if not target.far and image.cell == "int8_t" else 0
+    per_cell = loads * rate.load + (terms + shifts + signs + joins) * rate.add
     per_cell += outputs * image.lanes * rate.round + rate.call / 2
     cycles = filled(image, target) + cells * per_cell
-    flash = loads * rate.fetch + terms * rate.term * width + joins * 2 + outputs * (image.lanes * rate.output + 10)
+    word = 4 if small else 2
+    flash = loads * rate.fetch + terms * rate.term + (plan.chained * shifts + signs + joins) * word
+    flash += outputs * (image.lanes * rate.output + 10)
     flash += geo.groups * rate.group * (geo.groups > 1)
     return Estimate(cycles=int(cycles), flash=int(flash) + 300, scratch=plan.scratch)
 

@@ -1,7 +1,8 @@
 """Weights as straight-line code: a weight is one addition of a register, its address and level are in the instruction.
 
-Every output adds its cells (:mod:`.image`) to a sum for each plane of its levels' binary digits, joined by Horner's
-rule, or shifts them in the operand where the processor does that for nothing. The proof says how many planes may
+Where the processor shifts an operand for nothing, every output adds shifted cells (:mod:`.image`). Elsewhere a loaded
+cell is shifted from plane to plane of the levels' binary digits while several outputs, as many as registers hold, take
+it (a chain); or every output has a sum for each plane, joined by Horner's rule. The proof says how many planes may
 share lanes.
 """
 

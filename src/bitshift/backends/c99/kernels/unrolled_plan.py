@@ -11,7 +11,7 @@ from bitshift.backends.c99 import cost
 from bitshift.backends.c99.kernels.geometry import Geometry, geometry, rows_of, tall
 from bitshift.backends.c99.kernels.image import PIXELS, Image, centred_offset, lanes_across
 from bitshift.backends.c99.layer import Layer
-from bitshift.backends.c99.proof import blocks, centre, fits, merge, planes, starts_at
+from bitshift.backends.c99.proof import blocks, centre, cut, fits, merge, planes, starts_at
 from bitshift.backends.c99.targets import Target
 
 
@@ -32,12 +32,15 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the text is made from; ``rows`` by output, ``by_plane`` whether a sum a plane or shifted operands."""
+    """What the text is made from: ``rows`` by output; whether a sum a plane (``by_plane``), a value that is shifted
+    between the additions of ``joint`` outputs (``chained``), or shifted operands.
+    """
 
     geo: Geometry
     image: Image
     rows: tuple[Row, ...]
     by_plane: bool
+    chained: bool = False
     joint: int
     offset: np.ndarray
 
@@ -58,21 +61,28 @@ def plan_unrolled(layer: Layer, target: Target) -> Plan | str:
     small = target.word < 4
     found = []
     for lanes in (1,) if small or geo.places < 2 else (2, 1):
+        # Thumb loads a signed byte by a constant offset in two instructions, a word in one: words are copied for it,
+        # which a chain, with its few loads, need not pay.
+        copied = bool(geo.inputs) and lanes == 1 and geo.places == 1 and not target.far and not small
         for mid in dict.fromkeys((0, centre(min(layer.x.lo, 0), max(layer.x.hi, 0)))):
             if mid and lanes == 1 and not small:
                 continue
-            made = _rows(layer, geo, target, lanes, mid, small=small)
-            if made is not None:
-                found.append(made)
+            ways = {(False, copied)} if target.free_shift else {(False, copied), (True, copied), (True, False)}
+            for chained, words in sorted(ways):
+                made = _plan(layer, geo, target, lanes=lanes, mid=mid, chained=chained, words=words)
+                if made is not None:
+                    found.append(made)
     return min(found, key=lambda plan: cost.unrolled(plan, target).cycles) if found else "levels beyond the lanes"
 
 
-def _rows(layer: Layer, geo: Geometry, target: Target, lanes: int, mid: int, *, small: bool) -> Plan | None:
+def _plan(
+    layer: Layer, geo: Geometry, target: Target, *, lanes: int, mid: int, chained: bool, words: bool
+) -> Plan | None:
+    small = target.word < 4
     narrow = small or lanes == 2
     bits = 16 if narrow else 32
     lo, hi = min(layer.x.lo, 0) - mid, max(layer.x.hi, 0) - mid
-    word = geo.inputs and lanes == 1 and geo.places == 1 and not target.far and not small
-    cell = layer.x.ctype if lanes == 1 and not mid and not word else "int32_t" if word else "uint32_t"
+    cell = "int32_t" if words else layer.x.ctype if lanes == 1 and not mid else "uint32_t"
     if small and mid:
         cell = "int8_t" if layer.x.type.dtype.itemsize == 1 else "int16_t"
     across = lanes == 1 or lanes_across(geo)
@@ -80,24 +90,31 @@ def _rows(layer: Layer, geo: Geometry, target: Target, lanes: int, mid: int, *, 
     image = replace(image, rows=_strip(image))
     levels = rows_of(layer.levels.astype(np.int64), geo)
     offset = centred_offset(layer, mid)
-    by_plane = not target.free_shift
+    by_plane = not target.free_shift and not chained
+    common = cut(levels, lo, hi, most=geo.inputs, bits=bits) if chained else None
+    if chained and common is None:
+        return None
     rows = []
     for output, row in enumerate(levels):
         fuse = narrow and not layer.wide and int(layer.mult[output]) == 1
-        made = _row(row, lo, hi, bits, int(offset[output]) if fuse else None)
+        made = _row(row, lo, hi, bits, int(offset[output]) if fuse else None, common)
         if made is None:
             return None
         rows.append(made)
     registers = 12 if target.free_shift else 22 if target.far else 5
+    if chained and not target.far:
+        registers = 8 if small else 6
     accumulators = max(len(r.digits) if by_plane else len(r.groups[0]) for r in rows) or 1
-    joint = max(1, min(4, registers // accumulators))
-    return Plan(geo=geo, image=image, rows=tuple(rows), by_plane=by_plane, joint=joint, offset=offset)
+    joint = registers if chained else max(1, min(4, registers // accumulators))
+    return Plan(geo=geo, image=image, rows=tuple(rows), by_plane=by_plane, chained=chained, joint=joint, offset=offset)
 
 
-def _row(row: np.ndarray, lo: int, hi: int, bits: int, offset: int | None) -> Row | None:
-    """Blocks as long as every plane fits, then as few accumulators as the proof allows."""
+def _row(row: np.ndarray, lo: int, hi: int, bits: int, offset: int | None, common: list[int] | None) -> Row | None:
+    """Blocks as long as every plane fits, then as few accumulators as the proof allows; in ``common`` blocks, whose
+    sums fit, one.
+    """
     digits = planes(row[None])[:, 0]
-    ends = blocks(
+    ends = common or blocks(
         len(row),
         lambda start, end: all(fits(plane[None, start:end], lo, hi, bits) for plane in digits),
         most=len(row),
@@ -105,7 +122,10 @@ def _row(row: np.ndarray, lo: int, hi: int, bits: int, offset: int | None) -> Ro
     )
     if ends is None:
         return None
-    groups = tuple(tuple(merge(digits[:, a:b], lo, hi, bits) or ()) for a, b in pairwise((0, *ends))) or ((),)
+    if common:
+        groups = ((range(len(digits)),) if len(digits) else (),) * len(ends)
+    else:
+        groups = tuple(tuple(merge(digits[:, a:b], lo, hi, bits) or ()) for a, b in pairwise((0, *ends))) or ((),)
     fused = False
     if offset is not None and len(ends) == 1 and len(groups[0]) == 1 and groups[0][0].start == 0:
         fused = starts_at(row[None], lo, hi, np.array([offset]), bits)

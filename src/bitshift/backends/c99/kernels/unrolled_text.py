@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bitshift.backends.c99.kernels import walk
 from bitshift.backends.c99.kernels.unrolled_plan import Plan
+from bitshift.backends.c99.kernels.unrolled_sums import Sums
 from bitshift.backends.c99.layer import Code, Layer
 from bitshift.backends.c99.rule4 import Amount, Rule4, rounded
 from bitshift.backends.c99.targets import Target
@@ -21,10 +22,9 @@ def write(layer: Layer, plan: Plan, target: Target) -> Code:
 class _Emitter:
     def __init__(self, layer: Layer, plan: Plan, target: Target) -> None:
         self.layer, self.plan, self.geo, self.image, self.target = layer, plan, plan.geo, plan.image, target
-        self.narrow = self.image.lanes == 2 or target.word < 4
         self.tight = not target.far and target.word == 4 and self.geo.groups == 1
         """Few registers: pointers wait in memory."""
-        self.type = "uint16_t" if target.word < 4 else "uint32_t"
+        self.sums = Sums(plan, target)
         self.rule = Rule4.of(layer, offset=plan.offset)
 
     def code(self) -> Code:
@@ -156,22 +156,15 @@ class _Emitter:
         head = f"BS_SMALL static void {layer.name}_pixel({', '.join(arguments)})"
         return [head, "{", *indent(body), "}"]
 
-    def _accumulators(self, output: int, block: int) -> list[tuple[str, range]]:
-        """Names and planes: one a plane, or one a group."""
-        row = self.plan.rows[output]
-        if not self.plan.by_plane:
-            return [(f"a{output}_{group.start}", group) for group in row.groups[block]]
-        return [(f"a{output}_{plane}", range(plane, plane + 1)) for plane in range(len(row.digits))]
-
     def _outputs(self, outputs: range) -> Lines:
         rows = self.plan.rows
         ends = sorted({end for o in outputs for end in rows[o].ends})
         lines: Lines = [f"const {self.image.cell} *x = cells{'_at' * self.tight};"]
-        names = {name for o in outputs for b in range(len(rows[o].groups)) for name, _ in self._accumulators(o, b)}
-        declare = [f"{self.type} {name} = 0;" for name in sorted(names)]
+        names = {name for o in outputs for b in range(len(rows[o].groups)) for name, _ in self.sums.accumulators(o, b)}
+        declare = [f"{self.sums.type} {name} = 0;" for name in sorted(names)]
         many = [o for o in outputs if len(rows[o].ends) > 1]
         for o in outputs:
-            if o in many or not self._one(o):
+            if o in many or not self.sums.whole(o):
                 declare += [f"int32_t t{o}_{lane} = 0;" for lane in range(self.image.lanes)]
         at, places = 0, self.image.taps()
         for k in range(self.geo.inputs):
@@ -182,99 +175,33 @@ class _Emitter:
                     if self.tight:
                         lines += [f"BS_OPAQUE({name});" for name in sorted(names)]
                     at = places[k]
-                lines += self._weight(k, places[k] - at, used)
+                lines += self.sums.weight(k, places[k] - at, used)
             if k + 1 in ends:
                 for o in many:
                     if k + 1 in rows[o].ends:
-                        lines += self._flush(o, rows[o].ends.index(k + 1))
+                        lines += self.sums.flush(o, rows[o].ends.index(k + 1))
         for o in outputs:
             lines += self._finish(o)
         lines += ["(void)x;"]
         return [*declare, *lines]
 
-    def _one(self, output: int) -> bool:
-        """Whether all planes of an output end in one accumulator."""
-        row = self.plan.rows[output]
-        return len(row.ends) <= 1 and len(row.groups[0]) <= 1 and not (row.groups[0] and row.groups[0][0].start)
-
-    def _weight(self, k: int, place: int, used: list[int]) -> Lines:
-        value = f"x[{place}]"
-        lines: Lines = []
-        if len(used) > 1 or self.image.cell != self.type:
-            lines, value = [f"const {self.type} v = ({self.type}){value};"], "v"
-        for o in used:
-            row = self.plan.rows[o]
-            block = sum(k >= end for end in row.ends)
-            for name, group in self._accumulators(o, block):
-                powers = [plane for plane in group if row.digits[plane, k]]
-                for plane in powers:
-                    digit = int(row.digits[plane, k])
-                    if plane != powers[0]:
-                        # Two shifts of one value would become a multiplication.
-                        lines.append(f"BS_OPAQUE({name});")
-                    up = plane - group.start
-                    term = f"({value} << {up})" if up else value
-                    sign = "+" if digit > 0 else "-"
-                    lines.append(f"{name} = ({self.type})({name} {sign} {term});")
-        return ["{", *indent(lines), "}"] if value == "v" else lines
-
-    def _join(self, output: int, block: int) -> list[tuple[str, range]]:
-        """Expressions of the accumulators, planes of a group joined, and the group."""
-        groups = self.plan.rows[output].groups[block]
-        if not self.plan.by_plane:
-            return [(f"a{output}_{group.start}", group) for group in groups]
-        joined = []
-        for group in groups:
-            text = f"a{output}_{group[-1]}"
-            for plane in reversed(group[:-1]):
-                text = f"(({text} << 1) + a{output}_{plane})"
-            joined.append((f"({self.type}){text}" if self.type == "uint16_t" else text, group))
-        return joined
-
-    def _hide(self, output: int, block: int) -> Lines:
-        """Hides on AVR that an accumulator is one extended byte: GCC would make a multiplication of its shift."""
-        if self.type != "uint16_t" or not self.plan.by_plane:
-            return []
-        return [f"BS_OPAQUE(a{output}_{group[-1]});" for group in self.plan.rows[output].groups[block] if group[:-1]]
-
-    def _lane(self, word: str, lane: int) -> str:
-        if self.image.lanes == 2:
-            shifted = f"({word} + UINT32_C(0x8000))" if lane else f"({word} << 16)"
-            return f"BS_SAR((int32_t){shifted}, 16)"
-        return f"(int16_t)({word})" if self.type == "uint16_t" else f"(int32_t)({word})"
-
-    def _flush(self, output: int, block: int) -> Lines:
-        """Add a block's accumulators to the 32-bit sums, and begin them anew."""
-        lines = self._hide(output, block)
-        for text, group in self._join(output, block):
-            lines.append(f"const {self.type} w{group.start} = {text};")
-            for lane in range(self.image.lanes):
-                value = self._lane(f"w{group.start}", lane)
-                if group.start:
-                    value = f"(int32_t)((uint32_t)({value}) << {group.start})"
-                lines.append(f"t{output}_{lane} += {value};")
-        row = self.plan.rows[output]
-        if block + 1 < len(row.ends):
-            lines += [f"{name} = 0;" for name, _ in self._accumulators(output, block + 1)]
-        return ["{", *indent(lines), "}"]
-
     def _finish(self, output: int) -> Lines:
         row, layer = self.plan.rows[output], self.layer
         lines: Lines = []
         offset = int(self.rule.offset[output])
-        if self._one(output):
-            lines += self._hide(output, 0)
-            (text,) = [text for text, _ in self._join(output, 0)] or ["0"]
+        if self.sums.whole(output):
+            lines += self.sums.hide(output, 0)
+            (text,) = [text for text, _ in self.sums.join(output, 0)] or ["0"]
             if row.fused:
                 lane = 0x10001 if self.image.lanes == 2 else 1
                 if offset:
                     text = f"{text} + {unsigned(offset * lane)}"
                 offset = 0
-            lines.append(f"const {self.type} q = ({self.type})({text});")
-            sums = [self._lane("q", lane) for lane in range(self.image.lanes)]
+            lines.append(f"const {self.sums.type} q = ({self.sums.type})({text});")
+            sums = [self.sums.lane("q", lane) for lane in range(self.image.lanes)]
         else:
             if len(row.ends) == 1:
-                lines += self._flush(output, 0)
+                lines += self.sums.flush(output, 0)
             sums = [f"t{output}_{lane}" for lane in range(self.image.lanes)]
         step = self.geo.y_step[0]
         for lane in reversed(range(self.image.lanes)):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bitshift.backends.c99.kernels import KERNELS
+from bitshift.backends.c99.kernels.lists import Lists
 from bitshift.backends.c99.kernels.packed import Packed
 from bitshift.backends.c99.kernels.unrolled import Unrolled
 from bitshift.backends.c99.targets import get_target
@@ -56,6 +57,14 @@ def test_convolutions_give_the_integers_of_the_reference(shape, name, target, tm
 def test_linear_layers_give_the_integers_of_the_reference(type, shape, name, tmp_path):
     graph = linear_graph(np.random.default_rng(4), shape=shape, outputs=11, x=type, format="pot3")
     check(graph, KERNELS[name], "cortex-m4", tmp_path)
+
+
+@pytest.mark.parametrize("target", ["cortex-m0", "avr"])
+@pytest.mark.parametrize("shape", [(200,), (2, 301)])
+def test_long_lists_are_taken_in_bursts(shape, target, tmp_path):
+    graph = linear_graph(np.random.default_rng(4), shape=shape, outputs=7, x=S8, format="pot3d")
+    assert Lists().plan(layer_of(graph), get_target(target)).burst > 1
+    check(graph, KERNELS["lists"], target, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["packed-1", "unrolled"])

@@ -14,14 +14,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bitshift.backends.c99.layer import Estimate, Layer
 from bitshift.backends.c99.targets import Target
 from bitshift.backends.c99.text import narrowest
 
 if TYPE_CHECKING:
     from bitshift.backends.c99.kernels import depthwise as depthwises
+    from bitshift.backends.c99.kernels import lists as indexed
     from bitshift.backends.c99.kernels import packed_plan as packeds
     from bitshift.backends.c99.kernels import unrolled_plan as unrolleds
     from bitshift.backends.c99.kernels.image import Image
@@ -182,15 +181,18 @@ def depthwise(layer: Layer, plan: depthwises.Plan, target: Target) -> Estimate:
     return Estimate(cycles=int(cycles + filled(plan.image, target)), flash=flash, scratch=plan.scratch)
 
 
-def lists(layer: Layer, counts: np.ndarray, places: np.ndarray, target: Target) -> Estimate:
-    """Index lists: two loads, an addition and a turn a term; two loops a plane."""
+def lists(layer: Layer, plan: indexed.Plan, target: Target) -> Estimate:
+    """Index lists: two loads, an addition and a turn, or its part of one, a term; two loops a plane."""
     rate = rates(target)
     rows = math.prod(layer.x.shape[:-1])
     width = 1 if target.word == 4 else 4
-    term = 2 * rate.load + 3 * rate.add * width + rate.turn
-    cycles = rows * (places.size * term + counts.size * 3 * rate.turn + len(counts) * rate.finish)
+    counts, places, burst = plan.counts, plan.places, plan.burst
+    term = 2 * rate.load + rate.add * width
+    alone = (counts % burst).sum() if burst > 1 else places.size
+    turns = (2 * rate.add * width + rate.turn) * (alone + (places.size - alone) / burst)
+    cycles = rows * (places.size * term + turns + counts.size * 3 * rate.turn + len(counts) * rate.finish)
     wide = 2 if layer.codes.shape[1] > 256 else 1
-    flash = places.size * wide + counts.size + _vectors(layer) + rate.code // 3
+    flash = places.size * wide + counts.size + _vectors(layer) + rate.code // 3 + (burst - 1) * 16
     return Estimate(cycles=int(cycles), flash=flash, scratch=0)
 
 

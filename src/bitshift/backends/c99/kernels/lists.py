@@ -19,6 +19,9 @@ from bitshift.backends.c99.rule4 import Rule4
 from bitshift.backends.c99.targets import Target
 from bitshift.backends.c99.text import indent, loop, narrowest, read, table
 
+BURST = 8
+"""A power of two: no library divides."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -26,6 +29,11 @@ class Plan:
 
     counts: np.ndarray
     places: np.ndarray
+
+    @property
+    def burst(self) -> int:
+        """Inputs a turn of the loop, where lists are several times as long; the rest goes one by one."""
+        return BURST if self.counts.mean() >= 2 * BURST else 1
 
 
 class Lists(Planned[Plan]):
@@ -49,7 +57,7 @@ class Lists(Planned[Plan]):
     def estimate(self, layer: Layer, target: Target) -> Estimate:
         """Cost on ``target``."""
         plan = self.plan(layer, target)
-        return cost.lists(layer, plan.counts, plan.places, target)
+        return cost.lists(layer, plan, target)
 
     def emit(self, layer: Layer, target: Target) -> Code:
         """The C text."""
@@ -60,15 +68,24 @@ class Lists(Planned[Plan]):
         rows = int(np.prod(layer.x.shape[:-1], dtype=np.int64))
         (count_type, count_bytes), (place_type, place_bytes) = narrowest(counts), narrowest(places)
 
+        burst = plan.burst
+
+        def take(sign: str, step: int) -> list[str]:
+            where = [read(place_type, f"place + {at}" if at else "place") for at in range(step)]
+            taken = [f"{{ const uint32_t value = (uint32_t)x[{at}]; acc {sign}= value; }}" for at in where]
+            return [*taken, f"place += {step};"]
+
         def run(sign: str) -> list[str]:
-            return [
-                f"for (n = {read(count_type, 'count')}; n != 0; n--) {{",
-                f"    const uint32_t value = (uint32_t)x[{read(place_type, 'place')}];",
-                f"    acc {sign}= value;",
-                "    place++;",
+            head = f"n = {read(count_type, 'count')};"
+            if burst == 1:
+                return [head, "for (; n != 0; n--) {", *indent(take(sign, 1)), "}", "count++;"]
+            whole = [
+                f"for (bursts = n >> {burst.bit_length() - 1}; bursts != 0; bursts--) {{",
+                *indent(take(sign, burst)),
                 "}",
-                "count++;",
             ]
+            rest = [f"for (n &= {burst - 1}; n != 0; n--) {{", *indent(take(sign, 1)), "}"]
+            return [head, *whole, *rest, "count++;"]
 
         output = [
             *rule.load("o"),
@@ -84,7 +101,7 @@ class Lists(Planned[Plan]):
         row = [
             f"const {count_type} *count = {name}_counts;",
             f"const {place_type} *place = {name}_places;",
-            "uint_fast16_t left_o, n;",
+            f"uint_fast16_t left_o, n{', bursts' if burst > 1 else ''};",
             "uint_fast8_t plane;",
             "size_t o = 0;",
             f"for (left_o = {outputs}; left_o != 0; left_o--) {{",

@@ -73,7 +73,7 @@ def layer_rows(core: str, board: Board, layer: str, work: Path, options: argpars
     graph = make()
     for mode in options.mode or MODES[:1]:
         try:
-            network = generated(graph, board, work / mode, mode, options.flags.split())
+            network = generated(graph, board, work / mode, mode, options.flags.split(), strict=True)
         except (ValueError, TooLargeError) as error:
             reason = f"{board.name} has no room" if isinstance(error, TooLargeError) else error
             print(f"{core}, {layer}, {mode}: not measured, {reason}")
@@ -91,11 +91,22 @@ def layer_rows(core: str, board: Board, layer: str, work: Path, options: argpars
 
 
 def generated(
-    graph: Graph, board: Board, folder: Path, mode: str, flags: Sequence[str], *, flash: int | None = None
+    graph: Graph,
+    board: Board,
+    folder: Path,
+    mode: str,
+    flags: Sequence[str],
+    *,
+    flash: int | None = None,
+    strict: bool = False,
 ) -> Network:
-    """``graph`` exported with the kernels of ``mode`` and built for ``board``."""
+    """``graph`` exported with the kernels of ``mode`` and built for ``board``; ValueError if it is to be ``strict`` and
+    ``plain`` stands in for them.
+    """
     target = board.targets[0]
-    export_c(graph, folder, target=target, mode=mode, flash=flash)
+    written = export_c(graph, folder, target=target, mode=mode, flash=flash)
+    if strict and mode not in ("auto", "plain") and any(row.kernel == "plain" for row in written.rows):
+        raise ValueError("its kernels do not compute this layer")
     return build_network(folder, graph, target, folder / "build", boards=[board], options=flags)
 
 

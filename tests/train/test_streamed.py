@@ -272,8 +272,11 @@ def wait_for(flag) -> None:
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_the_workers_stop_sign_outlives_whoever_reads_it(monkeypatch, start):
-    """A worker killed inside ``is_set`` of ``multiprocessing.Event`` keeps its lock, and the next ``set`` hangs."""
-    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: start)
+    """A worker killed inside ``is_set`` of ``multiprocessing.Event`` keeps its lock, and the next ``set`` hangs: so it
+    is from the fifth moment on. ``spawn`` tells that the sign can be sent to a process.
+    """
+    started = multiprocessing.get_context(start)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda: started)
     context = loader_context()
     flag = context.Event()
     waiting = context.Process(target=wait_for, args=(flag,), daemon=True)
@@ -294,6 +297,17 @@ def test_the_workers_stop_sign_outlives_whoever_reads_it(monkeypatch, start):
     assert waiting.exitcode == 0
     assert death([waiting]) is None
     assert death([waiting, dying[0]]) == "killed by SIGKILL"
+
+
+def test_a_death_is_found_behind_workers_that_ended_well():
+    context = multiprocessing.get_context("fork")
+    well, late = context.Process(target=int), context.Process(target=time.sleep, args=(60,), daemon=True)
+    for process in (well, late):
+        process.start()
+    well.join()
+    assert death([well, late], patience=0.1) is None
+    threading.Timer(0.5, late.kill).start()
+    assert death([well, late], patience=30) == "killed by SIGKILL"
 
 
 def alive(group: int) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from emulated import counting
 from emulated.elf import Elf
-from emulated.graphs import LAYERS, UINT8, Draft, small_network
+from emulated.graphs import INT8, LAYERS, UINT8, Draft, small_network
 from emulated.host import call
 from emulated.network import build_network
 
@@ -19,6 +19,7 @@ from bitshift.backends.c99.kernels import KERNELS
 from bitshift.backends.c99.program import build
 from bitshift.backends.c99.targets import get_target
 from bitshift.backends.c99.unit import assemble, compile_graph
+from bitshift.core.fixed import FixedPoint
 from bitshift.core.graph import Graph
 from firmware_programs import board
 
@@ -32,8 +33,8 @@ def conv(shape, outputs, kernel, **more) -> Graph:
     return draft.graph(draft.conv("x", outputs, kernel, **more))
 
 
-def linear(inputs, outputs, **more) -> Graph:
-    draft = Draft((inputs,), seed=1)
+def linear(inputs, outputs, x=INT8, **more) -> Graph:
+    draft = Draft((inputs,), x, seed=1)
     return draft.graph(draft.linear("x", outputs, **more))
 
 
@@ -43,6 +44,8 @@ GRAPHS = {
     "1x1, two bits": conv((64, 5, 5), 12, 1, format="pot2"),
     "depthwise 5x5, stride 2": conv((6, 13, 9), 6, 5, stride=2, groups=6),
     "linear, two terms": linear(64, 10, format="pot4x2"),
+    "linear, int8, from bytes without sign": linear(130, 9, format="int8", x=UINT8),
+    "linear, 12-bit values": linear(130, 9, format="pot3", x=FixedPoint(12, 4)),
 }
 QUICK = ("cortex-m0", "linear, two terms")
 

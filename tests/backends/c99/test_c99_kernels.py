@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from bitshift.backends.c99.kernels import KERNELS
+from bitshift.backends.c99.kernels.geometry import geometry, tall
 from bitshift.backends.c99.kernels.lists import Lists
 from bitshift.backends.c99.kernels.packed import Packed
 from bitshift.backends.c99.kernels.unrolled import Unrolled
+from bitshift.backends.c99.kernels.unrolled_plan import plan_of
+from bitshift.backends.c99.proof import centre
 from bitshift.backends.c99.targets import get_target
 from bitshift.core.fixed import FixedPoint
 from c99_layers import CC, S8, U8, conv_graph, expected, inputs_of, layer_of, linear_graph, random_graph, run
@@ -57,6 +60,35 @@ def test_convolutions_give_the_integers_of_the_reference(shape, name, target, tm
 def test_linear_layers_give_the_integers_of_the_reference(type, shape, name, tmp_path):
     graph = linear_graph(np.random.default_rng(4), shape=shape, outputs=11, x=type, format="pot3")
     check(graph, KERNELS[name], "cortex-m4", tmp_path)
+
+
+class Chained(Unrolled):
+    """The straight-line kernel with a chain of shifts, whatever it costs."""
+
+    def __init__(self, lanes: int, mid: int) -> None:
+        self.lanes, self.mid = lanes, mid
+
+    def make(self, layer, target):
+        shape = geometry(layer)
+        assert shape is not None
+        plan = plan_of(layer, tall(shape), target, lanes=self.lanes, mid=self.mid, chained=True, words=False)
+        assert plan is not None
+        return plan
+
+
+@pytest.mark.parametrize(("target", "lanes"), [("cortex-m0", 2), ("cortex-m0", 1), ("rv32i", 2), ("avr", 1)])
+@pytest.mark.parametrize("type", [U8, S8, FixedPoint(10, 4, False)], ids=str)
+def test_chains_of_several_blocks_around_a_middle_skip_rows_of_zeros(type, target, lanes, tmp_path):
+    levels = np.random.default_rng(5).integers(-15, 16, (9, 90, 1, 1))
+    levels[[0, 4]] = 0
+    graph = conv_graph(
+        np.random.default_rng(6), shape=(90, 3, 5), outputs=9, kernel=(1, 1), x=type, format="int6", levels=levels
+    )
+    narrow = lanes == 2 or target == "avr"
+    kernel = Chained(lanes, centre(type.lo, type.hi) if narrow else 0)
+    ends = kernel.plan(layer_of(graph), get_target(target)).rows[0].ends
+    assert len(ends) > 1 if narrow else len(ends) == 1
+    check(graph, kernel, target, tmp_path)
 
 
 @pytest.mark.parametrize("target", ["cortex-m0", "avr"])

@@ -76,7 +76,7 @@ RATES = {
     ),
     "avr": Rates(
         load=2, store=2, add=2, turn=15, call=160, finish=310, round=65, look=16, tap=58, window=20,
-        fetch=2, term=4, output=120, group=119, code=600,
+        fetch=2, term=4.5, output=120, group=119, code=600,
     ),
 }  # fmt: skip
 
@@ -112,7 +112,7 @@ def plain(layer: Layer, buckets: int, target: Target) -> tuple[int, int]:
     flash = (
         len(layer.codes) * ((weights * layer.format.bits + 7) // 8)
         + _vectors(layer)
-        + (rate.code if target.word == 4 else rate.code * 3 // 2)
+        + (rate.code if target.word == 4 else rate.code * 2 // 3 + 52 * buckets)
     )
     return int(cycles), flash
 
@@ -160,12 +160,14 @@ def unrolled(plan: unrolleds.Plan, target: Target) -> Estimate:
     )
     digits = max(len(row.digits) for row in plan.rows)
     shifts = loads * max(0, digits - 1) if plan.chained else 0 if plan.by_plane or target.free_shift else terms
-    signs = loads * (1.5 if small else plan.chained) if not target.far and image.cell == "int8_t" else 0
-    per_cell = loads * rate.load + (terms + shifts + signs + joins) * rate.add
+    signed = ("int8_t",) if small else ("int8_t", "int16_t")  # Thumb has no signed load by a constant offset
+    signs = loads * (1.5 if small else 1) if plan.chained and not target.far and image.cell in signed else 0
+    width = 2 if small and not plan.chained else 1  # sums of all planes do not fit AVR's registers
+    per_cell = loads * rate.load + (terms * width + shifts + signs + joins) * rate.add
     per_cell += outputs * image.lanes * rate.round + rate.call / 2
     cycles = filled(image, target) + cells * per_cell
     word = 4 if small else 2
-    flash = loads * rate.fetch + terms * rate.term + (plan.chained * shifts + signs + joins) * word
+    flash = loads * rate.fetch + terms * rate.term * width + (plan.chained * shifts + signs + joins) * word
     flash += outputs * (image.lanes * rate.output + 10)
     flash += geo.groups * rate.group * (geo.groups > 1)
     return Estimate(cycles=int(cycles), flash=int(flash) + 300, scratch=plan.scratch)
@@ -187,12 +189,16 @@ def lists(layer: Layer, plan: indexed.Plan, target: Target) -> Estimate:
     rows = math.prod(layer.x.shape[:-1])
     width = 1 if target.word == 4 else 4
     counts, places, burst = plan.counts, plan.places, plan.burst
-    term = 2 * rate.load + rate.add * width
+    # the place of a value: its shift, and its sum with the base where no load adds them
+    index = 0 if target.free_shift else (layer.x.type.dtype.itemsize > 1) + target.far
+    term = 2 * rate.load + rate.add * width + rate.add * index
     alone = (counts % burst).sum() if burst > 1 else places.size
     turns = (2 * rate.add * width + rate.turn) * (alone + (places.size - alone) / burst)
     cycles = rows * (places.size * term + turns + counts.size * 3 * rate.turn + len(counts) * rate.finish)
     wide = 2 if layer.codes.shape[1] > 256 else 1
-    flash = places.size * wide + counts.size + _vectors(layer) + rate.code // 3 + (burst - 1) * 16
+    flash = (
+        places.size * wide + counts.size + _vectors(layer) + rate.code // 3 + (burst - 1) * (118 if width > 1 else 40)
+    )
     return Estimate(cycles=int(cycles), flash=flash, scratch=0)
 
 

@@ -7,6 +7,7 @@ import multiprocessing.connection
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -37,7 +38,7 @@ class _Flag:
 
 def loader_context() -> BaseContext:
     """The start method in force, with events that no dead process can keep locked."""
-    plain: Any = multiprocessing.get_context(multiprocessing.get_start_method())
+    plain: Any = multiprocessing.get_context()
 
     class Context(type(plain)):
         def Event(self) -> _Flag:  # noqa: N802 - multiprocessing's name
@@ -55,14 +56,17 @@ def quiet_worker(_: int) -> None:
 
 def death(workers: Sequence[BaseProcess], patience: float = 5) -> str | None:
     """How one of ``workers`` ended if it did not end well, None if none died within ``patience`` seconds."""
-    ended = multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=patience)
-    for worker in workers:
-        if worker.sentinel in ended:
+    left, until = list(workers), time.monotonic() + patience
+    while left:
+        ended = multiprocessing.connection.wait([worker.sentinel for worker in left], until - time.monotonic())
+        if not ended:
+            return None
+        for worker in [worker for worker in left if worker.sentinel in ended]:
             worker.join()  # its files are closed a moment before it can be asked for its status
-    status = next((worker.exitcode for worker in workers if worker.exitcode), None)
-    if status is None:
-        return None
-    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+            if status := worker.exitcode:
+                return f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+            left.remove(worker)
+    return None
 
 
 def _without_hang_ups(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -131,17 +131,8 @@ class StreamedData:
             )
             iterator: Any = iter(loader)
             try:
-                for decoded in iterator:
+                while (decoded := _next(iterator)) is not None:
                     yield self._deliver(decoded, device)
-            except (OSError, EOFError, RuntimeError) as error:
-                # what comes through depends on where the death cut the conversation
-                end = death(iterator._workers)
-                if end is None:
-                    raise
-                raise RuntimeError(
-                    f"a decoding process died ({end}); if memory (or /dev/shm) ran out, "
-                    "use fewer workers (--data-workers) or a smaller batch"
-                ) from error
             finally:
                 # waits for the processes; without it they end when python happens to collect the iterator
                 iterator._shutdown_workers()
@@ -235,6 +226,21 @@ class _Decoder(Dataset[_Decoded]):
             except DataError as error:
                 broken.append((self.pictures.where(self._source(other)), str(error)))
         raise DataError(f"none of the {count} images can be decoded; the last: {broken[-1][1]}")
+
+
+def _next(iterator: Any) -> _Decoded | None:
+    """The next batch, None after the last; RuntimeError says how a worker died."""
+    try:
+        return next(iterator, None)
+    except (OSError, EOFError, RuntimeError) as error:
+        # what comes through depends on where the death cut the conversation
+        end = death(iterator._workers)
+        if end is None:
+            raise
+        raise RuntimeError(
+            f"a decoding process died ({end}); if memory (or /dev/shm) ran out, "
+            "use fewer workers (--data-workers) or a smaller batch"
+        ) from error
 
 
 def _as_it_is(decoded: Any) -> Any:

@@ -69,15 +69,16 @@ def plan_unrolled(layer: Layer, target: Target) -> Plan | str:
                 continue
             ways = {(False, copied)} if target.free_shift else {(False, copied), (True, copied), (True, False)}
             for chained, words in sorted(ways):
-                made = _plan(layer, geo, target, lanes=lanes, mid=mid, chained=chained, words=words)
+                made = plan_of(layer, geo, target, lanes=lanes, mid=mid, chained=chained, words=words)
                 if made is not None:
                     found.append(made)
     return min(found, key=lambda plan: cost.unrolled(plan, target).cycles) if found else "levels beyond the lanes"
 
 
-def _plan(
+def plan_of(
     layer: Layer, geo: Geometry, target: Target, *, lanes: int, mid: int, chained: bool, words: bool
 ) -> Plan | None:
+    """One way of doing it, with values ``mid`` below their activations; None where its sums do not fit."""
     small = target.word < 4
     narrow = small or lanes == 2
     bits = 16 if narrow else 32
@@ -145,4 +146,4 @@ def _strip(image: Image) -> int:
     return -(-rows // strips)
 
 
-__all__ = ["Plan", "Row", "plan_unrolled"]
+__all__ = ["Plan", "Row", "plan_of", "plan_unrolled"]

@@ -169,6 +169,10 @@ def unrolled(plan: unrolleds.Plan, target: Target) -> Estimate:
     word = 4 if small else 2
     flash = loads * rate.fetch + terms * rate.term * width + (plan.chained * shifts + signs + joins) * word
     flash += outputs * (image.lanes * rate.output + 10)
+    if plan.chained and not target.far and not small:
+        flash += 32 * sum(
+            len(row.ends) for row in plan.rows if len(row.ends) > 1
+        )  # what -O2 spills around a block's end
     flash += geo.groups * rate.group * (geo.groups > 1)
     return Estimate(cycles=int(cycles), flash=int(flash) + 300, scratch=plan.scratch)
 

@@ -128,7 +128,7 @@ def packed(layer: Layer, plan: packeds.Plan, target: Target) -> Estimate:
     entries = 1 << symbols.bits
     fill = rows * pairs * (entries * (rate.add + rate.store) + symbols.codes * rate.load + rate.turn)
     look = rate.look * (0.4 + 0.15 * pairs) + pairs * (rate.load + rate.add)
-    if pairs == 4 and target.word == 4 and not target.far:
+    if pairs == 4 and target.thumb1:
         look = 13  # thumb1.py
     adds = rows * geo.outputs * look
     pixels = pairs * plan.image.lanes
@@ -169,10 +169,9 @@ def unrolled(plan: unrolleds.Plan, target: Target) -> Estimate:
     word = 4 if small else 2
     flash = loads * rate.fetch + terms * rate.term * width + (plan.chained * shifts + signs + joins) * word
     flash += outputs * (image.lanes * rate.output + 10)
-    if plan.chained and not target.far and not small:
-        flash += 32 * sum(
-            len(row.ends) for row in plan.rows if len(row.ends) > 1
-        )  # what -O2 spills around a block's end
+    if plan.chained and target.thumb1:
+        # what -O2 spills around the end of a block
+        flash += 32 * sum(len(row.ends) for row in plan.rows if len(row.ends) > 1)
     flash += geo.groups * rate.group * (geo.groups > 1)
     return Estimate(cycles=int(cycles), flash=int(flash) + 300, scratch=plan.scratch)
 

@@ -26,6 +26,11 @@ class Target:
     compiler: str = ""
     flags: tuple[str, ...] = ()
 
+    @property
+    def thumb1(self) -> bool:
+        """Whether it is a Thumb-1 core: lanes, eight registers that every instruction reaches, near loads."""
+        return self.word == 4 and not self.far
+
 
 def _arm(name: str, title: str, cpu: str, *, free_shift: bool) -> Target:
     return Target(

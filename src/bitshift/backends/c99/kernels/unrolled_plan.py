@@ -63,7 +63,7 @@ def plan_unrolled(layer: Layer, target: Target) -> Plan | str:
     for lanes in (1,) if small or geo.places < 2 else (2, 1):
         # Thumb loads a signed byte by a constant offset in two instructions, a word in one: words are copied for it,
         # which a chain, with its few loads, need not pay.
-        copied = bool(geo.inputs) and lanes == 1 and geo.places == 1 and not target.far and not small
+        copied = bool(geo.inputs) and lanes == 1 and geo.places == 1 and target.thumb1
         for mid in dict.fromkeys((0, centre(min(layer.x.lo, 0), max(layer.x.hi, 0)))):
             if mid and lanes == 1 and not small:
                 continue

@@ -22,7 +22,7 @@ def write(layer: Layer, plan: Plan, target: Target) -> Code:
 class _Emitter:
     def __init__(self, layer: Layer, plan: Plan, target: Target) -> None:
         self.layer, self.plan, self.geo, self.image, self.target = layer, plan, plan.geo, plan.image, target
-        self.tight = not target.far and target.word == 4 and self.geo.groups == 1
+        self.tight = target.thumb1 and self.geo.groups == 1
         """Few registers: pointers wait in memory."""
         self.sums = Sums(plan, target)
         self.rule = Rule4.of(layer, offset=plan.offset)

@@ -80,8 +80,8 @@ PRETRAINED = (
 """From the published float network, distilled from it."""
 
 # Optimisers and rates of all but DeepShift: see PROBES and docs/accuracy.md; DeepShift's won shorter ones.
-RADAM: dict[str, Any] = {"lr": 0.03, "optimizer": "radam"}
-WIDE = {"options": {"std": 0.03}}
+RADAM: dict[str, Any] = {"lr": 0.03, "optimizer": "radam", "train": {"latent_decay": 0.1}}
+DENSE: dict[str, Any] = {"method": "denseshift", "options": {"std": 0.03}, **ENDS}
 S3 = {"method": "s3", "bits": 3, **ENDS}
 UNIFORM = {"method": "uniform", "bits": 3, "init": "pretrained", **ENDS}
 SCRATCH = (
@@ -95,10 +95,10 @@ SCRATCH = (
         shift={"method": "deepshift_ps", "bits": 5, "init": "pretrained"},
     ),
     Case(name="S3-3", shift=S3, **RADAM),
-    Case(name="DenseShift-2", shift={"method": "denseshift", "bits": 2, **WIDE, **ENDS}, **RADAM),
-    Case(name="DenseShift-3", shift={"method": "denseshift", "bits": 3, **WIDE, **ENDS}, seeds=3, **RADAM),
+    Case(name="DenseShift-2", shift=DENSE | {"bits": 2}, **RADAM),
+    Case(name="DenseShift-3", shift=DENSE | {"bits": 3}, seeds=3, **RADAM),
     Case(name="DenseShift-3, SGD", shift={"method": "denseshift", "bits": 3, **ENDS}, lr=0.1),
-    Case(name="DenseShift-4", shift={"method": "denseshift", "bits": 4, **WIDE, **ENDS}, **RADAM),
+    Case(name="DenseShift-4", shift=DENSE | {"bits": 4}, **RADAM),
     Case(name="uniform-3", shift=UNIFORM, seeds=3, **RADAM),
 )
 """From random weights; no teacher. DeepShift and uniform convert the random float net, as DeepShift's script does."""

@@ -23,8 +23,8 @@ CASES = [
     for case in TABLES[table]
 ]
 SAME = (
-    "batch_size", "lr", "optimizer", "weight_decay", "decay_all", "schedule", "warmup_epochs", "clip_norm",
-    "label_smoothing", "amp", "reestimate_rows", "epochs", "eval_every",
+    "batch_size", "lr", "optimizer", "weight_decay", "latent_decay", "decay_all", "schedule", "warmup_epochs",
+    "clip_norm", "label_smoothing", "amp", "reestimate_rows", "epochs", "eval_every",
 )  # fmt: skip
 
 

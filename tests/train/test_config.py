@@ -145,6 +145,30 @@ def test_norms_and_biases_do_not_decay():
     assert by_decay[0.0] == {id(p) for p in model.parameters() if p.dim() < 2}
 
 
+def test_latents_have_a_decay_of_their_own():
+    model = convert(net(), ShiftConfig(method="denseshift", bits=3, keep_last="float"))[0]
+    latents = {id(p) for m in model.modules() if isinstance(m, Method) for p in m.parameters()}
+    for given, found in ((None, 0.5), (0.25, 0.25), (0.0, 0.0)):
+        config = TrainConfig(epochs=1, batch_size=1, lr=0.1, optimizer="radam", weight_decay=0.5, latent_decay=given)
+        groups = build_optimizer(model, config).param_groups
+        assert {g["weight_decay"] for g in groups for p in g["params"] if id(p) in latents} == {found}
+        others = {g["weight_decay"] for g in groups for p in g["params"] if p.dim() > 1 and id(p) not in latents}
+        assert others == {0.5}
+
+
+def test_latents_forget_by_their_decay():
+    model = convert(net(), ShiftConfig(method="denseshift", bits=3))[0]
+    config = TrainConfig(epochs=1, batch_size=1, lr=0.1, optimizer="radam", weight_decay=0.0, latent_decay=0.5)
+    optimizer = build_optimizer(model, config)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    latents = {id(p) for m in model.modules() if isinstance(m, Method) for p in m.parameters()}
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), before[name] * (0.95 if id(p) in latents else 1.0))
+
+
 def test_everything_decays_where_the_papers_code_does_so():
     groups = param_groups(net(), lr=0.1, weight_decay=0.5, decay_all=True)
     assert {g["weight_decay"] for g in groups} == {0.5}

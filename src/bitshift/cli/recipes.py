@@ -204,6 +204,7 @@ def budget_text(config: TrainConfig) -> str:
     parts += [f"{config.epochs} epochs", f"batch {config.batch_size}"]
     everything = " of everything" if config.decay_all and config.weight_decay else ""
     parts += [f"decay {config.weight_decay:g}{everything}" if config.weight_decay else "no decay"]
+    parts += [f"decay of latents {config.latent_decay:g}"] if config.latent_decay is not None else []
     parts += [f"gradient norm at most {config.clip_norm:g}"] if config.clip_norm is not None else []
     parts += [f"label smoothing {config.label_smoothing:g}"] if config.label_smoothing else []
     return ", ".join(parts)

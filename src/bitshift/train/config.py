@@ -19,6 +19,8 @@ class TrainConfig:
         optimizer: ``sgd`` (momentum), ``adamw`` or ``radam`` (decoupled decay, as DeepShift-PS needs).
         momentum, nesterov: of SGD.
         weight_decay: of weights; norms, biases and scales are exempt, latents follow their method.
+        latent_decay: of the latents instead; None: ``weight_decay``. With ``adamw`` and ``radam`` a latent forgets in
+            about ``1 / (lr * latent_decay)`` steps what it has gathered: it stays near enough to zero to flip.
         decay_all: norms and biases decay too, as the code of the early papers has it; scales never do.
         schedule: ``cosine`` to 0, ``step`` (times ``gamma`` every ``step_size`` epochs, or at each of ``milestones``),
             ``onecycle`` (up over 30 % of the run, then to 0) or ``constant``.
@@ -66,6 +68,7 @@ class TrainConfig:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    latent_decay: float | None = None
     decay_all: bool = False
     schedule: Literal["cosine", "step", "onecycle", "constant"] = "cosine"
     warmup_epochs: float = 0.0
@@ -143,6 +146,7 @@ class TrainConfig:
         need("momentum", 0 <= self.momentum < 1, "0 up to, not including, 1")
         need("nesterov", not self.nesterov or self.momentum > 0, "False, or a momentum above 0")
         need("weight_decay", self.weight_decay >= 0, "a number from 0")
+        need("latent_decay", self.latent_decay is None or self.latent_decay >= 0, "None or a number from 0")
         need("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"0 up to, not including, epochs = {self.epochs}")
         drops = self.milestones
         rising = drops is None or all(0 < a < b for a, b in zip(drops, (*drops[1:], float("inf")), strict=True))

@@ -14,18 +14,22 @@ from bitshift.nn.norms import ShiftNorm
 from bitshift.train.config import TrainConfig
 
 
-def param_groups(model: nn.Module, *, lr: float, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
+def param_groups(
+    model: nn.Module, *, lr: float, weight_decay: float, latent_decay: float | None = None, decay_all: bool = False
+) -> list[dict[str, Any]]:
     """Every trainable parameter once, in a fixed order.
 
-    Latents go to the groups of their :class:`Method`. Of the rest, tensors with at least two axes decay;
-    norms and biases (one axis or none) do so with ``decay_all`` only. Scales never do: those of methods are the
-    methods' business, and the logarithms in :class:`ActQuant` and :class:`ShiftNorm` would decay towards a scale of 1.
+    Latents go to the groups of their :class:`Method`, which decays them by ``latent_decay`` (None: ``weight_decay``).
+    Of the rest, tensors with at least two axes decay; norms and biases (one axis or none) do so with ``decay_all``
+    only. Scales never do: those of methods are the methods' business, and the logarithms in :class:`ActQuant` and
+    :class:`ShiftNorm` would decay towards a scale of 1.
     """
     groups: list[dict[str, Any]] = []
+    latent_decay = weight_decay if latent_decay is None else latent_decay
     taken: set[int] = set()
     for module in model.modules():
         if isinstance(module, Method):
-            for group in module.param_groups(lr=lr, weight_decay=weight_decay):
+            for group in module.param_groups(lr=lr, weight_decay=latent_decay):
                 params = [p for p in group["params"] if p.requires_grad and id(p) not in taken]
                 taken.update(id(p) for p in params)
                 if params:
@@ -53,7 +57,10 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     Raises:
         ValueError: bfloat16 latents and another optimiser, whose small steps they would lose.
     """
-    groups = param_groups(model, lr=config.lr, weight_decay=config.weight_decay, decay_all=config.decay_all)
+    groups = param_groups(
+        model, lr=config.lr, weight_decay=config.weight_decay, latent_decay=config.latent_decay,
+        decay_all=config.decay_all,
+    )  # fmt: skip
     for group in groups:
         group["initial_lr"] = group["lr"]
     parameters = [p for group in groups for p in group["params"]]

@@ -84,6 +84,7 @@ RADAM: dict[str, Any] = {"lr": 0.03, "optimizer": "radam", "train": {"latent_dec
 DENSE: dict[str, Any] = {"method": "denseshift", "options": {"std": 0.03}, **ENDS}
 S3 = {"method": "s3", "bits": 3, **ENDS}
 UNIFORM = {"method": "uniform", "bits": 3, "init": "pretrained", **ENDS}
+STEPS = {"options": {"lr_step": 0.0009}}
 SCRATCH = (
     Case(name="float", shift=None, seeds=3, **RADAM),
     Case(name="float, SGD", shift=None, lr=0.1),
@@ -99,7 +100,7 @@ SCRATCH = (
     Case(name="DenseShift-3", shift=DENSE | {"bits": 3}, seeds=3, **RADAM),
     Case(name="DenseShift-3, SGD", shift={"method": "denseshift", "bits": 3, **ENDS}, lr=0.1),
     Case(name="DenseShift-4", shift=DENSE | {"bits": 4}, **RADAM),
-    Case(name="uniform-3", shift=UNIFORM, seeds=3, **RADAM),
+    Case(name="uniform-3", shift=UNIFORM | STEPS, seeds=3, lr=0.03, optimizer="radam"),
 )
 """From random weights; no teacher. DeepShift and uniform convert the random float net, as DeepShift's script does."""
 
@@ -126,4 +127,20 @@ PROBES = (
 )
 """Optimisers and rates from scratch, judged on training rows that are held out."""
 
-TABLES = {"pretrained": PRETRAINED, "scratch": SCRATCH, "probes": PROBES}
+
+def _decay(name: str, shift: dict[str, Any] | None, **train: Any) -> Case:
+    return Case(name=name, shift=shift, lr=0.03, optimizer="radam", train=train)
+
+
+DECAYS = (
+    _decay("float", None),
+    _decay("float, weights decay by 0.1", None, weight_decay=0.1),
+    _decay("DenseShift-3", DENSE | {"bits": 3}),
+    *(_decay(f"DenseShift-3, latents decay by {x:g}", DENSE | {"bits": 3}, latent_decay=x) for x in (0.1, 0.3)),
+    _decay("uniform-3, steps at 0.03 of the rate", UNIFORM | STEPS),
+)
+"""What the decay of weights and of latents is worth under RAdam, and LSQ at its best, on the same held-out rows."""
+
+TABLES = {"pretrained": PRETRAINED, "scratch": SCRATCH, "probes": PROBES, "decays": DECAYS}
+HELD_OUT = ("probes", "decays")
+"""Tables that see no test image: they are judged on every tenth training image."""

@@ -4,15 +4,17 @@
     python bench/cifar_table.py pretrained DATA_DIR --state cifar10_resnet20.th --epochs 3 \
         --json docs/results/cifar_pretrained.json
     python bench/cifar_table.py probes DATA_DIR --epochs 3 --json docs/results/cifar_probes.json
+    python bench/cifar_table.py decays DATA_DIR --epochs 5 --json docs/results/cifar_decays.json
 
 DATA_DIR is CIFAR-10 in any layout that bitshift reads (python or binary archive, or {train,test}/CLASS/*.png); --state
 the published weights (akamaster/pytorch_resnet_cifar10, 91.73 % in float). Every net of a table: the same rows in the
 same order, the same augmentation (pad 4, crop, flip), batch 128, cosine to 0, weight decay 1e-4, training in bfloat16
 where the processor has it, evaluation of the last state in float32 (integer networks: in exact integers) on all 10,000
-test images; "probes", which choose the optimisers of "scratch", are judged on every tenth training image, which they do
-not learn from. Pretrained rows distil from the float network, 0.1 CE + 0.9 KL at T = 4. Test images chose one thing, by
-seed 0 of "ours: 3 bits": the rate of the rows "ours" (0.01, like all under SGD; 0.003 and 0.02 were seen too). Integer
-rows are exported; their accuracy is also that of the file in the engine, and its multiplications are counted.
+test images; "probes" and "decays", which choose the optimisers of "scratch", are judged on every tenth training image,
+which they do not learn from. Pretrained rows distil from the float network, 0.1 CE + 0.9 KL at T = 4. Test images
+chose one thing, by seed 0 of "ours: 3 bits": the rate of the rows "ours" (0.01, like all under SGD; 0.003 and 0.02 were
+seen too). Integer rows are exported; their accuracy is also that of the file in the engine, and its multiplications are
+counted.
 
 Runs lie in --work and are resumed; --train names rows, so that several processes can share the work (one thread each).
 The table holds every run that is finished, and rows of the JSON that have no run here stay as they are. An epoch takes
@@ -31,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cifar_cases import TABLES, Case
+from cifar_cases import HELD_OUT, TABLES, Case
 from common import Row, arguments, kept, main
 from torch import nn
 
@@ -50,7 +52,7 @@ from bitshift.train.loop import fit
 from bitshift.train.models import build, strip_module_prefix
 
 FILE = "net.safetensors"
-EPOCHS = {"pretrained": 3, "scratch": 15, "probes": 3}
+EPOCHS = {"pretrained": 3, "scratch": 15, "probes": 3, "decays": 5}
 """Budget of each table."""
 
 
@@ -66,7 +68,7 @@ def splits(options: argparse.Namespace, case: Case) -> tuple[TrainData, TrainDat
     """Training and test rows as the network of ``case`` takes them."""
     normalise = Normalise() if case.pixel else CIFAR10_NORMALISE
     train = open_data(options.data, "train").with_normalise(normalise)
-    if options.table == "probes":
+    if options.table in HELD_OUT:
         held = np.arange(len(train)) % 10 == 3
         train, test = train.subset(np.flatnonzero(~held)), train.subset(np.flatnonzero(held))
     else:
@@ -155,7 +157,7 @@ def figures(case: Case, options: argparse.Namespace) -> list[Row]:
         raise SystemExit(f"{case.name}: runs of (epochs, lr) {sorted(budgets)} in {options.work}; a row has one budget")
     ((epochs, lr),) = budgets
     spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-    rows_of = "held-out" if options.table == "probes" else "test"
+    rows_of = "held-out" if options.table in HELD_OUT else "test"
     rows = [
         Row(
             case=case.name, metric=f"{rows_of} accuracy", value=round(statistics.mean(accuracies), 2), unit="%",
@@ -208,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("table", choices=TABLES)
     made.add_argument("data", type=Path, metavar="DATA_DIR", help="CIFAR-10 in any layout")
     made.add_argument("--state", type=Path, help="published weights of the float network (.th)")
-    made.add_argument("--epochs", type=int, default=None, help="default: 3 pretrained, 15 from scratch")
+    made.add_argument("--epochs", type=int, default=None, help="default: what the table is made with")
     made.add_argument("--seeds", type=int, nargs="+", help="default: what the row asks for")
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--work", type=Path, default=Path("runs/cifar_table"), help="folder of the runs")

@@ -89,7 +89,15 @@ def test_the_step_stays_positive_and_gets_no_decay() -> None:
     assert method.step.item() > 0
 
 
+def test_the_step_has_a_rate_of_its_own() -> None:
+    for given, found in ((None, 0.1), (0.002, 0.002), (0.0, 0.0)):
+        method = Uniform.random((2, 3), "int4", lr_step=given)
+        assert [g["lr"] for g in method.param_groups(lr=0.1, weight_decay=0.0)] == [0.1, found]
+
+
 def test_bad_options_are_named() -> None:
+    with pytest.raises(ValueError, match=r"lr_step=-0\.1 must be None, 0 or a positive number"):
+        Uniform.from_float(torch.ones(2, 2), "int4", lr_step=-0.1)
     with pytest.raises(ValueError, match="allowed: 'free', 'pot'"):
         Uniform.from_float(torch.ones(2, 2), "int4", step="learned")
     with pytest.raises(ValueError, match="expected positive finite numbers"):

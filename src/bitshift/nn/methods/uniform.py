@@ -75,7 +75,8 @@ class Uniform(Method):
     where |v| <= Q, else 0; ``d step = factor * sum(g * (round(v) - v))`` inside, ``+-Q`` for the bracket outside,
     factor = 1 / sqrt(N Q), N the number of weights that share the step. One latent a weight; one step per channel or
     tensor (``granularity``), no weight decay on it, kept positive by :meth:`after_step`. ``step="pot"`` rounds the
-    step to the nearest power of two in the forward, straight through.
+    step to the nearest power of two in the forward, straight through. ``lr_step`` is a rate of its own, for optimisers
+    that divide gradients by their size, and so LSQ's factor out: there the weights' rate is far too much for a step.
 
     Initialisation: step = 2 mean|W| / sqrt(Q), per channel or tensor; from scratch PyTorch's default weight.
     Where we differ: the level -2^(bits-1) is not used (so that a channel can change its sign), and ties go up.
@@ -84,9 +85,11 @@ class Uniform(Method):
     name = "uniform"
     weight_units = True
     bits = (2, 3, 4, 5, 6, 7, 8)
-    options: ClassVar[dict[str, Any]] = {"step": "free", "granularity": "channel"}
+    options: ClassVar[dict[str, Any]] = {"step": "free", "granularity": "channel", "lr_step": None}
 
-    def __init__(self, latent: Tensor, format: str, *, step: Tensor, power_of_two: bool = False) -> None:
+    def __init__(
+        self, latent: Tensor, format: str, *, step: Tensor, power_of_two: bool = False, lr_step: float | None = None
+    ) -> None:
         super().__init__()
         self.format = self.check_format(format)
         self.shape = tuple(latent.shape)
@@ -96,7 +99,9 @@ class Uniform(Method):
             )
         self.latent = nn.Parameter(latent.detach().clone())
         self.step = nn.Parameter(step.detach().to(latent.device, torch.float32).clone())
-        self.power_of_two = bool(power_of_two)
+        if lr_step is not None and not 0 <= lr_step < float("inf"):
+            raise ValueError(f"uniform: lr_step={lr_step!r} must be None, 0 or a positive number")
+        self.power_of_two, self.lr_step = bool(power_of_two), lr_step
         self.factor = 1 / sqrt(latent.numel() / step.numel() * self.format.max_level)
 
     @staticmethod
@@ -108,15 +113,16 @@ class Uniform(Method):
     @classmethod
     def random(
         cls, shape: Iterable[int], format: str, *, generator: torch.Generator | None = None, step: str = "free",
-        granularity: str = "channel",
+        granularity: str = "channel", lr_step: float | None = None,
     ) -> Uniform:  # fmt: skip
         """PyTorch's default weight."""
-        return cls.from_float(default_weight(shape, generator), format, step=step, granularity=granularity)
+        weight = default_weight(shape, generator)
+        return cls.from_float(weight, format, step=step, granularity=granularity, lr_step=lr_step)
 
     @classmethod
     def from_float(
         cls, weight: Tensor, format: str, *, generator: torch.Generator | None = None, step: str = "free",
-        granularity: str = "channel",
+        granularity: str = "channel", lr_step: float | None = None,
     ) -> Uniform:  # fmt: skip
         """The weight itself as the latent, LSQ's first step."""
         top = cls.check_format(format).max_level
@@ -129,7 +135,8 @@ class Uniform(Method):
         start = 2 * rows.abs().mean(1) / sqrt(top)
         # A channel of zeros has no size of its own: any step represents it.
         start = torch.where(start > 0, start, start.max() if bool(start.max() > 0) else 1 / top)
-        return cls(latent, format, step=start.clamp(2.0**SCALE_EXP_MIN, 2.0**SCALE_EXP_MAX), power_of_two=step == "pot")
+        start = start.clamp(2.0**SCALE_EXP_MIN, 2.0**SCALE_EXP_MAX)
+        return cls(latent, format, step=start, power_of_two=step == "pot", lr_step=lr_step)
 
     def _step(self) -> Tensor:
         step = self.step.float()
@@ -159,9 +166,10 @@ class Uniform(Method):
         return (midpoint_distance(self.latent.detach() / scale, self.format) * scale).float()
 
     def param_groups(self, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        rate = lr if self.lr_step is None else self.lr_step
         return [
             {"params": [self.latent], "lr": lr, "weight_decay": weight_decay},
-            {"params": [self.step], "lr": lr, "weight_decay": 0.0},
+            {"params": [self.step], "lr": rate, "weight_decay": 0.0},
         ]
 
     @torch.no_grad()

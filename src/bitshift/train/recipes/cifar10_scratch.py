@@ -21,7 +21,8 @@ RECIPE = Recipe(
     shift=ShiftConfig(method="denseshift", bits=3, keep_first="float", keep_last="float", options={"std": 0.03}),
     train=TrainConfig(
         epochs=15, batch_size=128, lr=0.03, optimizer="radam", momentum=0.9, weight_decay=1e-4, latent_decay=0.1,
-        schedule="cosine", distill_weight=0.0, amp="auto", eval_every=15, eval_batch_size=500, checkpoint_every_steps=100,
+        schedule="cosine", distill_weight=0.0, amp="auto", eval_every=15, eval_batch_size=500,
+        checkpoint_every_steps=100,
     ),
     source="our own budget, that of bench/cifar_table.py: the papers have no such table",
     notes="""
@@ -49,6 +50,9 @@ RECIPE = Recipe(
         Reached(model=NET, bits=3, source=TABLE, case="DenseShift-3"),
         Reached(model=NET, bits=3, flags=f"--option std=0.001 {SGD}", source=TABLE, case="DenseShift-3, SGD"),
         Reached(model=NET, bits=4, source=TABLE, case="DenseShift-4"),
-        Reached(model=NET, bits=3, flags="--method uniform --init pretrained", source=TABLE, case="uniform-3"),
+        Reached(
+            model=NET, bits=3, flags=f"--method uniform --init pretrained --option lr_step=0.0009 {DECAY}",
+            source=TABLE, case="uniform-3",
+        ),
     ),
 )  # fmt: skip

@@ -86,7 +86,8 @@ S3 = {"method": "s3", "bits": 3, **ENDS}
 UNIFORM = {"method": "uniform", "bits": 3, "init": "pretrained", **ENDS}
 STEPS = {"options": {"lr_step": 0.0009}}
 SCRATCH = (
-    Case(name="float", shift=None, seeds=3, **RADAM),
+    Case(name="float", shift=None, seeds=3, lr=0.03, optimizer="radam", train={"weight_decay": 0.1}),
+    Case(name="float, weight decay 0.0001", shift=None, seeds=3, **RADAM),
     Case(name="float, SGD", shift=None, lr=0.1),
     Case(name="DeepShift-Q-5", shift={"method": "deepshift_q", "bits": 5, "init": "pretrained"}, lr=0.01),
     Case(
@@ -137,6 +138,7 @@ DECAYS = (
     _decay("float, weights decay by 0.1", None, weight_decay=0.1),
     _decay("DenseShift-3", DENSE | {"bits": 3}),
     *(_decay(f"DenseShift-3, latents decay by {x:g}", DENSE | {"bits": 3}, latent_decay=x) for x in (0.1, 0.3)),
+    _decay("DenseShift-3, latents and float layers decay by 0.1", DENSE | {"bits": 3}, weight_decay=0.1),
     _decay("uniform-3, steps at 0.03 of the rate", UNIFORM | STEPS),
 )
 """What the decay of weights and of latents is worth under RAdam, and LSQ at its best, on the same held-out rows."""

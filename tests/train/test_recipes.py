@@ -84,7 +84,7 @@ PAPERS = {
     "inq_imagenet": Paper("inq", SGD, 0.003, 38, 256, 5e-4, 0.9, 5e-4, "shift", "float"),
     "apot_imagenet": Paper("apot", SGD, 0.01, 100, 1024, 1e-4, 0.9, 1e-4, "float", "integer"),
     "apot_cifar10": Paper("apot", SGD, 0.04, 300, 128, 1e-4, 0.9, 1e-4, "int8", "integer"),
-    "cifar10_scratch": Paper("denseshift", RADAM, 0.03, 15, 128, 1e-4, None, 1e-4, "float", "float"),
+    "cifar10_scratch": Paper("denseshift", RADAM, 0.03, 15, 128, 1e-4, None, 0.1, "float", "float"),
     "cifar10_pretrained": Paper("nearest", SGD, 0.01, 3, 128, 1e-4, 0.9, 1e-4, "float", "float"),
     "ours_cifar10": Paper("nearest", SGD, 0.01, 3, 128, 1e-4, 0.9, 1e-4, "shift", "integer"),
     "ours_imagenet": Paper("nearest", SGD, 0.01, 10, 256, 1e-4, 0.9, 1e-4, "shift", "integer"),

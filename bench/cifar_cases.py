@@ -86,8 +86,8 @@ S3 = {"method": "s3", "bits": 3, **ENDS}
 UNIFORM = {"method": "uniform", "bits": 3, "init": "pretrained", **ENDS}
 STEPS = {"options": {"lr_step": 0.0009}}
 SCRATCH = (
-    Case(name="float", shift=None, seeds=3, lr=0.03, optimizer="radam", train={"weight_decay": 0.1}),
-    Case(name="float, weight decay 0.0001", shift=None, seeds=3, **RADAM),
+    Case(name="float", shift=None, seeds=3, **RADAM),
+    Case(name="float, weight decay 0.1", shift=None, lr=0.03, optimizer="radam", train={"weight_decay": 0.1}),
     Case(name="float, SGD", shift=None, lr=0.1),
     Case(name="DeepShift-Q-5", shift={"method": "deepshift_q", "bits": 5, "init": "pretrained"}, lr=0.01),
     Case(

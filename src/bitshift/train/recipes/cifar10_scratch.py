@@ -35,13 +35,10 @@ RECIPE = Recipe(
 - Norms, biases and scales do not decay here.
 """,
     reached=(
+        Reached(model=NET, bits=None, flags="--method float", source=TABLE, case="float", float_case=None),
         Reached(
-            model=NET, bits=None, flags=f"--method float --weight-decay 0.1 {DECAY}", source=TABLE, case="float",
-            float_case=None,
-        ),
-        Reached(
-            model=NET, bits=None, flags="--method float", source=TABLE, case="float, weight decay 0.0001",
-            float_case=None,
+            model=NET, bits=None, flags=f"--method float --weight-decay 0.1 {DECAY}", source=TABLE,
+            case="float, weight decay 0.1", float_case=None,
         ),
         Reached(model=NET, bits=None, flags=f"--method float {SGD}", source=TABLE, case="float, SGD", float_case=None),
         Reached(

@@ -8,13 +8,13 @@
 
 DATA_DIR is CIFAR-10 in any layout that bitshift reads (python or binary archive, or {train,test}/CLASS/*.png); --state
 the published weights (akamaster/pytorch_resnet_cifar10, 91.73 % in float). Every net of a table: the same rows in the
-same order, the same augmentation (pad 4, crop, flip), batch 128, cosine to 0, weight decay 1e-4, training in bfloat16
-where the processor has it, evaluation of the last state in float32 (integer networks: in exact integers) on all 10,000
-test images; "probes" and "decays", which choose the optimisers of "scratch", are judged on every tenth training image,
-which they do not learn from. Pretrained rows distil from the float network, 0.1 CE + 0.9 KL at T = 4. Test images
-chose one thing, by seed 0 of "ours: 3 bits": the rate of the rows "ours" (0.01, like all under SGD; 0.003 and 0.02 were
-seen too). Integer rows are exported; their accuracy is also that of the file in the engine, and its multiplications are
-counted.
+same order, the same augmentation (pad 4, crop, flip), batch 128, cosine to 0, weight decay 1e-4 unless the row says
+more, training in bfloat16 where the processor has it, evaluation of the last state in float32 (integer networks: in
+exact integers) on all 10,000 test images; "probes" and "decays", which choose the optimisers of "scratch", are judged
+on every tenth training image, which they do not learn from. Pretrained rows distil from the float network, 0.1 CE + 0.9
+KL at T = 4. Test images chose one thing, by seed 0 of "ours: 3 bits": the rate of the rows "ours" (0.01, like all under
+SGD; 0.003 and 0.02 were seen too). Integer rows are exported; their accuracy is also that of the file in the engine,
+and its multiplications are counted.
 
 Runs lie in --work and are resumed; --train names rows, so that several processes can share the work (one thread each).
 The table holds every run that is finished, and rows of the JSON that have no run here stay as they are. An epoch takes

@@ -80,14 +80,20 @@ PRETRAINED = (
 """From the published float network, distilled from it."""
 
 # Optimisers and rates of all but DeepShift: see PROBES and docs/accuracy.md; DeepShift's won shorter ones.
-RADAM: dict[str, Any] = {"lr": 0.03, "optimizer": "radam", "train": {"latent_decay": 0.1}}
 DENSE: dict[str, Any] = {"method": "denseshift", "options": {"std": 0.03}, **ENDS}
 S3 = {"method": "s3", "bits": 3, **ENDS}
 UNIFORM = {"method": "uniform", "bits": 3, "init": "pretrained", **ENDS}
 STEPS = {"options": {"lr_step": 0.0009}}
+FORGET: dict[str, Any] = {"latent_decay": 0.1}
+
+
+def _radam(name: str, shift: dict[str, Any] | None, *, seeds: int = 1, **train: Any) -> Case:
+    return Case(name=name, shift=shift, lr=0.03, optimizer="radam", seeds=seeds, train=train)
+
+
 SCRATCH = (
-    Case(name="float", shift=None, seeds=3, **RADAM),
-    Case(name="float, weight decay 0.1", shift=None, lr=0.03, optimizer="radam", train={"weight_decay": 0.1}),
+    _radam("float", None, seeds=3, **FORGET),
+    _radam("float, weight decay 0.1", None, weight_decay=0.1),
     Case(name="float, SGD", shift=None, lr=0.1),
     Case(name="DeepShift-Q-5", shift={"method": "deepshift_q", "bits": 5, "init": "pretrained"}, lr=0.01),
     Case(
@@ -96,12 +102,12 @@ SCRATCH = (
         optimizer="radam",
         shift={"method": "deepshift_ps", "bits": 5, "init": "pretrained"},
     ),
-    Case(name="S3-3", shift=S3, **RADAM),
-    Case(name="DenseShift-2", shift=DENSE | {"bits": 2}, **RADAM),
-    Case(name="DenseShift-3", shift=DENSE | {"bits": 3}, seeds=3, **RADAM),
+    _radam("S3-3", S3, **FORGET),
+    _radam("DenseShift-2", DENSE | {"bits": 2}, **FORGET),
+    _radam("DenseShift-3", DENSE | {"bits": 3}, seeds=3, **FORGET),
     Case(name="DenseShift-3, SGD", shift={"method": "denseshift", "bits": 3, **ENDS}, lr=0.1),
-    Case(name="DenseShift-4", shift=DENSE | {"bits": 4}, **RADAM),
-    Case(name="uniform-3", shift=UNIFORM | STEPS, seeds=3, lr=0.03, optimizer="radam"),
+    _radam("DenseShift-4", DENSE | {"bits": 4}, **FORGET),
+    _radam("uniform-3", UNIFORM | STEPS, seeds=3),
 )
 """From random weights; no teacher. DeepShift and uniform convert the random float net, as DeepShift's script does."""
 
@@ -111,7 +117,7 @@ def _probe(name: str, shift: dict[str, Any] | None, optimizer: str, lr: float) -
 
 
 def _dense(deviation: float, optimizer: str, lr: float) -> Case:
-    shift = {"method": "denseshift", "bits": 3, "options": {"std": deviation}, **ENDS}
+    shift = DENSE | {"bits": 3, "options": {"std": deviation}}
     return _probe(f"DenseShift-3 of deviation {deviation:g}", shift, optimizer, lr)
 
 
@@ -128,18 +134,13 @@ PROBES = (
 )
 """Optimisers and rates from scratch, judged on training rows that are held out."""
 
-
-def _decay(name: str, shift: dict[str, Any] | None, **train: Any) -> Case:
-    return Case(name=name, shift=shift, lr=0.03, optimizer="radam", train=train)
-
-
 DECAYS = (
-    _decay("float", None),
-    _decay("float, weights decay by 0.1", None, weight_decay=0.1),
-    _decay("DenseShift-3", DENSE | {"bits": 3}),
-    *(_decay(f"DenseShift-3, latents decay by {x:g}", DENSE | {"bits": 3}, latent_decay=x) for x in (0.1, 0.3)),
-    _decay("DenseShift-3, latents and float layers decay by 0.1", DENSE | {"bits": 3}, weight_decay=0.1),
-    _decay("uniform-3, steps at 0.03 of the rate", UNIFORM | STEPS),
+    _radam("float", None),
+    _radam("float, weights decay by 0.1", None, weight_decay=0.1),
+    _radam("DenseShift-3", DENSE | {"bits": 3}),
+    *(_radam(f"DenseShift-3, latents decay by {x:g}", DENSE | {"bits": 3}, latent_decay=x) for x in (0.1, 0.3)),
+    _radam("DenseShift-3, latents and float layers decay by 0.1", DENSE | {"bits": 3}, weight_decay=0.1),
+    _radam("uniform-3, steps at 0.03 of the rate", UNIFORM | STEPS),
 )
 """What the decay of weights and of latents is worth under RAdam, and LSQ at its best, on the same held-out rows."""
 

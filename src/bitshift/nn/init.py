@@ -39,4 +39,11 @@ def check_positive(who: str, **values: float) -> None:
             raise ValueError(f"{who}: {name}={value!r} must be a positive number")
 
 
-__all__ = ["check_positive", "default_weight", "device_of", "draw_seed", "he_std"]
+def check_rate(who: str, **rates: float | None) -> None:
+    """ValueError for a learning rate of its own that is neither None, which is that of the weights, nor a number."""
+    for name, rate in rates.items():
+        if rate is not None and not 0 <= rate < float("inf"):
+            raise ValueError(f"{who}: {name}={rate!r} must be None, 0 or a positive number")
+
+
+__all__ = ["check_positive", "check_rate", "default_weight", "device_of", "draw_seed", "he_std"]

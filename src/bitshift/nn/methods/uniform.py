@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bitshift.nn.init import default_weight
+from bitshift.nn.init import check_rate, default_weight
 from bitshift.nn.kernels import cpu, fused
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import SCALE_EXP_MAX, SCALE_EXP_MIN, check_weight, midpoint_distance, per_channel
@@ -99,8 +99,7 @@ class Uniform(Method):
             )
         self.latent = nn.Parameter(latent.detach().clone())
         self.step = nn.Parameter(step.detach().to(latent.device, torch.float32).clone())
-        if lr_step is not None and not 0 <= lr_step < float("inf"):
-            raise ValueError(f"uniform: lr_step={lr_step!r} must be None, 0 or a positive number")
+        check_rate("uniform", lr_step=lr_step)
         self.power_of_two, self.lr_step = bool(power_of_two), lr_step
         self.factor = 1 / sqrt(latent.numel() / step.numel() * self.format.max_level)
 

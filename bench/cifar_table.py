@@ -107,7 +107,7 @@ def budget(case: Case, options: argparse.Namespace, seed: int) -> TrainConfig:
         "nesterov": pretrained and case.optimizer == "sgd", "warmup_epochs": 0.1 if pretrained else 0.0,
         "weight_decay": 1e-4, "schedule": "cosine", "amp": "auto", "seed": seed, "eval_every": options.epochs,
         "eval_batch_size": 500, "log_every": options.log_every, "checkpoint_every_steps": 100,
-        "teacher_cache": str(options.work / "teacher") if pretrained else None,
+        "teacher_cache": str(options.work / "teacher") if pretrained else None, "compile": options.compile,
     }  # fmt: skip
     return TrainConfig(**(common | case.train))
 
@@ -216,6 +216,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--work", type=Path, default=Path("runs/cifar_table"), help="folder of the runs")
     made.add_argument("--train", nargs="*", metavar="ROW", help="train only these; none: just the table")
     made.add_argument("--lr", type=float, help="another peak learning rate, for probes")
+    made.add_argument("--compile", action="store_true", help="through torch.compile: faster, equal up to rounding")
     made.add_argument("--log-every", type=int, default=39)
     return made
 

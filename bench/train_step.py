@@ -3,6 +3,7 @@
     python bench/train_step.py --json FILE [--nets resnet18 resnet50] [--batches 32 64] [--methods denseshift-3 ...]
         [--rounds 3] [--threads 2] [--amp]
     python bench/train_step.py --memory --json FILE [the same]
+    python bench/train_step.py --compile --json FILE [the same]
 
 METHOD-BITS may end in -bf16, latents in bfloat16, or -a8, an integer network with 8-bit activations. `--amp` runs all
 nets in bfloat16 autocast. `--nets resnet20 --size 32 --batches 128` is CIFAR's network.
@@ -10,7 +11,9 @@ nets in bfloat16 autocast. `--nets resnet20 --size 32 --batches 128` is CIFAR's 
 All nets of a case run in turns in one process, float32; but for -a8 the first and last layer stay float. Before timing,
 each shift network's logits are compared with those of a float network that was given its effective weights: they must
 be equal, as both run the same convolutions (not for -a8, which rounds activations). `--memory` measures instead the
-peak memory of a process of its own per net, above the same process before the net was built.
+peak memory of a process of its own per net, above the same process before the net was built; `--compile` each net's
+step under torch.compile, as `TrainConfig(compile=True)` has it, against its own plain step; the
+first losses must agree to four digits.
 """
 
 from __future__ import annotations
@@ -23,14 +26,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from common import Row, Timing, arguments, check_equal, main, paired
 from torch import nn
 
 from bitshift.nn import ShiftConfig, convert
+from bitshift.nn.activations import calibrate
 from bitshift.nn.method import Method
+from bitshift.train.compiled import compiled_forward
 from bitshift.train.config import TrainConfig
 from bitshift.train.distill import task_loss
+from bitshift.train.distributed import World
 from bitshift.train.models import build
 from bitshift.train.optim import build_optimizer
 
@@ -59,7 +66,7 @@ def make(net: str, name: str, size: int) -> nn.Module:
     converted = convert(model, config, sample=sample if integer else None, generator=generator)[0]
     for m in methods_of(converted):
         m.set_progress(0.0)
-    return converted
+    return calibrate(converted, [sample])
 
 
 def methods_of(model: nn.Module) -> list[Method]:
@@ -67,18 +74,22 @@ def methods_of(model: nn.Module) -> list[Method]:
     return [m for m in model.modules() if isinstance(m, Method)]
 
 
-def stepper(model: nn.Module, batch: int, size: int, *, amp: bool) -> Callable[[int], None]:
-    """A function that does one whole step on as many images, as the training loop does it."""
+def stepper(
+    model: nn.Module, batch: int, size: int, *, amp: bool, compiled: bool = False
+) -> Callable[[int], float]:  # fmt: skip
+    """A function that does one whole step on as many images, as the training loop does it, and returns its loss."""
     optimizer = build_optimizer(model, TrainConfig(epochs=1, batch_size=batch, lr=0.1))
     methods = methods_of(model)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(batch, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,), generator=generator)
     model.train()
+    half = torch.bfloat16 if amp else None
+    forward = compiled_forward(model, images, half=half, world=World()) if compiled else model
 
-    def step(count: int) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-            logits = model(images[:count])
+    def step(count: int) -> float:
+        with torch.autocast("cpu", half, enabled=amp):
+            logits = forward(images[:count])
         loss = task_loss(logits, labels[:count])
         for method in methods:
             loss = loss + method.penalty()
@@ -87,11 +98,12 @@ def stepper(model: nn.Module, batch: int, size: int, *, amp: bool) -> Callable[[
         optimizer.step()
         for method in methods:
             method.after_step()
+        return loss.item()
 
     return step
 
 
-def counted(step: Callable[[int], None], batch: int, seconds: list[float]) -> Callable[[], None]:
+def counted(step: Callable[[int], float], batch: int, seconds: list[float]) -> Callable[[], None]:
     """``step``, noting the processor time of each call: on a busy machine it says more than the clock."""
 
     def run() -> None:
@@ -131,8 +143,13 @@ def rows(options: argparse.Namespace) -> list[Row]:
     if options.quick:
         options.nets, options.batches, options.size, options.rounds = ["resnet18"], [2], 64, 2
         options.methods = ["denseshift-3", "s3-3"]
-    measure = memory if options.memory else times
+    measure = memory if options.memory else compiling if options.compile else times
     return [row for net in options.nets for batch in options.batches for row in measure(net, batch, options)]
+
+
+def title(net: str, batch: int, options: argparse.Namespace) -> str:
+    """What the rows of a net begin with."""
+    return f"{net}, batch {batch}, {options.size}x{options.size}" + (", bf16 autocast" if options.amp else "")
 
 
 def times(net: str, batch: int, options: argparse.Namespace) -> list[Row]:
@@ -140,7 +157,7 @@ def times(net: str, batch: int, options: argparse.Namespace) -> list[Row]:
     names = ["float", *options.methods]
     for name in (n for n in options.methods if not n.endswith("-a8")):
         check(net, name, min(options.size, 64))
-    case = f"{net}, batch {batch}, {options.size}x{options.size}" + (", bf16 autocast" if options.amp else "")
+    case = title(net, batch, options)
     cpu: dict[str, list[float]] = {n: [] for n in names}
     steps: dict[str, Callable[[], object]] = {
         n: counted(stepper(make(net, n, options.size), batch, options.size, amp=options.amp), batch, cpu[n])
@@ -157,9 +174,34 @@ def times(net: str, batch: int, options: argparse.Namespace) -> list[Row]:
     return out
 
 
+def compiling(net: str, batch: int, options: argparse.Namespace) -> list[Row]:
+    """Each net's compiled step against its plain one."""
+    out = []
+    for name in ["float", *options.methods]:
+        case = f"{title(net, batch, options)}, {name}"
+        cpu: dict[str, list[float]] = {}
+        steps: dict[str, Callable[[], object]] = {}
+        losses = {}
+        for kind in ("plain", "compiled"):
+            step = stepper(
+                make(net, name, options.size), batch, options.size, amp=options.amp, compiled=kind == "compiled"
+            )
+            losses[kind] = step(batch)
+            cpu[kind] = []
+            steps[kind] = counted(step, batch, cpu[kind])
+        if not np.allclose(losses["plain"], losses["compiled"], rtol=1e-2 if options.amp else 1e-4):
+            raise SystemExit(f"{case}: losses {losses} differ")
+        taken = paired(steps, rounds=options.rounds, warmup=1)
+        used = {kind: Timing(tuple(cpu[kind][-options.rounds :])) for kind in steps}
+        out.append(taken["plain"].row(case, "time of a plain step"))
+        for metric, measured in (("time ratio", taken), ("processor time ratio", used)):
+            out.append(measured["plain"].ratio(measured["compiled"], case=case, against="plain", metric=metric))
+    return out
+
+
 def memory(net: str, batch: int, options: argparse.Namespace) -> list[Row]:
     """Peak memory of each net, and its ratio to the float one's."""
-    case = f"{net}, batch {batch}, {options.size}x{options.size}" + (", bf16 autocast" if options.amp else "")
+    case = title(net, batch, options)
     base = peak(net, "float", batch, options)
     out = [Row(case=f"{case}, float", metric="peak memory", value=base, unit="MiB")]
     for name in options.methods:
@@ -198,7 +240,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=3)
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--amp", action="store_true", help="bfloat16 autocast")
-    made.add_argument("--memory", action="store_true", help="peak memory instead of times")
+    instead = made.add_mutually_exclusive_group()
+    instead.add_argument("--memory", action="store_true", help="peak memory instead of times")
+    instead.add_argument("--compile", action="store_true", help="compiled steps against plain ones")
     made.add_argument("--peak-of", help=argparse.SUPPRESS)
     return made
 

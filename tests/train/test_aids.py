@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from dataclasses import replace
@@ -14,6 +15,8 @@ from torch import nn
 
 from bitshift.nn import ShiftConfig, convert
 from bitshift.nn.activations import calibrate
+from bitshift.nn.layers import ShiftLayer
+from bitshift.nn.method import Method
 from bitshift.nn.methods import Nearest
 from bitshift.nn.norms import ShiftNorm
 from bitshift.train import compiled
@@ -289,6 +292,54 @@ def test_a_compiled_network_trains_the_same_up_to_rounding_and_resumes_to_the_bi
     assert "goes on without it" not in caplog.text
     np.testing.assert_allclose(plain[:8], fused[:8], rtol=1e-4)
     assert fused == again
+
+
+@pytest.mark.parametrize(
+    ("method", "bits"), [("denseshift", 3), ("s3", 3), ("deepshift_q", 5), ("deepshift_ps", 5), ("uniform", 3)]
+)
+def test_a_compiled_pass_finds_its_weights_made_and_trains_alike(monkeypatch, method, bits):
+    images, labels = TRAIN.batch(np.arange(32))
+    images = TRAIN.normalise(images)
+
+    def gradients(*, ahead: bool) -> list[torch.Tensor | None]:
+        config = ShiftConfig(method=method, bits=bits)
+        model = convert(tiny_net(), config, generator=torch.Generator().manual_seed(0))[0].train()
+        layers = [m for m in model.modules() if isinstance(m, ShiftLayer)]
+        given: list[bool] = []
+
+        def opaque(model, **_):
+            def run(x):
+                given.extend(layer.ahead is not None for layer in layers)
+                return model(x)
+
+            return run
+
+        monkeypatch.setattr(compiled.torch, "compile", opaque)
+        forward = compiled.compiled_forward(model, images, half=None, world=World()) if ahead else model
+        torch.manual_seed(1)  # of dropout
+        loss = task_loss(forward(images), labels)
+        for m in model.modules():
+            if isinstance(m, Method):
+                loss = loss + m.penalty()
+        loss.backward()
+        assert given == [True] * (2 * len(layers) if ahead else 0)  # of the trial too
+        assert all(layer.ahead is None for layer in layers)
+        copy.deepcopy(model)  # nothing with a graph stays on it
+        return [p.grad for p in model.parameters()]
+
+    pairs = list(zip(gradients(ahead=False), gradients(ahead=True), strict=True))
+    assert pairs
+    assert all(torch.equal(a, b) if a is not None else b is None for a, b in pairs)
+
+
+def test_a_compiled_pass_that_fails_leaves_the_weights_to_the_layers(monkeypatch):
+    model = convert(tiny_net(), ShiftConfig(method="denseshift", bits=3))[0].train()
+    images = TRAIN.normalise(TRAIN.batch(np.arange(8))[0])
+    monkeypatch.setattr(compiled.torch, "compile", lambda model, **_: model)
+    forward = compiled.compiled_forward(model, images, half=None, world=World())
+    with pytest.raises(RuntimeError, match="channels"):
+        forward(images.repeat(1, 3, 1, 1))
+    assert all(m.ahead is None for m in model.modules() if isinstance(m, ShiftLayer))
 
 
 def test_the_trial_of_a_compiled_pass_leaves_no_trace(monkeypatch):

@@ -214,6 +214,8 @@ class ShiftLayer(nn.Module, ABC):
         self.input_quant = input_quant
         self.unmatched: Any = None
         """What a weight with a folded norm was made of, until data have set its gains (nn/gains.py) or it trains."""
+        self.ahead: Tensor | None = None
+        """The training weight of the passes that follow, where somebody has computed it (``train/compiled.py``)."""
         self.register_buffer("gradient_factor", None)
         self._input: tuple[ActQuant, ...] = ()  # in a tuple: the quantiser belongs to the graph, not to this layer
 
@@ -267,6 +269,8 @@ class ShiftLayer(nn.Module, ABC):
 
     def trained_weight(self) -> Tensor:
         """The effective weight as training uses it."""
+        if self.ahead is not None:
+            return self.ahead
         weight = self.method.weight()
         if self.unmatched is not None and self.training and weight.requires_grad and not torch.compiler.is_compiling():
             weight.register_hook(self._is_trained)

@@ -22,6 +22,9 @@ NEW = ["train", "--data", "mnist_5k", "--model", "lenet"]
         (["--epochs", "0"], "error: --epochs 0: allowed is a whole number from 1"),
         (["--epochs", "-2"], "error: --epochs -2: allowed is a whole number from 1"),
         (["--set", "epochs=1.5"], "error: --epochs 1.5: allowed is a whole number from 1"),
+        (["--set", "compile=off"], "error: --set compile='off': allowed is true or false"),
+        (["--distill-weight", "0.5"], "error: --distill-weight 0.5: nobody teaches this network; --float-epochs or"),
+        (["--method", "float", "--float-epochs", "2"], "error: --float-epochs trains the float twin of a shift"),
         (["--set", "amp=fast"], "error: --set amp='fast': allowed is off, auto, bf16, fp16"),
         (
             ["--warmup-epochs", "3", "--epochs", "2"],

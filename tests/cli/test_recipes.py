@@ -108,6 +108,8 @@ def test_fewer_epochs_keep_the_schedules_shape(files: dict[str, str]) -> None:
     plan = verb("bitshift train deepshift_q_mnist_pretrained --data DIR --epochs 3 --float-epochs 6", files).plan()
     assert plan.float_train is not None
     assert (plan.train.epochs, plan.float_train.epochs) == (3, 6)
+    plan = verb("bitshift train deepshift_q_cifar10 --data DIR --epochs 20 --set step_size=5", files).plan()
+    assert (plan.train.step_size, plan.train.milestones) == (5, None)
 
 
 def test_the_float_twin_runs_where_and_as_the_flags_say_with_a_budget_of_its_own(files: dict[str, str]) -> None:

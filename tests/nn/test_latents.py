@@ -144,3 +144,19 @@ def test_scales_and_float_layers_keep_float32():
     assert set(kinds.values()) == {torch.float32}
     with pytest.raises(ValueError, match="latents='half'"):
         ShiftConfig(latents="half")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_step_whose_gradients_overflowed_in_float16_is_left_out_whole():
+    half, single = nn.Parameter(torch.ones(4, dtype=torch.bfloat16)), nn.Parameter(torch.ones(4))
+    optimizer = RoundedSGD([half, single], lr=0.1, momentum=0.9, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for gradient, scale in ((float("inf"), 4.0), (1.0, 4.0)):
+        for p in (half, single):
+            p.grad = torch.full_like(p, gradient) * scaler.get_scale()
+        scaler.scale(torch.zeros(()))  # as a loss, which starts the scaler
+        scaler.step(optimizer)
+        scaler.update()
+        assert scaler.get_scale() == scale
+        moved = gradient == 1.0
+        assert [bool((p == 1).all()) for p in (half, single)] == [not moved] * 2
+    assert torch.allclose(half.float(), torch.tensor(0.9), atol=2**-8)

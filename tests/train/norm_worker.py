@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 
 from bitshift.nn import ShiftConfig, convert
 from bitshift.nn.norms import AffineNorm, ShiftNorm
+from bitshift.train import compiled
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import ArrayData, PadCropFlip
 from bitshift.train.distributed import World, join_world
@@ -95,6 +97,14 @@ def norms(folder: Path, world: World) -> None:
     np.savez(folder / f"norm-{world.size}-{world.rank}.npz", **out)
 
 
+def identical(model: nn.Module, **_: object) -> nn.Module:
+    return model
+
+
+def refusing(model: nn.Module, **_: object) -> nn.Module:
+    raise RuntimeError("no space left in /tmp")
+
+
 def main(folder: Path) -> None:
     def one(rank: int, world: int) -> None:
         with join_world("cpu") as joined:
@@ -104,6 +114,8 @@ def main(folder: Path) -> None:
             if world == 2:
                 train("float", folder, world, sync_norm=False)
                 train("float", folder, world, accumulate=2)
+                compiled.torch = SimpleNamespace(**vars(torch) | {"compile": refusing if rank else identical})
+                train("denseshift", folder, world, compile=True)
 
     for world in WORLDS:
         run_ranks(world, lambda rank, world=world: one(rank, world))

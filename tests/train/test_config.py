@@ -35,7 +35,8 @@ def config(**changes) -> TrainConfig:
         *(("label_smoothing", 1.0), ("keep", "first"), ("log_every", 0), ("checkpoint_every_steps", -1)),
         *(("device", "tpu"), ("progress", "loud"), ("eval_every", 0), ("cycles", 0), ("milestones", (3.0, 2.0))),
         *(("accumulate", 3), ("accumulate", 0), ("mixup", -1.0), ("cutmix", -0.1), ("ema_decay", 1.0)),
-        *(("reestimate_rows", -1), ("peer_timeout", 0.0)),
+        *(("reestimate_rows", -1), ("peer_timeout", 0.0), ("compile", "off"), ("sync_norm", "no"), ("nesterov", 0)),
+        *(("decay_all", "off"), ("channels_last", None), ("tensorboard", "no")),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named_with_what_is_allowed(field, value):

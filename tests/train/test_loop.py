@@ -244,6 +244,23 @@ def test_a_method_with_stages_resumes_to_the_bit_between_them(tmp_path, monkeypa
     assert {m.format.name for m in methods} == {"pot3" if changes["method"] == "inq" else "pot3d"}
 
 
+def test_the_best_epoch_is_one_in_the_set_that_was_asked_for(tmp_path):
+    options = {"wide": "pot4x2", "narrow_at": 0.7}
+    model = shift_net(method="nearest", bits=1, options=options)
+    result = fit(model, tiny_config(lr=0.02, keep="best"), TRAIN, VALID, run_dir=tmp_path)
+    assert {m.format.name for m in model.modules() if isinstance(m, Method)} == {"pot1"}
+    epochs = lines(tmp_path, "epoch")
+    assert max(e["valid_accuracy"] for e in epochs[:-1]) >= epochs[-1]["valid_accuracy"], "the wide set is as good"
+    assert (result.best_epoch, result.accuracy) == (2, epochs[-1]["valid_accuracy"])
+
+
+def test_a_set_that_no_step_would_train_in_is_refused(tmp_path):
+    model = shift_net(method="nearest", options={"wide": "pot4x2", "narrow_at": 0.97})
+    with pytest.raises(ValueError, match=r"begins at 0\.97 of the run, and the last of its 24 steps at 0\.958"):
+        fit(model, tiny_config(), TRAIN, VALID, run_dir=tmp_path)
+    assert not (tmp_path / "checkpoint.json").exists()
+
+
 def test_an_integer_network_resumes_to_the_bit(tmp_path, monkeypatch):
     config = tiny_config(lr=0.02, checkpoint_every_steps=3)
     fit(shift_net(activations=8), config, TRAIN, VALID, run_dir=tmp_path / "whole")
@@ -352,6 +369,13 @@ def test_training_works_outside_the_main_thread(tmp_path):
 def test_a_diverged_loss_stops_the_run_with_advice(tmp_path):
     with pytest.raises(TrainingDiverged, match="lower lr"):
         fit(tiny_net(), tiny_config(lr=1e30, schedule="constant"), TRAIN, VALID, run_dir=tmp_path)
+
+
+@pytest.mark.parametrize("method", ["nearest", "denseshift", "deepshift_ps"])
+def test_a_diverged_run_says_so_also_where_flips_are_recorded(tmp_path, method):
+    config = tiny_config(lr=1e30, schedule="constant", flips_every=1)
+    with pytest.raises(TrainingDiverged, match="lower lr"):
+        fit(shift_net(method=method), config, TRAIN, VALID, run_dir=tmp_path)
 
 
 def test_different_normalisation_of_the_splits_is_refused(tmp_path):

@@ -72,6 +72,10 @@ def test_without_joint_norms_the_curve_is_another(runs):
     assert np.abs(np.array(own) / one - 1).max() > 1e-3
 
 
+def test_where_one_process_cannot_compile_none_does(runs):
+    assert curve(runs / "denseshift-2-compile") == curve(runs / "denseshift-2")
+
+
 def test_classes_and_names_are_as_before_behind_the_block():
     model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm2d(2), nn.BatchNorm3d(2), AffineNorm(2), ShiftNorm(2))
     kinds, names = [type(m) for m in model], list(model.state_dict())

@@ -46,4 +46,11 @@ def check_rate(who: str, **rates: float | None) -> None:
             raise ValueError(f"{who}: {name}={rate!r} must be None, 0 or a positive number")
 
 
-__all__ = ["check_positive", "check_rate", "default_weight", "device_of", "draw_seed", "he_std"]
+def check_flag(who: str, **flags: bool) -> None:
+    """ValueError for an option that is neither True nor False: the word "off" would count as True."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{who}: {name}={value!r} must be true or false")
+
+
+__all__ = ["check_flag", "check_positive", "check_rate", "default_weight", "device_of", "draw_seed", "he_std"]

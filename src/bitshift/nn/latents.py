@@ -88,6 +88,8 @@ class RoundedSGD(torch.optim.SGD):
 
     def __init__(self, params, *, seed: int = 0, **options) -> None:
         super().__init__(params, **options)
+        # torch's fused step looks for overflowed gradients itself; the one below does not, so the scaler has to
+        self._step_supports_amp_scaling = False
         for group in self.param_groups:
             if group["dampening"] or group["maximize"]:
                 raise ValueError("RoundedSGD has no dampening and no maximize; leave them out")

@@ -40,6 +40,11 @@ class Method(nn.Module, ABC):
     format: ShiftFormat
     shape: tuple[int, ...]
 
+    @property
+    def last_set_from(self) -> float:
+        """Fraction of training from which ``format`` is the one that was asked for."""
+        return 0.0
+
     @staticmethod
     @abstractmethod
     def format_for(bits: int) -> str:

@@ -120,6 +120,8 @@ class TrainConfig:
             "calibration_rows",
         ):
             need(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "a whole number from 1")
+        for name in ("nesterov", "decay_all", "compile", "channels_last", "sync_norm", "tensorboard"):
+            need(name, isinstance(getattr(self, name), bool), "true or false")
         parts = self.accumulate
         divides = isinstance(parts, int) and parts >= 1 and self.batch_size % parts == 0
         need("accumulate", divides, f"a whole number from 1 that divides batch_size = {self.batch_size}")

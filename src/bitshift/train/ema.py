@@ -48,6 +48,7 @@ class StateAverage:
         ``methods`` have rounded their weights anew to another set (``Method.set_progress``), those in ``factors`` for
         their weight times a factor (O). Without this the average would mix latents of two sizes and scales of two sets
         for as long as its memory lasts; so its latents are multiplied alike and its scales searched anew for them.
+        Scales that are buffers (fixed ones, powers of two) are the network's own, as everywhere.
         """
         names = {id(tensor): name for name, tensor in self._live.items()}
         for method in methods:

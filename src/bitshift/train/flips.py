@@ -35,9 +35,13 @@ class FlipLog:
         if self._steps is not None and (done + 1) % self.every == 0:
             self._steps.before_step()
 
+    def due(self, done: int) -> bool:
+        """Whether :meth:`after_step` makes a record behind step ``done``."""
+        return self._steps is not None and done % self.every == 0
+
     def after_step(self, done: int) -> dict[str, Any] | None:
         """The finer record behind step ``done``, where one is due."""
-        if self._steps is None or done % self.every:
+        if self._steps is None or not self.due(done):
             return None
         return self._steps.record(done).as_dict()
 

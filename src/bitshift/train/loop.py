@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.nn.activations import ActQuant, calibrate
+from bitshift.nn.method import Method
 from bitshift.train import checkpoint as ckpt
 from bitshift.train.compiled import compiled_forward
 from bitshift.train.config import TrainConfig
@@ -152,6 +153,12 @@ class _Run:
         self.feed = Feed(data=fed, sampler=sampler, config=config, augment=rest, device=world.device)
         self.per_epoch = sampler.steps
         self.total = config.epochs * sampler.steps
+        self.narrow_from = max((m.last_set_from for m in model.modules() if isinstance(m, Method)), default=0.0)
+        if self.narrow_from > (self.total - 1) / self.total:
+            raise ValueError(
+                f"a method's last set of levels begins at {self.narrow_from:g} of the run, and the last of its "
+                f"{self.total} steps at {(self.total - 1) / self.total:g}: nothing would train in it; begin earlier"
+            )
         self.half = half_type(config.amp, world.device, model)
         classes = len(train_data.class_names)
         self.teacher = Teacher(teacher.to(world.device), classes=classes) if teacher is not None else None
@@ -273,6 +280,8 @@ class _Run:
                 self.flips.before_step(self.step)
                 self._step(images, labels)
                 position.step += 1
+                if self.flips.due(self.step):
+                    self._check_weights()
                 if (flips := self.flips.after_step(self.step)) is not None:
                     self.report.write("flip_steps", self.step, epoch=epoch, **flips)
                 self.report.step(self.step)
@@ -317,6 +326,10 @@ class _Run:
             f"The last good state is in {self.folder / ckpt.TENSORS}, if one was written"
         )
 
+    def _check_weights(self) -> None:
+        if not torch.stack([p.detach().isfinite().all() for p in self.model.parameters()]).all():
+            raise self._diverged(f"step {self.step} left weights that are not finite")
+
     def _log_step(self, epoch: int, rate: float) -> None:
         loss, accuracy = self._means()
         seconds = self.position.seconds
@@ -328,13 +341,15 @@ class _Run:
 
     def _end_epoch(self, epoch: int) -> None:
         loss, accuracy = self._means()
+        self._check_weights()
         position = self.position
         values: dict[str, Any] = {"epoch": epoch, "train_loss": loss, "train_accuracy": accuracy}
         if (epoch + 1) % self.config.eval_every == 0 or epoch + 1 == self.config.epochs:
             with self._judged():
                 valid = self.last_valid = self._evaluate()
                 values |= {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy}
-                if valid.accuracy > position.best_accuracy:
+                narrow = (self.step - 1) / self.total >= self.narrow_from  # a wider set is not what was asked for
+                if narrow and valid.accuracy > position.best_accuracy:
                     position.best_accuracy, position.best_epoch = valid.accuracy, epoch
                     if self.config.keep == "best" and self.world.is_main:
                         ckpt.save_model(self.folder / "model.safetensors", self.model)
@@ -397,8 +412,7 @@ class _Run:
     def _save(self) -> None:
         # a good checkpoint is not replaced by a diverged one; the last step's loss is that of the weights before it
         self._means()
-        if not torch.stack([p.detach().isfinite().all() for p in self.model.parameters()]).all():
-            raise self._diverged(f"step {self.step} left weights that are not finite")
+        self._check_weights()
         self.state.save(self.folder, self.identity, metrics_bytes=self.report.size)
 
 

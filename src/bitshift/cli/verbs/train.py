@@ -75,6 +75,8 @@ class TrainFlags:
         for name in changes:
             if name not in known:
                 raise CliError(f"--set: {near_miss(name, known, 'field')}")
+        if "step_size" in changes:
+            changes.setdefault("milestones", None)  # a recipe's drops would go before it
         try:
             if base is not None:
                 return replace(scaled(base, changes.get("epochs", base.epochs)), **changes)
@@ -243,6 +245,14 @@ examples:
         if self.compare and (shift is None or not self.export):
             raise CliError(
                 "--compare is for shift networks that are exported; leave out --method float and --no-export"
+            )
+        twin = self.pretrained is not None or (float_train is not None and shift is not None)
+        if self.float_epochs and shift is None:
+            raise CliError("--float-epochs trains the float twin of a shift network; with --method float use --epochs")
+        if self.distill_weight and not (twin and (shift is not None or base is not None)):
+            raise CliError(
+                f"--distill-weight {self.distill_weight}: nobody teaches this network; --float-epochs or --pretrained "
+                "give a shift network a teacher"
             )
         augment = self.augment if self.augment is not None else (base.augment if base else None)
         return Plan(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bitshift.core.formats import ShiftFormat
-from bitshift.nn.init import check_positive, check_rate, default_weight
+from bitshift.nn.init import check_flag, check_positive, check_rate, default_weight
 from bitshift.nn.learned_scale import HYSTERESIS
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import (
@@ -106,7 +106,8 @@ class APoT(Method):
         if scale not in ("free", "pot"):
             raise ValueError(f"apot: scale={scale!r}; allowed: 'free', 'pot'")
         check_rate("apot", lr_alpha=lr_alpha)
-        self.power_of_two, self.normalise, self.lr_alpha = scale == "pot", bool(normalise), lr_alpha
+        check_flag("apot", normalise=normalise)
+        self.power_of_two, self.normalise, self.lr_alpha = scale == "pot", normalise, lr_alpha
         self.latent = nn.Parameter(latent.detach().clone())
         self.register_buffer("size", self._deviation()[1].float().clamp(_LOW, _HIGH))
         if isinstance(alpha, str):

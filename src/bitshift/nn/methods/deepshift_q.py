@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bitshift.nn.init import default_weight, draw_seed
+from bitshift.nn.init import check_flag, default_weight, draw_seed
 from bitshift.nn.kernels import fused
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of, start_scale
@@ -104,7 +104,8 @@ class DeepShiftQ(Method):
         )
         self.register_buffer("scale_exp", exponents.to(latent.device))
         self.latent = nn.Parameter(latent.detach().clone())
-        self.stochastic = bool(stochastic)
+        check_flag("deepshift_q", stochastic=stochastic)
+        self.stochastic = stochastic
         self.register_buffer("_noise", None, persistent=False)
         if self.stochastic:
             self.register_buffer("noise_seed", torch.tensor(seed, dtype=torch.int64))

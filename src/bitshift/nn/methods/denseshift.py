@@ -19,7 +19,7 @@ from bitshift.nn.gates import (
     sign_consistent,
     split_weight,
 )
-from bitshift.nn.init import check_positive, device_of, he_std
+from bitshift.nn.init import check_flag, check_positive, device_of, he_std
 from bitshift.nn.method import register
 
 
@@ -81,7 +81,8 @@ class DenseShift(GateMethod):
     }  # fmt: skip
 
     def __init__(self, latents: Tensor, format: str, *, surrogate: bool = True, scale: Tensor | None = None) -> None:
-        rule = gate_rule(self.check_format(format).bits, bool(surrogate))
+        check_flag("denseshift", surrogate=surrogate)
+        rule = gate_rule(self.check_format(format).bits, surrogate)
         super().__init__(latents, format, rule=rule, scale=scale)
 
     @staticmethod

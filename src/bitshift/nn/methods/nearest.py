@@ -118,6 +118,11 @@ class Nearest(Method):
         if self.narrow_at:
             self.register_buffer("stage", torch.zeros((), dtype=torch.int64, device=latent.device))
 
+    @property
+    def last_set_from(self) -> float:
+        """Where the last of the wide formats ends."""
+        return self.narrow_at[-1] if self.narrow_at else 0.0
+
     @staticmethod
     def format_for(bits: int) -> str:
         names = {1: "pot1", 2: "pot2d", 3: "pot3d", 4: "pot4x2", 5: "pot5d", 6: "pot6d"}

@@ -53,6 +53,11 @@ def data(folder: Path) -> Path:
     return folder / "data.npz"
 
 
+def one_split(folder: Path) -> Path:
+    np.savez(folder / "one.npz", x=np.zeros((12, 1, 28, 28), np.uint8), y=np.arange(12) % 3)
+    return folder / "one.npz"
+
+
 def cut_model(folder: Path) -> Path:
     path = folder / "cut.safetensors"
     path.write_bytes((folder / "net.safetensors").read_bytes()[:-7])
@@ -95,6 +100,10 @@ CASES: dict[str, tuple[Callable[[Path], list[str | Path]], str]] = {
         "config.json: damaged",
     ),
     "train: nothing said": (lambda t: ["train"], "--data and --model must be given"),
+    "train: one split": (
+        lambda t: ["train", "--data", one_split(t), "--model", "lenet"],
+        "one.npz: holds one split, and a test on the training rows tells nothing",
+    ),
     "train: recipe": (lambda t: ["train", "demo_mnst"], "did you mean 'demo_mnist'"),
     "train: model": (lambda t: ["train", "--data", data(t), "--model", "resnet21"], "'resnet20'"),
     "train: method": (

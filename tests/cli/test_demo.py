@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -121,6 +122,14 @@ def test_the_demo_shows_equal_integers_and_writes_its_result(
     assert "not measured; <" in page
 
     # A second demo replaces the first, and nothing else.
+    config = json.loads((run_dir / "config.json").read_text())
+    shutil.copytree(run_dir, tmp_path / "mine")
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(config | {"about": config["about"] | {"recipe": ""}}))
+    (tmp_path / "mine" / "float" / "config.json").unlink()
+    before = sorted(tmp_path.glob("mine/**/*"))
+    assert main(["demo", "--run-dir", str(tmp_path / "mine"), "--epochs", "1", "--no-baselines"]) == 2
+    assert "no earlier demo" in capsys.readouterr().err
+    assert sorted(tmp_path.glob("mine/**/*")) == before
     assert main(["demo", "--run-dir", str(run_dir), "--epochs", "1", "--no-baselines", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert {k: answer[k] for k in ("engine_accuracy", "file_bytes")} == {

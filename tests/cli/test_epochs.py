@@ -25,6 +25,8 @@ NEW = ["train", "--data", "mnist_5k", "--model", "lenet"]
         (["--set", "compile=off"], "error: --set compile='off': allowed is true or false"),
         (["--distill-weight", "0.5"], "error: --distill-weight 0.5: nobody teaches this network; --float-epochs or"),
         (["--method", "float", "--float-epochs", "2"], "error: --float-epochs trains the float twin of a shift"),
+        (["--pretrained", __file__, "--float-epochs", "2"], "and --pretrained brings one; leave one of them out"),
+        (["--pretrained-normalise", "imagenet"], "--pretrained-normalise imagenet says what --pretrained was trained"),
         (["--set", "amp=fast"], "error: --set amp='fast': allowed is off, auto, bf16, fp16"),
         (
             ["--warmup-epochs", "3", "--epochs", "2"],

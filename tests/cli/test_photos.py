@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 
 from bitshift.cli import main
+from bitshift.cli.comparing import images_of
 from bitshift.cli.errors import CliError
 from bitshift.cli.images import ImageFlags, ImageOptions
+from bitshift.cli.runs import open_run
 from photo_folder import cut, photo_folder
 
 pytestmark = [
@@ -131,6 +133,19 @@ def test_flags_become_options_and_random_crops_ask_for_streaming_and_a_border():
     assert ImageOptions.from_about(remembered.recorded()) == remembered
     assert ImageOptions().recorded() == {}
     assert ImageFlags(image_size=64).image_options(remembered) == ImageOptions(size=64), "another size, another border"
+
+
+@pytest.mark.parametrize(("augment", "stream"), [("imagenet", True), ("pad_crop_flip", None), (None, None)])
+def test_the_nets_beside_a_run_see_the_windows_that_it_saw(tmp_path, augment, stream):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"about": {
+            "network": {"model": "lenet", "num_classes": 3, "input_shape": [3, 32, 32], "shift": None},
+            "data": "photos", "augment": augment, "images": {"size": 32, "short": 36},
+        }})
+    )  # fmt: skip
+    (tmp_path / "model.safetensors").touch()
+    images = images_of(open_run(tmp_path))
+    assert (images.size, images.short, images.stream) == (32, 36, stream)
 
 
 @pytest.mark.parametrize(

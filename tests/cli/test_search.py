@@ -99,3 +99,22 @@ def test_a_run_s_normalisation_is_that_of_its_weights(trained, capsys):
 def test_bad_flags_are_named(trained, capsys, flags, message):
     assert search(trained, *flags) != 0
     assert message in capsys.readouterr().err
+
+
+def test_a_budget_of_kilobytes_counts_the_layers_that_rules_keep(trained, capsys):
+    rules = trained / "kept.json"
+    rules.write_text(json.dumps([{"pattern": "fc1", "keep": "int8"}, {"pattern": "conv1", "keep": "float"}]))
+    net = build("lenet_bn", num_classes=3, in_channels=1)
+    kept = net.fc1.weight.numel() + 4 * net.conv1.weight.numel()
+    assert search(trained, "--kb", str((kept + 1) / 1000), "--rules", str(rules)) == 2
+    assert "is below" in capsys.readouterr().err
+    assert search(trained, "--kb", str((kept + 9000) / 1000), "--rules", str(rules), "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["cost"] / 8 == answer["bytes"] + kept <= kept + 9000
+
+
+def test_a_rule_that_matches_nothing_is_refused_before_the_scan(trained, capsys):
+    (trained / "kept.json").write_text(json.dumps([{"pattern": "layer9.*", "format": "pot3d"}]))
+    assert search(trained, "--like", "pot3d", "--rules", str(trained / "kept.json")) == 2
+    assert "'layer9.*' matches no layer" in capsys.readouterr().err
+    assert not (trained / "rules.json").exists()

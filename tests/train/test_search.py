@@ -57,6 +57,12 @@ def test_bad_tables_are_refused():
         choose(np.zeros((1, 1)), -np.ones((1, 1)), 1)
 
 
+def test_a_budget_a_hair_above_the_least_is_the_least():
+    cost = np.array([[2.0, 500.0], [4.0, 500.0]])
+    for budget in (6.0, float(np.nextafter(6.0, 7.0))):
+        assert choose(np.array([[1.0, 0.0], [1.0, 0.0]]), cost, budget).picked == (0, 0)
+
+
 class Net(nn.Module):
     """Two convolutions with norms, a classifier."""
 

@@ -178,6 +178,22 @@ def test_a_cut_image_is_replaced_by_the_next_and_counted_where_that_is_wanted(ro
     assert "2 images of 24 could not be decoded and were replaced" in caplog.text
 
 
+def test_an_evaluation_counts_the_labels_of_the_images_that_it_saw(root, data):
+    expected = data.batch(np.arange(24))
+    cut(root / "train" / "c2" / "7.jpg")  # the last row takes the first, of another class
+    lenient = replace(data, workers=0, skip_corrupt=True, skipped={})
+
+    class Knows(nn.Module):
+        def forward(self, x):
+            same = (x[:, None] == lenient.normalise(expected[0])[None]).flatten(2).all(2).float().argmax(1)
+            return 10 * torch.eye(len(data.class_names))[expected[1][same]]
+
+    found = loop.evaluate(Knows(), lenient, batch_size=10)
+    assert found.accuracy == 1
+    assert found.loss < 1e-3
+    assert found.confusion.sum() == 24
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5])  # no head; a head but not all pixels
 def test_a_folder_in_memory_replaces_corrupt_images_as_streamed_data_do(root, share, caplog):
     for name in ("c1/2.jpg", "c1/3.jpg", "c2/7.jpg"):  # two in a row; the last row takes the first

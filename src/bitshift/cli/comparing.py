@@ -16,6 +16,7 @@ from torch import nn
 from bitshift.cli import summary
 from bitshift.cli.errors import CliError
 from bitshift.cli.exporting import export_network
+from bitshift.cli.images import ImageOptions
 from bitshift.cli.models import NET, open_graph
 from bitshift.cli.report import comparison
 from bitshift.cli.report.comparison import Kind, Measured
@@ -27,7 +28,7 @@ from bitshift.nn.activations import calibrate
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.train.config import TrainConfig
-from bitshift.train.data import Normalise, TrainData
+from bitshift.train.data import Normalise, TrainData, random_crop
 from bitshift.train.evaluate import evaluate
 from bitshift.train.loop import fit
 
@@ -113,6 +114,12 @@ def measure_uniform(
     return result.accuracy
 
 
+def images_of(run: Run) -> ImageOptions:
+    """How to open photos so that a training sees what ``run`` saw: windows of whole photos, if it cropped at random."""
+    crops = random_crop(make_augment(run.config["about"].get("augment"))) is not None
+    return replace(run.images, stream=True) if crops and run.images.size is not None else run.images
+
+
 def measure_all(run: Run, *, note: Callable[[str], None]) -> None:
     """Measure every row that comparison.json lacks: export, float twin, int8, uniform.
 
@@ -121,10 +128,10 @@ def measure_all(run: Run, *, note: Callable[[str], None]) -> None:
     """
     if run.spec.shift is None:
         raise CliError(f"{run.path} is a float network; the comparison is for shift networks")
-    data = run.open_data("train"), run.open_data("test")
+    augment, images = run.config["about"].get("augment"), images_of(run)
+    data = run.open_data("train", images=images), run.open_data("test", images=images)
     have = {row.kind for row in comparison.read(run.path)}
     config = TrainConfig(**run.config["train"]) if "train" in run.config else None
-    augment = run.config["about"].get("augment")
     if "ours" not in have:
         model = run.network()
         if not (run.path / NET).exists():

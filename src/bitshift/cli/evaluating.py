@@ -51,20 +51,21 @@ def evaluate_file(model: Model, data: TrainData, *, batch_size: int = 250, title
     from bitshift.cli.inputs import prepare
 
     pictures = "preprocess" in model.graph.meta and data.is_pixels
-    predicted, begin = [], time.perf_counter()
+    predicted, true, begin = [], [], time.perf_counter()
     requests = [Request(rows=slice_rows(start, batch_size, len(data))) for start in range(0, len(data), batch_size)]
     with closing(data.batches(requests)) as batches, Count(title, len(data)) as count:
-        for images, _ in batches:
+        for images, labels in batches:
             x = prepare(model, images.numpy()) if pictures else data.normalise(images).numpy()
             y = np.asarray(model.run(x))
             predicted.append(y.astype(np.int64) if y.ndim == 1 else y.argmax(axis=1))
+            true.append(labels.numpy())  # as read: a photo that replaces a corrupt one has its own
             count(len(images))
     seconds = time.perf_counter() - begin
     classes = len(data.class_names)
-    guesses = np.concatenate(predicted)
-    counts = np.bincount(data.labels * classes + guesses, minlength=classes * classes)
+    guesses, wanted = np.concatenate(predicted), np.concatenate(true)
+    counts = np.bincount(wanted * classes + guesses, minlength=classes * classes)
     return FileResult(
-        accuracy=float((guesses == data.labels).mean()), confusion=counts.reshape(classes, classes), seconds=seconds
+        accuracy=float((guesses == wanted).mean()), confusion=counts.reshape(classes, classes), seconds=seconds
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from bitshift.cli.images import ImageOptions
 from bitshift.cli.network import NetworkSpec
 from bitshift.cli.rundir import CONFIG, read_config
 from bitshift.train.checkpoint import load_model
-from bitshift.train.data import Augment, Normalise, TrainData, step_generator
+from bitshift.train.data import Augment, Normalise, Request, TrainData, crops_at_decoding, step_generator
 from bitshift.train.data.base import UNCHANGED
 
 WEIGHTS = "model.safetensors"
@@ -126,7 +127,10 @@ def open_run(path: Path) -> Run:
 
 def sample_images(data: TrainData, count: int, augment: Augment | None = None) -> Tensor:
     """At most ``count`` normalised images, by a fixed seed (files are often sorted by class), augmented if asked."""
-    images, _ = data.batch(np.random.default_rng(0).permutation(len(data))[:count])
+    data, augment = crops_at_decoding(data, augment)
+    rows = np.random.default_rng(0).permutation(len(data))[:count]
+    with closing(data.batches([Request(rows=rows, place=(0, 0, 0))])) as batches:  # a crop at decoding is drawn by it
+        images, _ = next(batches)
     return data.normalise(images if augment is None else augment(images, step_generator(0, 4)))
 
 

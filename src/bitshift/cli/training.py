@@ -24,6 +24,7 @@ from bitshift.nn.report import ConversionReport
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import AUGMENTS, Augment, TrainData, same_classes
 from bitshift.train.data.base import Normalise
+from bitshift.train.data.opening import one_split
 from bitshift.train.input_scale import OnInput, fold_input
 from bitshift.train.loop import FitResult, fit
 from bitshift.train.recipes import NORMALISE
@@ -72,12 +73,20 @@ class Trained:
     conversion: ConversionReport | None
 
 
-def open_splits(name: str, images: ImageOptions | None = None) -> tuple[TrainData, TrainData]:
+def open_splits(
+    name: str, images: ImageOptions | None = None, *, held_out: bool = True
+) -> tuple[TrainData, TrainData]:  # fmt: skip
     """Training and test rows of a data set, with one list of classes.
 
-    Where the pictures of one split are all grey and the other's are not, both get three channels.
+    Where the pictures of one split are all grey and the other's are not, both get three channels. A file that holds
+    one split would be both: with ``held_out`` it is refused, as a test on training rows tells nothing.
     """
     images = images or ImageOptions()
+    if held_out and one_split(name):
+        raise CliError(
+            f"--data {name}: holds one split, and a test on the training rows tells nothing; give a folder of shards "
+            "train-*.tar and test-*.tar, or x_train, y_train, x_test and y_test in one .npz file"
+        )
     train, test = images.open(name, "train"), images.open(name, "test")
     if {train.sample_shape[0], test.sample_shape[0]} == {1, 3} and images.channels is None:
         images = replace(images, channels=3)

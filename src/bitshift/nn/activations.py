@@ -270,6 +270,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True, g
     stats = (
         [m for m in model.modules() if isinstance(m, (ChannelNorm, nn.modules.batchnorm._BatchNorm))] if norms else []
     )
+    stats = [m for m in stats if m.running_mean is not None]
     momenta = [m.momentum for m in stats]
     try:
         for _, quant in quants:

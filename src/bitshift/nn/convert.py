@@ -167,6 +167,13 @@ def other_rows(model: nn.Module) -> dict[nn.Module, Row]:
     return rows
 
 
+_FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
+
+
+def _whole_forward(module: nn.Module, args: Any, output: Any) -> None:
+    """A hook that does nothing: a module with hooks does without torch's fast path, which would not call our layers."""
+
+
 def swap_layers(
     model: nn.Module,
     config: ShiftConfig,
@@ -205,6 +212,9 @@ def swap_layers(
             if child in swaps:
                 parent._modules[name] = swaps[child]
     result = swaps.get(model, model)
+    for module in result.modules():
+        if isinstance(module, _FAST_PATHS) and any(isinstance(m, ShiftLayer) for m in module.modules()):
+            module.register_forward_hook(_whole_forward)
     return result, ConversionReport(rows=tuple(rows[m] for m in paths if m in rows))
 
 

@@ -37,8 +37,8 @@ def affine_norm(norm: BatchNorm) -> AffineNorm:
     new = AffineNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum).to(mean.device)
     with torch.no_grad():
         if norm.weight is not None:
-            new.weight.copy_(norm.weight)
-            new.bias.copy_(norm.bias)
+            new.weight.copy_(norm.weight).requires_grad_(norm.weight.requires_grad)
+            new.bias.copy_(norm.bias).requires_grad_(norm.bias.requires_grad)
         new.running_mean.copy_(mean)
         new.running_var.copy_(variance)
         new.num_batches_tracked.copy_(count)
@@ -52,7 +52,8 @@ def fresh_shift_norm(norm: BatchNorm, *, keep_statistics: bool = False) -> Shift
     with torch.no_grad():
         if norm.weight is not None and new.log2_gain is not None:
             new.log2_gain.copy_(norm.weight.abs().clamp_min(_LEAST_GAIN).log2())
-            new.bias.copy_(norm.bias)
+            new.log2_gain.requires_grad_(norm.weight.requires_grad)
+            new.bias.copy_(norm.bias).requires_grad_(norm.bias.requires_grad)
         if keep_statistics:
             new.running_mean.copy_(mean)
             new.running_var.copy_(variance)
@@ -70,7 +71,7 @@ def folded_norm(norm: BatchNorm, bias: Tensor | None) -> ShiftNorm:
         new.running_var.copy_(variance.double() * gain.square())
         new.num_batches_tracked.copy_(count)
         if norm.bias is not None:
-            new.bias.copy_(norm.bias)
+            new.bias.copy_(norm.bias).requires_grad_(norm.bias.requires_grad)
     return new.train(norm.training)
 
 

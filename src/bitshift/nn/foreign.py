@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from bitshift.nn.foreign_graph import plain_graph
 from bitshift.nn.foreign_range import KnownRange, brevitas_range, range_of
-from bitshift.nn.plan import ConvertError
+from bitshift.nn.plan import CONVERTIBLE, ConvertError
 
 _AO = "torch.ao.nn."
 _TOOLKITS = ("torch.ao.quantization", "torchao.quantization")
@@ -142,6 +142,9 @@ def _weight_of(module: Any) -> tuple[Tensor, str] | None:
             quantiser = getattr(layer, name, None)
             if isinstance(quantiser, nn.Module):
                 return _fake_quantised(layer, quantiser), f"weight as the {name} of {kind.__name__} rounds it"
+        base = kind.__bases__[0] if parametrize.is_parametrized(layer) else kind
+        if base not in CONVERTIBLE:
+            return None  # a subclass, whose forward may differ
         if parametrize.is_parametrized(layer, "weight"):
             kinds = ", ".join(type(p).__name__ for p in layer.parametrizations["weight"])
             return _value(layer.weight), f"weight computed by {kinds}, folded"

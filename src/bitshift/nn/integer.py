@@ -15,6 +15,7 @@ from bitshift.nn.convert import layer_row, make_layer, other_rows, stay_row
 from bitshift.nn.fold import BatchNorm, affine_norm, folded_gain, folded_norm, fresh_shift_norm, norm_layer
 from bitshift.nn.foreign_range import KnownRange
 from bitshift.nn.gains import Unmatched
+from bitshift.nn.inplace import follow_writes
 from bitshift.nn.layers import ShiftEmbedding, ShiftLayer, ShiftLinear
 from bitshift.nn.layers.pointwise import Pointwise
 from bitshift.nn.layers.pool import AvgPool
@@ -40,10 +41,12 @@ def convert_integer(
 ) -> tuple[nn.Module, ConversionReport]:
     """The integer branch of ``convert``; ``model`` (a copy already) gives its modules to the result."""
     before = other_rows(model)
+    modes = {m: m.training for m in model.modules()}
     paths = {m: p for p, m in model.named_modules()}
     if not any(type(m) in CONVERTIBLE for m in paths) and any(isinstance(m, ActQuant) for m in paths):
         return model, ConversionReport(rows=tuple(before.values()))  # an integer network already
     traced = trace(model, sample)
+    follow_writes(traced)
     propagate_shapes(traced, sample)
     work = _Conversion(traced, config, generator, paths, before)
     work.choose(model, new)
@@ -58,7 +61,9 @@ def convert_integer(
     traced.graph.lint()
     traced.delete_all_unused_submodules()
     traced.recompile()
-    traced.train(model.training)
+    for module in traced.modules():  # layers and norms have the flags of those that they replace
+        if not isinstance(module, (ShiftLayer, Method, ChannelNorm)):
+            module.training = modes.get(module, model.training)
     return traced, ConversionReport(rows=tuple(work.report(model)))
 
 
@@ -124,6 +129,15 @@ class _Conversion:
         called = [self.flow.module(n) for n in self.calls("layer")]
         reached = {m for m in called if m is not None}
         self.choices = plan(model, self.config, [m for m in called if m is not None], new)
+        for node in self.traced.graph.nodes:
+            owner = str(node.target).rpartition(".")[0] if node.op == "get_attr" else ""
+            choice = self.choices.get(self.traced.get_submodule(owner)) if owner else None
+            if choice is not None and choice.method is not None:
+                raise ConvertError(
+                    f"forward uses {node.target!r} itself, of a layer that is converted, and an integer layer has no "
+                    "float weight; call a layer that shares the weight (nn.Linear with the embedding's weight), or "
+                    f"keep {owner!r} float by a rule"
+                )
         for module, choice in self.choices.items():
             path = self.paths[module]
             note = choice.note if module in reached else "the traced forward does not call it (inside a torch module?)"
@@ -163,6 +177,7 @@ class _Conversion:
                 "dropout2d": nn.Dropout2d,
                 "dropout3d": nn.Dropout3d,
                 "alpha_dropout": nn.AlphaDropout,
+                "feature_alpha_dropout": nn.FeatureAlphaDropout,
             }
             cls = kinds.get(name, nn.Dropout)
             path = self.add_module(node.name, cls(argument(node, 1, "p", 0.5)))
@@ -265,6 +280,8 @@ class _Conversion:
             )
             methods[key] = (method, note)
         layer = make_layer(module, method, norm=new_norm, bias=bias)
+        if new_norm is not None and norm is not None:
+            new_norm.train(norm.training)  # which may be held still in a layer that trains
         if fold is not None:
             layer.unmatched = Unmatched(choice, folded.detach())
             layer.fold_gain(fold)
@@ -281,6 +298,11 @@ class _Conversion:
                 reason = "behind a float layer" if after_float else "has no running statistics"
                 self.rows[norm] = stay_row(path, norm, f"norm {reason}: in float")
                 continue
+            if isinstance(norm, nn.BatchNorm1d) and self.rank(node) is None:
+                raise ConvertError(
+                    f"norm {path!r} has no layer before it, and whether its values are (N, C) or (N, C, L) decides "
+                    "what becomes of it: give convert(..., sample=)"
+                )
             multiplier, pretrained = self.config.multiplier, self.config.init == "pretrained"
             layer = norm_layer(norm, self.rank(node), multiplier=multiplier, pretrained=pretrained)
             self.set_module(str(node.target), layer)

@@ -93,6 +93,10 @@ def _mean(node: fx.Node, shape: Sequence[int] | None, power_of_two: bool) -> tup
     if dims is None or argument(node, 3, "dtype") is not None:
         return "mean over everything (or in another dtype) is no pool"
     listed = [dims] if isinstance(dims, int) else list(dims)
+    if shape is None and len(listed) == 1:
+        return (
+            f"mean over axis {listed[0]}: whether that is all of space depends on the axes; give convert(..., sample=)"
+        )
     rank = len(shape) if shape is not None else 2 + len(listed)
     if (
         not all(isinstance(d, int) for d in listed)

@@ -112,8 +112,30 @@ def _drops_paths(module: nn.Module | None) -> bool:
         return module.eval().forward(probe) is probe  # no call: torch.fx is listening to calls while it traces
 
 
+class _Proxy(fx.Proxy):
+    """A stand-in that notes ``x += y`` as the write that it is; torch.fx takes it for ``x = x + y``."""
+
+    def _write(self, operation: Callable[..., Any], other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._write(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._write(operator.isub, other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._write(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._write(operator.itruediv, other)
+
+
 class _Tracer(fx.Tracer):
     """Leaves: torch's own modules (not containers), this package's, and those that drop paths."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         own = m.__module__.startswith("bitshift.nn") or _drops_paths(m)
@@ -322,6 +344,8 @@ class Flow:
     def origins(self, node: fx.Node) -> list[fx.Node]:
         """The nodes whose numbers ``node`` passes on: up through shapes, dropout and concatenation."""
         kind = self.kind(node)
+        if node.target is operator.getitem and self.kind(self.source(node)) == "other":
+            return [node]  # one of several results (of an LSTM, of max over an axis): there is no tensor further up
         if kind in ("shape", "dropout"):
             return self.origins(self.source(node))
         if kind == "cat":

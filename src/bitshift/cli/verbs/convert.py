@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 
 from bitshift.cli.errors import CliError, near_miss
-from bitshift.cli.images import TrainImageFlags
+from bitshift.cli.images import ImageOptions, TrainImageFlags
 from bitshift.cli.output import Output, percent, to_json
 from bitshift.cli.rules import ShiftFlags
 from bitshift.cli.verbs import Verb
@@ -86,7 +86,7 @@ examples:
         if self.weights is not None and not self.weights.exists():
             raise CliError(f"no such file: {self.weights}")
         self._check_pixels()
-        images = self.image_options()
+        images = self._images()
         data = open_splits(self.data, images) if self.data is not None else None
         if data is not None:
             data = normalised(data, self.normalise) if self.normalise else like_run(self.weights, data)
@@ -129,6 +129,12 @@ examples:
             if value is None:
                 raise CliError(f"--pretrained-normalise {name} needs {flag}: {why}")
 
+    def _images(self) -> ImageOptions:
+        from bitshift.cli.training import make_augment
+        from bitshift.train.data import random_crop
+
+        return self.image_options(random_crop=random_crop(make_augment(self.augment)) is not None)
+
     def _calibrate(
         self, spec: NetworkSpec, model: nn.Module, exact: nn.Module, data: tuple[TrainData, TrainData]
     ) -> tuple[float, float] | None:
@@ -160,7 +166,7 @@ examples:
         assert self.output is not None
         self.output.mkdir(parents=True, exist_ok=True)
         about: dict[str, Any] = {"network": spec.as_dict(), "data": self.data, "pretrained": str(self.weights or "")}
-        about |= self.image_options().recorded()
+        about |= self._images().recorded()
         config: dict[str, Any] = {"about": about}
         if data is not None:
             about |= recorded_pixels(pixels_of(self.weights, self.pretrained_normalise), data[0])

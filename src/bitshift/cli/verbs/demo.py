@@ -116,9 +116,13 @@ examples:
             raise CliError(f"--run-dir {self.run_dir} is a file")
         if not any(self.run_dir.iterdir()):
             return False
-        if not (self.run_dir / "config.json").exists() and not (self.run_dir / "float" / "config.json").exists():
-            raise CliError(f"--run-dir {self.run_dir} is not empty and no earlier demo; choose another directory")
-        return True
+        from bitshift.cli.rundir import CONFIG, read_config
+        from bitshift.cli.training import FLOAT
+
+        for folder in (self.run_dir, self.run_dir / FLOAT):
+            if (folder / CONFIG).exists() and read_config(folder).get("about", {}).get("recipe") == RECIPE:
+                return True
+        raise CliError(f"--run-dir {self.run_dir} is not empty and no earlier demo; choose another directory")
 
     def _export_and_run(self, run: Run, data: tuple[TrainData, TrainData], path: Path) -> dict[str, Any]:
         """Export, run the test set from the file without torch, and compare every integer with the simulation."""

@@ -17,7 +17,9 @@ from bitshift.cli.output import Output, size_text
 from bitshift.cli.verbs import Verb
 
 if TYPE_CHECKING:
-    from bitshift.nn.config import Rule
+    from torch import nn
+
+    from bitshift.nn.config import Rule, ShiftConfig
     from bitshift.train.search import Choice, Scan
 
 BUDGETS = ("bits", "kb", "ms", "like")
@@ -81,6 +83,8 @@ examples:
         from bitshift.cli.rules import read_rules
         from bitshift.cli.training import like_run, make_augment, normalised, open_splits, spec_for
         from bitshift.core.formats import get_format
+        from bitshift.nn.plan import CONVERTIBLE, check_rules, paths_of
+        from bitshift.train.data import crops_at_decoding, random_crop
         from bitshift.train.search import choose, scan
 
         given = [name for name in BUDGETS if getattr(self, name) is not None]
@@ -99,12 +103,16 @@ examples:
         if not self.weights.exists():
             raise CliError(f"no such file: {self.weights}")
         kept = read_rules(self.rules) if self.rules is not None else ()
-        data = open_splits(self.data, self.image_options())
+        augment = make_augment(self.augment)
+        images = self.image_options(random_crop=random_crop(augment) is not None)
+        data = open_splits(self.data, images, held_out=False)
         data = like_run(self.weights, data) if self.normalise is None else normalised(data, self.normalise)
         train_data = data[0]
         model = spec_for(self.model, train_data, None).build_float(self.weights).eval()
+        check_rules(kept, [path for m, paths in paths_of(model).items() if type(m) in CONVERTIBLE for path in paths])
+        cropped, rest = crops_at_decoding(train_data, augment)
         found = scan(
-            model, train_data, self.formats, rows=self.rows, seed=self.seed, augment=make_augment(self.augment),
+            model, cropped, self.formats, rows=self.rows, seed=self.seed, augment=rest,
             exclude=lambda path: any(fnmatchcase(path, rule.pattern) for rule in kept),
             scale="free" if self.multiplier else "pot",
         )  # fmt: skip
@@ -125,20 +133,38 @@ examples:
         if self.ms is None:
             weights = sum(layer.weights for layer in found.layers)
             width = self.bits if self.bits is not None else get_format(self.like).bits if self.like else None
-            budget = width * weights if width is not None else 8e3 * float(self.kb or 0)
-            return found.bits(), budget, "bits", 0.0
+            if width is not None:  # a mean over the layers to choose for
+                return found.bits(), width * weights, "bits", 0.0
+            return found.bits(), 8e3 * float(self.kb or 0), "bits", self._kept_bits(model, kept)
         from bitshift.cli.runs import sample_images
-        from bitshift.nn.config import ShiftConfig
         from bitshift.train.search import layer_latencies
 
-        config = ShiftConfig(
-            method="nearest", init="pretrained", activations=self.activations, multiplier=self.multiplier, rules=kept,
-            options={"scale": "free" if self.multiplier else "pot"},
-        )  # fmt: skip
+        config = self._config(kept)
         paths = [layer.path for layer in found.layers]
         images = sample_images(data, 64)
         times, others = layer_latencies(model, config, found.formats, paths, images, threads=self.threads)
         return times, self.ms, "ms", others
+
+    def _config(self, kept: tuple[Rule, ...]) -> ShiftConfig:
+        from bitshift.nn.config import ShiftConfig
+
+        return ShiftConfig(
+            method="nearest", init="pretrained", activations=self.activations, multiplier=self.multiplier, rules=kept,
+            options={"scale": "free" if self.multiplier else "pot"},
+        )  # fmt: skip
+
+    def _kept_bits(self, model: nn.Module, kept: tuple[Rule, ...]) -> float:
+        """Bits of the packed weights of the layers that ``kept`` decides; float ones have 32 each."""
+        from bitshift.core.formats import get_format
+        from bitshift.nn.plan import paths_of, plan
+        from bitshift.nn.weights import method_weight
+
+        paths = paths_of(model)
+        return sum(
+            method_weight(module).numel() * (get_format(choice.format).bits if choice.method else 32)
+            for module, choice in plan(model, self._config(kept), None).items()
+            if any(fnmatchcase(path, rule.pattern) for path in paths[module] for rule in kept)
+        )
 
     def _write(self, found: Scan, choice: Choice, kept: tuple[Rule, ...]) -> None:
         from dataclasses import asdict
@@ -165,7 +191,8 @@ examples:
             )
             out.line(f"{name} everywhere: {total}, sum of KL {found.damage[:, i].sum():.4f}")
         spent = f"{choice.cost + fixed:.4g} ms, " if unit == "ms" else ""
-        size = f"{size_text(int(bits / 8))}, {bits / weights:.3f} bits a weight"
+        beside = f" beside {size_text(int(fixed / 8))} that --rules keep" if unit == "bits" and fixed else ""
+        size = f"{size_text(int(bits / 8))}{beside}, {bits / weights:.3f} bits a weight"
         out.line(f"chosen: {spent}{size}, sum of KL {choice.damage:.4f}")
         out.line(f"{self.output}: next, bitshift train --init pretrained --method nearest --rules {self.output} ...")
         out.result(

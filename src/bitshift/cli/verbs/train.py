@@ -22,6 +22,7 @@ _log = logging.getLogger("bitshift")
 if TYPE_CHECKING:
     from bitshift.cli.backbone import Backbone
     from bitshift.cli.training import Plan, Trained
+    from bitshift.nn.config import ShiftConfig
     from bitshift.train.config import TrainConfig
     from bitshift.train.data import TrainData
 
@@ -246,14 +247,9 @@ examples:
             raise CliError(
                 "--compare is for shift networks that are exported; leave out --method float and --no-export"
             )
-        twin = self.pretrained is not None or (float_train is not None and shift is not None)
-        if self.float_epochs and shift is None:
-            raise CliError("--float-epochs trains the float twin of a shift network; with --method float use --epochs")
-        if self.distill_weight and not (twin and (shift is not None or base is not None)):
-            raise CliError(
-                f"--distill-weight {self.distill_weight}: nobody teaches this network; --float-epochs or --pretrained "
-                "give a shift network a teacher"
-            )
+        self._refuse_idle(
+            shift, teacher=self.pretrained is not None or float_train is not None, recipe=base is not None
+        )
         augment = self.augment if self.augment is not None else (base.augment if base else None)
         return Plan(
             name=self.recipe,
@@ -273,6 +269,21 @@ examples:
                 random_crop=random_crop(make_augment(augment)) is not None,
             ),
         )
+
+    def _refuse_idle(self, shift: ShiftConfig | None, *, teacher: bool, recipe: bool) -> None:
+        """Flags that would do nothing beside the others."""
+        if self.float_epochs and shift is None:
+            raise CliError("--float-epochs trains the float twin of a shift network; with --method float use --epochs")
+        if self.float_epochs and self.pretrained is not None:
+            raise CliError("--float-epochs trains a float twin, and --pretrained brings one; leave one of them out")
+        if self.pretrained_normalise is not None and self.pretrained is None:
+            raise CliError(f"--pretrained-normalise {self.pretrained_normalise} says what --pretrained was trained on")
+        taught = teacher and (shift is not None or (recipe and self.pretrained is not None))
+        if self.distill_weight and not taught:
+            raise CliError(
+                f"--distill-weight {self.distill_weight}: nobody teaches this network; --float-epochs or --pretrained "
+                "give a shift network a teacher"
+            )
 
     def _pretrained_normalise(self, base: Plan | None) -> str | None:
         """The flag's or the recipe's normalisation of --pretrained."""

@@ -59,6 +59,10 @@ class Names:
         return zlib.crc32(self.ends.tobytes(), zlib.crc32(self.text.tobytes()))
 
 
+_RULES = b"2"
+"""How labels follow from names: an index that was made by other rules is made again."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FolderIndex:
     """The images of a folder, sorted by class and file name; also the reader of their bytes."""
@@ -147,6 +151,19 @@ def find_annotation(root: Path) -> Path | None:
     return next((p / n for p in (root, *root.resolve().parents[:4]) for n in ANNOTATIONS if (p / n).is_file()), None)
 
 
+def says_classes(root: Path) -> bool:
+    """Whether ``root`` says the classes of its images: by folders, or by an annotation that knows the first of them.
+
+    The test images of ImageNet and Tiny-ImageNet come without classes; another split's annotation lies near them.
+    """
+    if class_folders(root) not in ([], ["images"]):
+        return True
+    if (note := find_annotation(root)) is None:
+        return False
+    flat = root / "images" if (root / "images").is_dir() else root
+    return _stem(_images(flat)[0]) in _annotated(note)
+
+
 def _is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - of a million
 
@@ -174,8 +191,40 @@ def _from_classes(root: Path, folders: dict[str, Path]) -> FolderIndex:
 
 
 def _from_annotation(root: Path, flat: Path, note: Path) -> FolderIndex:
-    """The class is the second word of each line (of the second cell, where the file is a table with commas)."""
-    classes: dict[str, str] = {}
+    classes = _annotated(note)
+    files = _images(flat)
+    missing = [f for f in files if _stem(f) not in classes]
+    if missing:
+        raise DataError(f"{note}: no class for {flat / missing[0]} and {len(missing) - 1} more; every image needs one")
+    given = [classes[_stem(f)] for f in files]
+    training = _training_classes(root)
+    if all(word.isdecimal() for word in given) and not (training and all(name.isdecimal() for name in training)):
+        labels = np.array([int(word) for word in given], dtype=np.int64)  # places among the sorted classes, as caffe's
+        class_names = training or tuple(str(c) for c in range(int(labels.max()) + 1))
+    else:
+        numbered = all(word.isdecimal() for word in given)  # and so are the training folders: these are their names
+        class_names = training if numbered else tuple(sorted({*classes.values()}))
+        place = {name: c for c, name in enumerate(class_names)}
+        if unknown := sorted({*given} - place.keys()):
+            raise DataError(
+                f"{note}: class {unknown[0]!r} is no folder of {root.parent / 'train'}, whose names are numbers, too: "
+                f"{', '.join(class_names[:3])}, ...; write the folders' names"
+            )
+        labels = np.array([place[word] for word in given], dtype=np.int64)
+    check_labels(labels, len(files), class_names)
+    order = np.argsort(labels, kind="stable")
+    below = flat.relative_to(root)
+    names = Names.of(str(below / files[row]) for row in order)
+    return FolderIndex(root=root, names=names, labels=labels[order], class_names=class_names)
+
+
+def _stem(name: str) -> str:
+    """The file's name without folder and suffix."""
+    return os.path.splitext(os.path.basename(name))[0]  # noqa: PTH119, PTH122 - of fifty thousand
+
+
+def _annotated(note: Path) -> dict[str, str]:
+    """Class by stem: the second word of each line (of the second cell, where the file is a table with commas)."""
     try:
         with note.open(newline="", encoding="utf-8") as file:
             if note.suffix == ".csv":
@@ -184,25 +233,7 @@ def _from_annotation(root: Path, flat: Path, note: Path) -> FolderIndex:
                 lines = [(w[0], w[1]) for line in file if len(w := line.split()) > 1]
     except (OSError, UnicodeDecodeError, IndexError, csv.Error) as error:
         raise DataError(f"{note}: not a list of image names and classes ({error})") from error
-    for name, label in lines:
-        classes[os.path.splitext(os.path.basename(name))[0]] = label  # noqa: PTH119, PTH122 - of fifty thousand
-    files = _images(flat)
-    missing = [f for f in files if os.path.splitext(f)[0] not in classes]  # noqa: PTH122
-    if missing:
-        raise DataError(f"{note}: no class for {flat / missing[0]} and {len(missing) - 1} more; every image needs one")
-    given = [classes[os.path.splitext(f)[0]] for f in files]  # noqa: PTH122
-    if all(word.isdecimal() for word in given):  # numbers of the sorted classes, as caffe's val.txt has them
-        labels = np.array([int(word) for word in given], dtype=np.int64)
-        class_names = _training_classes(root) or tuple(str(c) for c in range(int(labels.max()) + 1))
-    else:
-        class_names = tuple(sorted({*classes.values()}))
-        place = {name: c for c, name in enumerate(class_names)}
-        labels = np.array([place[word] for word in given], dtype=np.int64)
-    check_labels(labels, len(files), class_names)
-    order = np.argsort(labels, kind="stable")
-    below = flat.relative_to(root)
-    names = Names.of(str(below / files[row]) for row in order)
-    return FolderIndex(root=root, names=names, labels=labels[order], class_names=class_names)
+    return {_stem(name): label for name, label in lines}
 
 
 def _training_classes(root: Path) -> tuple[str, ...]:
@@ -213,7 +244,7 @@ def _training_classes(root: Path) -> tuple[str, ...]:
 def _stamp(root: Path, watched: list[Path]) -> tuple[str, int]:
     """What changes when an image is added, removed or renamed, and the newest time in it."""
     times = [(str(path.relative_to(root) if path.is_relative_to(root) else path), path.stat()) for path in watched]
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_RULES)
     for name, stat in times:
         digest.update(f"{name}|{stat.st_mtime_ns}|{stat.st_size}\n".encode())
     return digest.hexdigest(), max(stat.st_mtime_ns for _, stat in times)
@@ -254,5 +285,6 @@ __all__ = [
     "find_annotation",
     "index_folder",
     "read_arrays",
+    "says_classes",
     "write_arrays",
 ]

@@ -14,11 +14,11 @@ from bitshift.train.data.base import CIFAR10_NORMALISE, IMAGENET_NORMALISE, Data
 from bitshift.train.data.cifar import CIFAR10_CLASSES, read_cifar
 from bitshift.train.data.folder import Pictures, look, read_folder
 from bitshift.train.data.idx import find_idx, read_idx_folder
-from bitshift.train.data.index import class_folders, find_annotation, index_folder
+from bitshift.train.data.index import class_folders, index_folder, says_classes
 from bitshift.train.data.mnist5k import read_mnist5k
-from bitshift.train.data.npz import read_npz
+from bitshift.train.data.npz import holds_one_split, read_npz
 from bitshift.train.data.scaling import scaled_arrays
-from bitshift.train.data.shards import find_shards, index_shards, split_names
+from bitshift.train.data.shards import find_shards, index_shards, is_pattern, split_names
 from bitshift.train.data.streamed import StreamedData
 
 NAMED = {"mnist_5k": read_mnist5k}
@@ -107,6 +107,14 @@ def open_data(
     raise DataError(f"{path}: no {split} data in a known layout (found {found}); allowed is {LAYOUTS}{single}")
 
 
+def one_split(name_or_path: str | Path) -> bool:
+    """Whether :func:`open_data` gives the same rows for every split: shards by pattern, arrays called x and y."""
+    path = Path(name_or_path).expanduser()
+    if str(name_or_path) in NAMED:
+        return False
+    return is_pattern(path) or (path.suffix == ".npz" and path.is_file() and holds_one_split(path))
+
+
 def _arrays(name_or_path: str | Path, split: str) -> ArrayData | None:
     """The rows where they lie as arrays; None where they lie as encoded images, or nothing known does."""
     if str(name_or_path) in NAMED:
@@ -126,7 +134,7 @@ def _arrays(name_or_path: str | Path, split: str) -> ArrayData | None:
 def find_folder(path: Path, split: str) -> Path | None:
     """The folder of ``split``: of several names the first that says its classes (ImageNet's own test/ does not)."""
     there = [path / name for name in split_names(split) if (path / name).is_dir()]
-    return next((p for p in there if class_folders(p) or find_annotation(p)), there[0] if there else None)
+    return next((p for p in there if says_classes(p)), there[0] if there else None)
 
 
 def open_folder(
@@ -210,6 +218,7 @@ __all__ = [
     "SPLITS",
     "eval_short",
     "find_folder",
+    "one_split",
     "open_data",
     "open_folder",
     "same_classes",

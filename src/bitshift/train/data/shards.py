@@ -42,7 +42,7 @@ def find_shards(path: Path, split: str) -> list[Path]:
     Raises:
         DataError: a pattern some of whose files are missing.
     """
-    if _BRACES.search(path.name) or path.suffix == ".tar":
+    if is_pattern(path):
         wanted = list(expand_braces(path))
         missing = [p for p in wanted if not p.is_file()]
         if missing:
@@ -56,6 +56,11 @@ def find_shards(path: Path, split: str) -> list[Path]:
         if beside := sorted({*path.glob(f"{name}-*.tar"), *path.glob(f"{name}_*.tar"), *path.glob(f"{name}.tar")}):
             return beside
     return []
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether ``path`` itself names shards, of whatever split: a brace pattern, or one tar."""
+    return _BRACES.search(path.name) is not None or path.suffix == ".tar"
 
 
 def split_names(split: str) -> tuple[str, ...]:
@@ -364,4 +369,13 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.stem}.part")
 
 
-__all__ = ["CLASSES", "ShardIndex", "ShardWriter", "expand_braces", "find_shards", "index_shards", "split_names"]
+__all__ = [
+    "CLASSES",
+    "ShardIndex",
+    "ShardWriter",
+    "expand_braces",
+    "find_shards",
+    "index_shards",
+    "is_pattern",
+    "split_names",
+]

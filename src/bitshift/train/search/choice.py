@@ -46,7 +46,9 @@ def choose(damage: np.ndarray, cost: np.ndarray, budget: float) -> Choice:
     unit = spare / BUCKETS
     extra = cost - least[:, None]
     # tiny tolerance: a cost that is a whole number of steps must not be rounded to one more
-    steps = np.ceil(extra / unit - 1e-9).astype(np.int64) if unit else np.where(extra > 0, BUCKETS + 1, 0)
+    with np.errstate(over="ignore"):  # a budget one ulp above the least: more steps than an integer holds
+        wanted = np.ceil(extra / unit - 1e-9) if unit else np.where(extra > 0, np.inf, 0)
+    steps = np.minimum(wanted, BUCKETS + 1).astype(np.int64)
     best = np.zeros(BUCKETS + 1)
     picks = np.empty((len(cost), BUCKETS + 1), dtype=np.int16)
     for item in range(len(cost)):

@@ -113,10 +113,14 @@ def _drops_paths(module: nn.Module | None) -> bool:
 
 
 class _Proxy(fx.Proxy):
-    """A stand-in that notes ``x += y`` as the write that it is; torch.fx takes it for ``x = x + y``."""
+    """A stand-in that notes ``x += y`` as the write that it is; torch.fx takes it for ``x = x + y``.
+
+    Names are those that torch.fx gives: quantisers, and so the keys of state dicts, are called by them.
+    """
 
     def _write(self, operation: Callable[..., Any], other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+        name = operation.__name__.removeprefix("i")
+        return self.tracer.create_proxy("call_function", operation, (self, other), {}, name=name)
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self._write(operator.iadd, other)

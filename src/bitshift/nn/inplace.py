@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from bitshift.nn.plan import ConvertError
-from bitshift.nn.trace import Flow
+from bitshift.nn.trace import Flow, argument
 
 _WRITERS: dict[Any, Any] = {
     operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
@@ -59,7 +59,7 @@ def follow_writes(traced: fx.GraphModule) -> None:
 
 def _written(traced: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """The value that ``node`` changes in place, if it does."""
-    first = node.args[0] if node.args else node.kwargs.get("input")
+    first = argument(node, 0, "input")
     if not isinstance(first, fx.Node):
         return None
     if node.op == "call_module":
@@ -87,8 +87,7 @@ def _sharing(traced: fx.GraphModule, node: fx.Node) -> Iterator[fx.Node]:
         yield found
         below += [user for user in found.users if _is_view(traced, user)]
     child = node
-    while _is_view(traced, child) and isinstance(child.args[0], fx.Node):
-        parent = child.args[0]
+    while _is_view(traced, child) and isinstance(parent := argument(child, 0, "input"), fx.Node):
         yield parent
         if parent.target not in _PARTS:  # whose parts do not overlap
             for user in parent.users:

@@ -127,10 +127,13 @@ def open_run(path: Path) -> Run:
 
 def sample_images(data: TrainData, count: int, augment: Augment | None = None) -> Tensor:
     """At most ``count`` normalised images, by a fixed seed (files are often sorted by class), augmented if asked."""
-    data, augment = crops_at_decoding(data, augment)
     rows = np.random.default_rng(0).permutation(len(data))[:count]
-    with closing(data.batches([Request(rows=rows, place=(0, 0, 0))])) as batches:  # a crop at decoding is drawn by it
-        images, _ = next(batches)
+    cropped, augment = crops_at_decoding(data, augment)
+    if cropped is data:  # in this process: a batch is not worth a start of workers
+        images, _ = data.batch(rows)
+    else:
+        with closing(cropped.batches([Request(rows=rows, place=(0, 0, 0))])) as batches:  # the crop is drawn by place
+            images, _ = next(batches)
     return data.normalise(images if augment is None else augment(images, step_generator(0, 4)))
 
 

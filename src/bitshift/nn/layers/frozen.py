@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.core.fixed import FixedPoint
-from bitshift.core.formats import get_format
 from bitshift.nn.activations import ActQuant, FixedPointQuant
 from bitshift.nn.layers.base import IntegerForm, ShiftLayer
 from bitshift.nn.layers.conv import ShiftConv1d, ShiftConv2d, ShiftConv3d
@@ -21,6 +20,7 @@ from bitshift.nn.layers.transposed import (
     ShiftConvTranspose3d,
     check_output_size,
 )
+from bitshift.nn.ops import decode
 
 OPS = torch.ops.bitshift
 
@@ -111,8 +111,7 @@ class FrozenFloatLayer(_Window):
     @property
     def weight(self) -> Tensor:
         """The effective weight ``(O, ...)``, for a forward that reads it (a tied head as ``F.linear(x, e.weight)``)."""
-        levels = torch.tensor(get_format(self.format).levels, dtype=torch.float32, device=self.codes.device)
-        return levels[self.codes.long()] * self.scale.view(-1, *[1] * (self.codes.dim() - 1))
+        return decode(self.codes, self.format) * self.scale.view(-1, *[1] * (self.codes.dim() - 1))
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """``(N, I, ...)``, or the ids of an embedding."""

@@ -114,7 +114,7 @@ def index_folder(root: Path, *, cache: bool = True) -> FolderIndex:
             f"{root}: no folder CLASS/ with {', '.join(SUFFIXES[:3])} files in it, "
             f"nor {' or '.join(ANNOTATIONS)} beside images"
         )
-    flat = root / "images" if (root / "images").is_dir() else root
+    flat = _where_images_lie(root)
     beside = [root.parent / "train"] if (root.parent / "train").is_dir() else []  # numbers are those of its folders
     stamp, newest = _stamp(root, [*folders.values()] if note is None else [flat, note, *beside])
     stored = cache_dir() / f"index-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]}.npz"
@@ -131,11 +131,16 @@ def index_folder(root: Path, *, cache: bool = True) -> FolderIndex:
     return found
 
 
+def _where_images_lie(folder: Path) -> Path:
+    """``folder/images`` where there is one (Tiny-ImageNet), else ``folder``."""
+    return folder / "images" if (folder / "images").is_dir() else folder
+
+
 def _class_folders(root: Path) -> dict[str, Path]:
     """The class folders in ``root`` by name, sorted; the value is where the images lie."""
     with os.scandir(root) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    found = {name: root / name / "images" if (root / name / "images").is_dir() else root / name for name in names}
+    found = {name: _where_images_lie(root / name) for name in names}
     return {name: path for name, path in found.items() if _holds_images(path)}
 
 
@@ -146,7 +151,7 @@ def class_folders(root: Path) -> list[str]:
 
 def find_annotation(root: Path) -> Path | None:
     """The file that gives the classes of a flat folder: in it, or up to four folders above (ImageNet's own layout)."""
-    if not _holds_images(root / "images" if (root / "images").is_dir() else root):
+    if not _holds_images(_where_images_lie(root)):
         return None
     return next((p / n for p in (root, *root.resolve().parents[:4]) for n in ANNOTATIONS if (p / n).is_file()), None)
 
@@ -160,8 +165,7 @@ def says_classes(root: Path) -> bool:
         return True
     if (note := find_annotation(root)) is None:
         return False
-    flat = root / "images" if (root / "images").is_dir() else root
-    return _stem(_images(flat)[0]) in _annotated(note)
+    return _stem(_images(_where_images_lie(root))[0]) in _annotated(note)
 
 
 def _is_image(name: str) -> bool:

@@ -23,7 +23,7 @@ test test-all bench: export OMP_NUM_THREADS ?= 1
 NATIVE := $(wildcard CMakeLists.txt) $(shell find cpp -type f 2>/dev/null)
 HAVE_COMPILER := command -v "$${CC:-cc}" >/dev/null && command -v "$${CXX:-c++}" >/dev/null
 RESULTS := bench/results
-BENCH_SHARED := bench/common.py bench/cifar_cases.py bench/freezing_plots.py bench/nets.py bench/torch_nets.py
+BENCH_SHARED := bench/common.py bench/cifar_cases.py bench/freezing_plots.py bench/nets.py bench/seeds.py bench/torch_nets.py
 # Benchmarks on data sets, and on published networks, that are the user's to give.
 BENCH_CIFAR := $(wildcard bench/cifar_*.py)
 BENCH_DATA := $(patsubst %,bench/%.py,bf16_latents freezing mcu_nets mnist_table transfer transfer_segmentation)

@@ -17,21 +17,22 @@ SGD; 0.003 and 0.02 were seen too). Integer rows are exported; their accuracy is
 and its multiplications are counted.
 
 Runs lie in --work and are resumed; --train names rows, so that several processes can share the work (one thread each).
-The table holds every run that is finished, and rows of the JSON that have no run here stay as they are. An epoch takes
+The table holds every run that is finished, here or in the JSON, which keeps what each seed reached. An epoch takes
 one Zen 4 core about 100 s. The rows are in bench/cifar_cases.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import seeds
 import torch
 from cifar_cases import HELD_OUT, TABLES, Case
 from common import Row, arguments, kept, main
@@ -54,6 +55,8 @@ from bitshift.train.models import build, strip_module_prefix
 FILE = "net.safetensors"
 EPOCHS = {"pretrained": 3, "scratch": 15, "probes": 3, "decays": 5}
 """Budget of each table."""
+OF_FILE = ("file", "multiplications")
+"""Metrics of the first seed's file."""
 
 
 def published(state: Path) -> nn.Module:
@@ -139,23 +142,12 @@ def train(case: Case, options: argparse.Namespace, seed: int) -> None:
         export_network(model.eval(), data[0], where / FILE)
 
 
-def figures(case: Case, options: argparse.Namespace) -> list[Row]:
-    """Rows of the finished runs of ``case``: mean and standard deviation over the seeds; none before the first."""
-    accuracies, losses, budgets = [], [], set()
-    for seed in options.seeds or range(case.seeds):
-        run = folder(case, options, seed)
-        lines = (run / "metrics.jsonl").read_text().splitlines() if run.exists() else []
-        results = [found for line in lines if (found := json.loads(line))["kind"] == "result"]
-        if results:
-            accuracies.append(100 * results[-1]["valid_accuracy"])
-            losses.append(results[-1]["valid_loss"])
-            trained = json.loads((run / "config.json").read_text())["train"]
-            budgets.add((trained["epochs"], trained["lr"]))
-    if not accuracies:
-        return []
-    if len(budgets) > 1:
-        raise SystemExit(f"{case.name}: runs of (epochs, lr) {sorted(budgets)} in {options.work}; a row has one budget")
-    ((epochs, lr),) = budgets
+def figures(case: Case, options: argparse.Namespace, before: list[Row]) -> list[Row]:
+    """Mean and standard deviation of ``case`` over its seeds; ``before``, its rows so far, if no seed is known."""
+    found = seeds.results(options, case.name, {s: folder(case, options, s) for s in options.seeds or range(case.seeds)})
+    if not found:
+        return before
+    accuracies, config = [result["accuracy"] for result in found.values()], next(iter(found.values()))["train"]
     spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
     rows_of = "held-out" if options.table in HELD_OUT else "test"
     rows = [
@@ -163,26 +155,32 @@ def figures(case: Case, options: argparse.Namespace) -> list[Row]:
             case=case.name, metric=f"{rows_of} accuracy", value=round(statistics.mean(accuracies), 2), unit="%",
             runs=len(accuracies), spread=round(spread, 3),
         ),
-        Row(case=case.name, metric=f"{rows_of} loss", value=statistics.mean(losses), unit="nat", runs=len(losses)),
+        Row(
+            case=case.name, metric=f"{rows_of} loss", value=statistics.mean(r["loss"] for r in found.values()),
+            unit="nat", runs=len(accuracies),
+        ),
         Row(case=case.name, metric="seeds", value=len(accuracies), unit="runs"),
-        Row(case=case.name, metric="epochs", value=epochs, unit="epochs"),
-        Row(case=case.name, metric="peak lr", value=lr, unit="lr"),
+        Row(case=case.name, metric="epochs", value=config["epochs"], unit="epochs"),
+        Row(case=case.name, metric="peak lr", value=config["lr"], unit="lr"),
     ]  # fmt: skip
-    return rows + (file_figures(case, options, accuracies[0]) if case.integer else [])
+    if not case.integer:
+        return rows
+    return rows + (file_figures(case, options, found) or [x for x in before if x.metric in OF_FILE])
 
 
-def file_figures(case: Case, options: argparse.Namespace, accuracy: float) -> list[Row]:
-    """Size and multiplications of the first seed's file, whose accuracy in the engine must be the run's."""
-    path = folder(case, options, (options.seeds or [0])[0]) / FILE
+def file_figures(case: Case, options: argparse.Namespace, results: Mapping[int, dict[str, Any]]) -> list[Row]:
+    """Size and multiplications of the first seed's file, whose accuracy in the engine must be the run's; none yet."""
+    seed = (options.seeds or [0])[0]
+    path = folder(case, options, seed) / FILE
     if not path.exists():
         return []
     model = runtime.load(path, backend="engine")
-    found = 100 * evaluate_file(model, splits(options, case)[1]).accuracy
+    found, accuracy = 100 * evaluate_file(model, splits(options, case)[1]).accuracy, results[seed]["accuracy"]
     if abs(found - accuracy) > 1e-6:
         raise SystemExit(f"{case.name}: the run reached {accuracy} %, its file in the engine {found} %")
     return [
-        Row(case=case.name, metric="file", value=round(path.stat().st_size / 1e3, 1), unit="kB"),
-        Row(case=case.name, metric="multiplications", value=count(model.graph).total.multiplications, unit="an image"),
+        Row(case=case.name, metric=OF_FILE[0], value=round(path.stat().st_size / 1e3, 1), unit="kB"),
+        Row(case=case.name, metric=OF_FILE[1], value=count(model.graph).total.multiplications, unit="an image"),
     ]
 
 
@@ -201,7 +199,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
             for seed in options.seeds or range(case.seeds):
                 train(case, options, seed)
     before = kept(options)
-    return [row for case in cases for row in figures(case, options) or [x for x in before if x.case == case.name]]
+    return [row for case in cases for row in figures(case, options, [x for x in before if x.case == case.name])]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,23 +6,22 @@ The recipes (`bitshift train --list deepshift_q_mnist`) are the paper's: batch 6
 16.16 fixed-point activations. The paper trains 10 epochs of 60,000 digits; --epochs says how many of the given set
 (default: 30 FC, 20 Conv), the same for every row of a net, so that one from the float net has two such budgets, as in
 the paper. Gaps are to the float net of the same seed. Runs lie in --work and are resumed; the table holds every run
-that is finished, --train names a part.
+that is finished, here or in the JSON, which keeps what each seed reached; --train names a part.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
+import seeds
 import torch
-from common import Row, arguments, main
+from common import Row, arguments, kept, main
 
 from bitshift.cli.recipes import recipe_plan
 from bitshift.cli.training import Plan, open_splits, train
@@ -76,14 +75,6 @@ def plan(options: argparse.Namespace, net: str, row: str, seed: int) -> Plan:
     )  # fmt: skip
 
 
-def result(options: argparse.Namespace, net: str, row: str, seed: int) -> float | None:
-    """Test accuracy of a finished run in per cent."""
-    file = folder(options, net, row, seed) / "metrics.jsonl"
-    lines: list[dict[str, Any]] = [json.loads(x) for x in file.read_text().splitlines()] if file.exists() else []
-    found = [x for x in lines if x["kind"] == "result"]
-    return 100 * found[-1]["valid_accuracy"] if found else None
-
-
 def summary(case: str, metric: str, values: list[float], unit: str, against: str = "") -> Row:
     """Median and interquartile range over the seeds."""
     low, high = np.percentile(values, [25, 75])
@@ -93,16 +84,22 @@ def summary(case: str, metric: str, values: list[float], unit: str, against: str
     )  # fmt: skip
 
 
-def figures(options: argparse.Namespace, net: str, row: str) -> Iterator[Row]:
-    """What the finished runs of one row say, beside the paper's figures."""
-    case = f"{NETS[net]}, {row}"
-    done = {seed: value for seed in options.seeds if (value := result(options, net, row, seed)) is not None}
+def figures(options: argparse.Namespace, net: str, row: str, before: list[Row]) -> Iterator[Row]:
+    """What the finished runs of one row say, beside the paper's figures; ``before``, its rows so far, without any."""
+    case, twin = f"{NETS[net]}, {row}", f"{NETS[net]}, {FLOAT}"
+
+    def accuracies(case: str, row: str) -> dict[int, float]:
+        found = seeds.results(options, case, {s: folder(options, net, row, s) for s in options.seeds})
+        return {seed: result["accuracy"] for seed, result in found.items()}
+
+    done = accuracies(case, row)
     if not done:
+        yield from (x for x in before if x.case == case)
         return
     yield summary(case, "test accuracy", list(done.values()), "%")
     if row != FLOAT:
-        floats = {seed: result(options, net, FLOAT, seed) for seed in done}
-        gaps = [value - twin for seed, value in done.items() if (twin := floats[seed]) is not None]
+        floats = accuracies(twin, FLOAT)
+        gaps = [value - floats[seed] for seed, value in done.items() if seed in floats]
         if gaps:
             yield summary(case, "gap to float", gaps, "points", "float, same seed")
         paper = published(net, row) - published(net, FLOAT)
@@ -124,7 +121,8 @@ def rows(options: argparse.Namespace) -> list[Row]:
             for row in ROWS:
                 if options.train is None or row in options.train:
                     train(plan(options, net, row, seed), data, folder(options, net, row, seed))
-    return [line for net in NETS for row in ROWS for line in figures(options, net, row)]
+    before = kept(options)
+    return [line for net in NETS for row in ROWS for line in figures(options, net, row, before)]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from emulated.host import missing
 from bitshift.backends.c99.boards import BOARDS
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
-SHARED = {"common.py", "nets.py", "torch_nets.py", "freezing_plots.py", "cifar_cases.py"}
+SHARED = {"common.py", "nets.py", "torch_nets.py", "freezing_plots.py", "cifar_cases.py", "seeds.py"}
 NEEDS_DATA = {"mcu_exact.py", "bf16_latents.py", "freezing.py", "transfer.py", "transfer_segmentation.py"}
 """Beside cifar_*.py: they train on data sets that a test does not have."""
 FILES = sorted(path for path in BENCH.glob("*.py") if path.name not in SHARED)

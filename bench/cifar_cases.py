@@ -84,6 +84,7 @@ DENSE: dict[str, Any] = {"method": "denseshift", "options": {"std": 0.03}, **END
 S3 = {"method": "s3", "bits": 3, **ENDS}
 UNIFORM = {"method": "uniform", "bits": 3, "init": "pretrained", **ENDS}
 STEPS = {"options": {"lr_step": 0.0009}}
+DEEPSHIFT_Q = {"method": "deepshift_q", "bits": 5, "init": "pretrained"}
 FORGET: dict[str, Any] = {"latent_decay": 0.1}
 
 
@@ -95,7 +96,7 @@ SCRATCH = (
     _radam("float", None, seeds=3, **FORGET),
     _radam("float, weight decay 0.1", None, weight_decay=0.1),
     Case(name="float, SGD", shift=None, lr=0.1),
-    Case(name="DeepShift-Q-5", shift={"method": "deepshift_q", "bits": 5, "init": "pretrained"}, lr=0.01),
+    Case(name="DeepShift-Q-5", shift=DEEPSHIFT_Q, lr=0.01),
     Case(
         name="DeepShift-PS-5",
         lr=0.1,
@@ -112,8 +113,8 @@ SCRATCH = (
 """From random weights; no teacher. DeepShift and uniform convert the random float net, as DeepShift's script does."""
 
 
-def _probe(name: str, shift: dict[str, Any] | None, optimizer: str, lr: float) -> Case:
-    return Case(name=f"{name}, {optimizer} {lr:g}", shift=shift, lr=lr, optimizer=optimizer.lower())
+def _probe(name: str, shift: dict[str, Any] | None, optimizer: str, lr: float, **train: Any) -> Case:
+    return Case(name=f"{name}, {optimizer} {lr:g}", shift=shift, lr=lr, optimizer=optimizer.lower(), train=train)
 
 
 def _dense(deviation: float, optimizer: str, lr: float) -> Case:
@@ -131,6 +132,9 @@ PROBES = (
     _dense(0.03, "RAdam", 0.1),
     *(_probe("uniform-3", UNIFORM, "RAdam", lr) for lr in (0.003, 0.03)),
     _probe("S3-3", S3, "RAdam", 0.03),
+    _probe("DeepShift-Q-5", DEEPSHIFT_Q, "SGD", 0.1),
+    *(_probe("DeepShift-Q-5", DEEPSHIFT_Q, "RAdam", lr) for lr in (0.003, 0.01)),
+    *(_probe("DeepShift-Q-5 with decay 0.1", DEEPSHIFT_Q, "RAdam", lr, **FORGET) for lr in (0.01, 0.03)),
 )
 """Optimisers and rates from scratch, judged on training rows that are held out."""
 

@@ -171,12 +171,14 @@ def _level_forward(x, scale, levels, thresholds, w, size, inner, top, COUNT: tl.
 
 @triton.jit
 def _level_backward(
-    g, x, scale, levels, thresholds, dx, sums, inner, top, COUNT: tl.constexpr, LEARNED: tl.constexpr,
+    g, x, scale, levels, thresholds, dx, sums, inner, blocks, top, COUNT: tl.constexpr, LEARNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    # a program has a block of one channel, so that the sums of a channel are added in one order
-    group, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    at = block * BLOCK + tl.arange(0, BLOCK)
+    # a program has one of the blocks of one channel, so that the sums of a channel are added in one order; one axis of
+    # programs, because CUDA's second one ends at 65,535, which a scale for a whole tensor of 64 Mi weights is beyond
+    program = tl.program_id(0).to(tl.int64)
+    group = program // blocks
+    at = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     inside, i = at < inner, group * inner + at
     v = tl.div_rn(tl.load(x + i, inside, other=0.0).to(tl.float32), tl.load(scale + group))
     slope = tl.load(g + i, inside, other=0.0)
@@ -184,7 +186,7 @@ def _level_backward(
     tl.store(dx + i, _as(slope * within.to(tl.float32), dx.dtype.element_ty), inside)
     if LEARNED:
         part = slope * (_level(v, levels, thresholds, top, COUNT) - tl.where(within, v, 0.0))
-        tl.store(sums + group * tl.num_programs(1) + block, tl.sum(tl.where(inside, part, 0.0), 0))
+        tl.store(sums + program, tl.sum(tl.where(inside, part, 0.0), 0))
 
 
 def _tables(levels: Levels, device: torch.device) -> tuple[Tensor, Tensor, int]:
@@ -217,9 +219,9 @@ def level_backward(
     groups, inner = rows(latent, scale)
     shape = (groups, triton.cdiv(inner, BLOCK))
     out, sums = torch.empty_like(latent), torch.empty(shape, device=latent.device)
-    _level_backward[shape](
-        grad.float().contiguous(), latent, scale, table, thresholds, out, sums, inner, float(levels.top), COUNT=count,
-        LEARNED=learned, BLOCK=BLOCK,
+    _level_backward[(shape[0] * shape[1],)](
+        grad.float().contiguous(), latent, scale, table, thresholds, out, sums, inner, shape[1], float(levels.top),
+        COUNT=count, LEARNED=learned, BLOCK=BLOCK,
     )  # fmt: skip
     return out, sums.double().sum(1).float() if learned else None
 

@@ -482,6 +482,30 @@ def test_dropout_follows_the_training_flag_after_tracing():
     assert any(isinstance(m, nn.Dropout) and m.p == 0.5 for m in result.modules())
 
 
+@pytest.mark.parametrize(
+    ("drop", "said"),
+    [
+        (lambda net, x: F.dropout(x, 0.25), True),
+        (lambda net, x: F.dropout2d(x, training=True), True),
+        (lambda net, x: torch.dropout(x, 0.25, True), True),
+        (lambda net, x: F.dropout(x, 0.25, net.training), False),
+        (lambda net, x: torch.dropout(x, 0.25, train=net.training), False),
+        (lambda net, x: F.alpha_dropout(x, 0.25), False),
+    ],
+)
+def test_dropout_that_was_on_in_eval_is_reported(drop, said: bool):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(drop(self, self.first(x)))
+
+    _, report = convert(Net().eval(), ShiftConfig(activations=8), sample=torch.randn(2, 3, 8, 8))
+    assert ("on in eval, too, in the float network" in str(report)) is said
+
+
 def test_the_training_flag_is_kept():
     result, _ = convert(build("ResNet").eval(), ShiftConfig(activations=8), sample=batch("ResNet"))
     assert not any(m.training for m in result.modules())

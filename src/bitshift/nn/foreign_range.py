@@ -18,9 +18,9 @@ class KnownRange(nn.Module):
         super().__init__()
         self.scale, self.zero_point, self.low, self.high = scale, zero_point, low, high
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Any shape."""
-        return x
+        return input
 
     def quantiser(self, most_bits: int) -> ActQuant | str:
         """The very same grid as a quantiser of at most ``most_bits`` bits, or why there is none."""

@@ -26,7 +26,7 @@ from bitshift.nn.layers.frozen import (
 )
 from bitshift.nn.layers.pointwise import Pointwise
 from bitshift.nn.layers.pool import AvgPool, SplitAvgPool
-from bitshift.nn.observe import as_args
+from bitshift.nn.observe import as_args, first_input
 from bitshift.nn.ops import power_of_two
 
 _SEEN = 2.0**-9
@@ -232,10 +232,10 @@ def _record(
     hooks = []
     for path in paths:
 
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any, path: str = path) -> None:
-            recorded.append((path, inputs[0].detach(), output.detach()))
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, path: str = path) -> None:
+            recorded.append((path, first_input(args, kwargs).detach(), output.detach()))
 
-        hooks.append(model.get_submodule(path).register_forward_hook(hook))
+        hooks.append(model.get_submodule(path).register_forward_hook(hook, with_kwargs=True))
     try:
         with torch.no_grad():
             output = model(*args)

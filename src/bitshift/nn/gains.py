@@ -21,6 +21,7 @@ from bitshift.nn.layers import ShiftLayer
 from bitshift.nn.method import Method
 from bitshift.nn.modes import kept_modes
 from bitshift.nn.norms import ShiftNorm
+from bitshift.nn.observe import first_input
 from bitshift.nn.plan import Choice, make_method
 
 _LEAST = 1e-3
@@ -75,11 +76,11 @@ def match_gains(model: nn.Module, x: Tensor, *, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     targets = _float_deviations(model, x)
 
-    def match(layer: ShiftLayer, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def match(layer: ShiftLayer, x: Tensor, output: Tensor) -> Tensor | None:
         unmatched, norm = layer.unmatched, layer.norm
         if unmatched is None or norm is None:
             return None  # called before in this forward
-        x = args[0].float()
+        x = x.float()
         target = targets[layer] if layer in targets else norm.running_var.double().sqrt()
         found = _deviation(layer._convolve(x, layer.method.weight()))
         live = (target > _LEAST * target.max()) & (found > 0)
@@ -105,8 +106,8 @@ def _float_deviations(model: nn.Module, x: Tensor) -> dict[ShiftLayer, Tensor]:
     layers = [layer for layer in unmatched_layers(model) if isinstance(layer.unmatched, Unmatched)]
     found: dict[ShiftLayer, Tensor] = {}
 
-    def run_float(layer: ShiftLayer, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        y = layer._convolve(args[0].float(), layer.unmatched.weight.to(args[0].device))
+    def run_float(layer: ShiftLayer, x: Tensor, output: Tensor) -> Tensor:
+        y = layer._convolve(x.float(), layer.unmatched.weight.to(x.device))
         found[layer] = _deviation(y)
         shift = layer.norm.bias - layer.norm.running_mean  # type: ignore[union-attr, operator]
         return (y + layer._per_channel(shift)).to(output.dtype)
@@ -118,9 +119,15 @@ def _float_deviations(model: nn.Module, x: Tensor) -> dict[ShiftLayer, Tensor]:
 
 
 @contextmanager
-def _hooked(layers: Iterable[ShiftLayer], hook: Callable[..., Tensor | None]) -> Iterator[None]:
-    """``hook`` behind the forward of each of ``layers``."""
-    handles = [layer.register_forward_hook(hook) for layer in layers]
+def _hooked(
+    layers: Iterable[ShiftLayer], hook: Callable[[ShiftLayer, Tensor, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """``hook`` behind the forward of each of ``layers``: of the layer, its input and its output."""
+
+    def behind(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+        return hook(layer, first_input(args, kwargs), output)
+
+    handles = [layer.register_forward_hook(behind, with_kwargs=True) for layer in layers]
     try:
         yield
     finally:

@@ -10,20 +10,14 @@ import torch
 from torch import fx, nn
 
 from bitshift.nn.plan import ConvertError
-from bitshift.nn.trace import Flow, argument
+from bitshift.nn.trace import VIEWS, Flow, argument
 
 _WRITERS: dict[Any, Any] = {
     operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }  # fmt: skip
 """Statements like ``x += y``, and what gives the same value without a write."""
-_VIEWS: set[Any] = {
-    operator.getitem, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.transpose, torch.permute,
-    torch.chunk, torch.split, torch.narrow, torch.swapaxes, torch.movedim, torch.unbind,
-    "flatten", "reshape", "view", "squeeze", "unsqueeze", "transpose", "permute", "contiguous", "chunk", "split",
-    "narrow", "view_as", "reshape_as", "t", "unflatten", "movedim", "swapaxes", "expand", "expand_as", "unbind",
-    "detach",
-}  # fmt: skip
+_VIEWS: set[Any] = VIEWS | {torch.unbind, "unbind", "expand", "expand_as", "detach"}
 _PARTS: set[Any] = {torch.chunk, torch.split, torch.unbind, "chunk", "split", "unbind"}
 _VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten)
 

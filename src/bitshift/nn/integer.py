@@ -181,6 +181,12 @@ class _Conversion:
             }
             cls = kinds.get(name, nn.Dropout)
             path = self.add_module(node.name, cls(argument(node, 1, "p", 0.5)))
+            always = (
+                "alpha" not in name
+            )  # what functional.*dropout* does without a word; with torch.dropout's it is there
+            if argument(node, 2, "train" if node.target is torch.dropout else "training", always) is True:
+                note = "on in eval, too, in the float network (training=True, or left out); here in training only"
+                self.extra.append(Row(path=path, was=name, became=cls.__name__, note=note))
             new = self.insert(node, path, (self.flow.source(node),))
             self.swap(node, new)
 

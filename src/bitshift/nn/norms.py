@@ -85,22 +85,22 @@ class AffineNorm(ChannelNorm):
         gain = self.weight.double() / torch.sqrt(self.running_var.double() + self.eps)
         return gain, self.bias.double() - self.running_mean.double() * gain
 
-    def forward(self, y: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(N, C, ...)`` normalised, in the dtype of ``y``."""
         if not self.training:
-            return self._affine(y)
+            return self._affine(input)
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
         rate = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
         mean, variance = self.running_mean, self.running_var
         # batch_norm wants parameters of the statistics' type; a half input goes with float32, any other with its own
-        wide = torch.promote_types(torch.promote_types(y.dtype, mean.dtype), torch.float32)
-        half = y.dtype in (torch.bfloat16, torch.float16) and wide == torch.float32
-        x, weight, bias = y if half else y.to(wide), self.weight.to(wide), self.bias.to(wide)
+        wide = torch.promote_types(torch.promote_types(input.dtype, mean.dtype), torch.float32)
+        half = input.dtype in (torch.bfloat16, torch.float16) and wide == torch.float32
+        x, weight, bias = input if half else input.to(wide), self.weight.to(wide), self.bias.to(wide)
         if mean.dtype == wide:
-            return F.batch_norm(x, mean, variance, weight, bias, True, rate, self.eps).to(y.dtype)
+            return F.batch_norm(x, mean, variance, weight, bias, True, rate, self.eps).to(input.dtype)
         taken = mean.to(wide), variance.to(wide)
-        out = F.batch_norm(x, *taken, weight, bias, True, rate, self.eps).to(y.dtype)
+        out = F.batch_norm(x, *taken, weight, bias, True, rate, self.eps).to(input.dtype)
         with torch.no_grad():
             mean.copy_(taken[0])
             variance.copy_(taken[1])
@@ -218,19 +218,19 @@ class ShiftNorm(ChannelNorm):
         self.running_mean.lerp_(mean, rate)
         self.running_var.lerp_(variance * (count / max(count - 1, 1)), rate)
 
-    def forward(self, y: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(N, C, ...)`` normalised, in the dtype of ``y``."""
         if not self.training:
-            return self._affine(y)
-        with torch.autocast(y.device.type, enabled=False):
+            return self._affine(input)
+        with torch.autocast(input.device.type, enabled=False):
             with torch.no_grad():
-                mean, variance, count = self._batch_moments(y.detach())
+                mean, variance, count = self._batch_moments(input.detach())
                 self._update(mean, variance, count)
                 gain = power_of_two(self.exponent()).to(mean.dtype)
             if self.log2_gain is not None:
                 gain = gain * torch.exp((self.log2_gain - self.log2_gain.detach()) * 0.6931471805599453)
             follows = None if self.log2_gain is None else variance.clamp_min(_LEAST_VARIANCE) + self.eps
-            return self._normalised(y, mean, follows, gain, count)
+            return self._normalised(input, mean, follows, gain, count)
 
     def _batch_moments(self, y: Tensor) -> tuple[Tensor, Tensor, int]:
         """Mean, biased variance and number of values of each channel of the batch."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -42,6 +42,11 @@ def run_sample(run: Callable[..., Any], sample: Tensor | Sequence[Any]) -> None:
         raise ConvertError(f"the sample ({shapes}) does not run through the model: {first}") from error
 
 
+def first_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a layer was called on, by its place or as ``input``; None: on nothing."""
+    return args[0] if args else kwargs.get("input")
+
+
 def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrder:
     """Run ``model`` on ``sample`` in eval mode with hooks, changing nothing; without one, read the registration.
 
@@ -61,15 +66,15 @@ def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrde
             calls.append(module)
         produced.append((output, module))
 
-    def before_norm(norm: nn.Module, args: tuple[Any, ...]) -> None:
-        normed.update({layer: norm for output, layer in produced if args and args[0] is output})
+    def before_norm(norm: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        normed.update({layer: norm for output, layer in produced if first_input(args, kwargs) is output})
 
     hooks = []
     for module in model.modules():
         if isinstance(module, LAYERS):
             hooks.append(module.register_forward_hook(after_layer))
         elif isinstance(module, NORMS):
-            hooks.append(module.register_forward_pre_hook(before_norm))
+            hooks.append(module.register_forward_pre_hook(before_norm, with_kwargs=True))
     try:
         with kept_modes(model):
             model.eval()
@@ -80,4 +85,4 @@ def observe(model: nn.Module, sample: Tensor | Sequence[Any] | None) -> CallOrde
     return CallOrder(calls, normed)
 
 
-__all__ = ["CallOrder", "as_args", "observe", "run_sample"]
+__all__ = ["CallOrder", "as_args", "first_input", "observe", "run_sample"]

@@ -48,13 +48,16 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 _RELU: set[Any] = {F.relu, F.relu_, torch.relu, torch.relu_, F.relu6, "relu", "relu_"}
 _CLAMP: set[Any] = {torch.clamp, torch.clamp_min, torch.clip, F.hardtanh, "clamp", "clamp_", "clamp_min", "clip"}
-_SHAPE: set[Any] = {
+VIEWS: set[Any] = {
+    operator.getitem, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.transpose, torch.permute,
+    torch.chunk, torch.split, torch.narrow, torch.swapaxes, torch.movedim, "flatten", "reshape", "view", "squeeze",
+    "unsqueeze", "transpose", "permute", "contiguous", "chunk", "split", "narrow", "view_as", "reshape_as", "t",
+    "unflatten", "movedim", "swapaxes",
+}  # fmt: skip
+"""Integers pass through these, and the result may lie in the memory of the argument."""
+_SHAPE: set[Any] = VIEWS | {
     F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d,
-    F.max_pool3d, torch.max_pool3d, F.adaptive_max_pool3d,
-    torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.transpose, torch.permute, torch.chunk,
-    torch.split, torch.narrow, torch.swapaxes, torch.movedim, operator.getitem, F.pixel_shuffle, F.channel_shuffle,
-    F.pad, "flatten", "reshape", "view", "squeeze", "unsqueeze", "transpose", "permute", "contiguous", "chunk",
-    "split", "narrow", "clone", "view_as", "reshape_as", "t", "unflatten", "movedim", "swapaxes",
+    F.max_pool3d, torch.max_pool3d, F.adaptive_max_pool3d, F.pixel_shuffle, F.channel_shuffle, F.pad, "clone",
 }  # fmt: skip
 _ADD: set[Any] = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _UPSAMPLE: set[Any] = {F.interpolate, F.upsample}
@@ -385,4 +388,4 @@ class Flow:
         return isinstance(low, (int, float)) and low >= 0
 
 
-__all__ = ["BATCH_NORMS", "Flow", "Kind", "argument", "function_of", "propagate_shapes", "trace"]
+__all__ = ["BATCH_NORMS", "VIEWS", "Flow", "Kind", "argument", "function_of", "propagate_shapes", "trace"]

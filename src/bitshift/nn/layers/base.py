@@ -323,21 +323,21 @@ class ShiftLayer(nn.Module, ABC):
             y = y + self._per_channel(self.float_bias()).to(y.dtype)
         return y if self.norm is None else self.norm(y)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(N, I, ...)`` to ``(N, O, ...)`` (linear: ``(..., I)`` to ``(..., O)``)."""
         if self.input_quant is not None:
-            x = self.input_quant(x)
+            input = self.input_quant(input)
         if self.training or (self._input and self._input[0].observing):
-            return self._float(x)
+            return self._float(input)
         with torch.no_grad():
             if self._input:
-                value = self._exact(x, self.integer_form())
+                value = self._exact(input, self.integer_form())
             else:
-                value = self._exact_float(x, self.method.codes(), self.method.scale(), self.float_bias())
-                value = value.to(x.dtype) if x.is_floating_point() else value
+                value = self._exact_float(input, self.method.codes(), self.method.scale(), self.float_bias())
+                value = value.to(input.dtype) if input.is_floating_point() else value
                 value = value if self.norm is None else self.norm(value)
-        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
-            return _Replace.apply(value, self._float(x.float()))  # type: ignore[no-any-return]
+        if torch.is_grad_enabled() and (input.requires_grad or any(p.requires_grad for p in self.parameters())):
+            return _Replace.apply(value, self._float(input.float()))  # type: ignore[no-any-return]
         return value
 
     def extra_repr(self) -> str:

@@ -82,10 +82,10 @@ class SpatialLayer(ShiftLayer):
     def _per_channel(self, v: Tensor) -> Tensor:
         return v.view(-1, *[1] * self.axes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(N, I, *spatial)`` or ``(I, *spatial)``."""
-        single = x.dim() == self.axes + 1
-        y = super().forward(x.unsqueeze(0) if single else x)
+        single = input.dim() == self.axes + 1
+        y = super().forward(input.unsqueeze(0) if single else input)
         return y.squeeze(0) if single else y
 
 

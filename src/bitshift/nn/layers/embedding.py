@@ -90,17 +90,17 @@ class ShiftEmbedding(ShiftLayer):
                 codes, gain, torch.zeros_like(gain), self.method.format, ONE, fit_int32=True, sums=largest
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Ids ``(...)`` to ``(..., E)``."""
         if self.training:
-            return self._float(x)
+            return self._float(input)
         with torch.no_grad():
             if self._integer:
-                value = self._exact(x, self.integer_form())
+                value = self._exact(input, self.integer_form())
             else:
-                value = self._exact_float(x, self.codes(), self.method.scale(), self.float_bias())
+                value = self._exact_float(input, self.codes(), self.method.scale(), self.float_bias())
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
-            return _Replace.apply(value, self._float(x))  # type: ignore[no-any-return]
+            return _Replace.apply(value, self._float(input))  # type: ignore[no-any-return]
         return value
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:

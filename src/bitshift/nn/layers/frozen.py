@@ -70,15 +70,15 @@ class FrozenLayer(_Window):
         for name in ("codes", "mult", "offset", "frac"):
             self.register_buffer(name, getattr(form, name).detach().clone())
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """``(N, I, ...)`` on the grid of ``input``, or the ids of an embedding."""
         if self.op == "embedding":
-            return OPS.embedding(x, self.codes, self.mult, self.frac, self.format, True)
+            return OPS.embedding(input, self.codes, self.mult, self.frac, self.format, True)
         integers = (self.codes, self.mult, self.offset, self.frac, self.format, self.input.frac)
         if self.op == "linear":
-            return OPS.linear(x, *integers, True)
-        x, single = self._batched(x)
-        y = getattr(OPS, self.op)(x, *integers, *self.window, True)
+            return OPS.linear(input, *integers, True)
+        input, single = self._batched(input)
+        y = getattr(OPS, self.op)(input, *integers, *self.window, True)
         check_output_size(y, output_size, self.axes)
         return y.squeeze(0) if single else y
 
@@ -113,17 +113,17 @@ class FrozenFloatLayer(_Window):
         """The effective weight ``(O, ...)``, for a forward that reads it (a tied head as ``F.linear(x, e.weight)``)."""
         return decode(self.codes, self.format) * self.scale.view(-1, *[1] * (self.codes.dim() - 1))
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """``(N, I, ...)``, or the ids of an embedding."""
         if self.op == "embedding":
-            return OPS.embedding_float(x, self.codes, self.scale, self.format)
+            return OPS.embedding_float(input, self.codes, self.scale, self.format)
         if self.input_quant is not None:
-            x = self.input_quant(x)
+            input = self.input_quant(input)
         weights = (self.codes, self.scale, self.bias, self.format)
-        x, single = self._batched(x)
-        y = getattr(OPS, f"{self.op}_float")(x, *weights, *self.window)
+        input, single = self._batched(input)
+        y = getattr(OPS, f"{self.op}_float")(input, *weights, *self.window)
         check_output_size(y, output_size, self.axes)
-        y = y.to(x.dtype) if x.dtype in (torch.bfloat16, torch.float16) else y
+        y = y.to(input.dtype) if input.dtype in (torch.bfloat16, torch.float16) else y
         return y.squeeze(0) if single else y
 
     def extra_repr(self) -> str:
@@ -138,9 +138,9 @@ class FrozenQuant(nn.Module):
         super().__init__()
         self.grid: FixedPoint = quant.grid
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Any shape."""
-        return OPS.quantize(x, self.grid.bits, self.grid.frac, self.grid.signed, "half_up")
+        return OPS.quantize(input, self.grid.bits, self.grid.frac, self.grid.signed, "half_up")
 
     def extra_repr(self) -> str:
         """The type."""
@@ -154,9 +154,9 @@ class FrozenFixedPoint(nn.Module):
         super().__init__()
         self.bits, self.frac, self.top, self.upper = quant.bits, quant.fraction_bits, quant.top, quant.upper
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Any shape."""
-        y = OPS.quantize(x, self.bits, self.frac, True, "floor")
+        y = OPS.quantize(input, self.bits, self.frac, True, "floor")
         return y.clamp(max=self.top) if self.upper == "deepshift" else y
 
     def extra_repr(self) -> str:
@@ -174,16 +174,16 @@ class FrozenAvgPool(nn.Module):
         self.padding = [p for p in pool.padding for _ in (0, 1)]
         self.power_of_two = pool.power_of_two
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(N, C, *spatial)``."""
-        kernel = self.kernel if self.kernel is not None else [int(n) for n in x.shape[2:]]
+        kernel = self.kernel if self.kernel is not None else [int(n) for n in input.shape[2:]]
         stride = self.stride or kernel
         padding = self.padding or [0] * (2 * len(kernel))
         area = 1
         for k in kernel:
             area *= k
         mult, shift = divisor(area, power_of_two=self.power_of_two)
-        return OPS.avg_pool(x, kernel, stride, padding, mult, shift, True)
+        return OPS.avg_pool(input, kernel, stride, padding, mult, shift, True)
 
 
 class FrozenSplitAvgPool(FrozenAvgPool):
@@ -193,9 +193,9 @@ class FrozenSplitAvgPool(FrozenAvgPool):
         super().__init__(pool)
         self._pool = (pool,)  # in a tuple: only its windows are wanted
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(N, C, *spatial)``."""
-        return self._pool[0].average(x, self._part)
+        return self._pool[0].average(input, self._part)
 
     def _part(self, x: Tensor, kernel: list[int], stride: list[int], area: int) -> Tensor:
         mult, shift = divisor(area, power_of_two=self.power_of_two)
@@ -214,9 +214,9 @@ class FrozenTable(nn.Module):
         self.fn, self.input, self.grid = function.fn, kind, quant.grid
         self.register_buffer("table", function.table(quant).to(device))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Any shape."""
-        return OPS.table(x, self.table, self.input.frac, self.input.signed, self.grid.frac)
+        return OPS.table(input, self.table, self.input.frac, self.input.signed, self.grid.frac)
 
     def extra_repr(self) -> str:
         """Function and types."""

@@ -57,9 +57,9 @@ class Pointwise(nn.Module):
         y = FUNCTIONS[self.fn](q * 2.0**-kind.frac, **self.options)
         return torch.floor(y * 2.0**out.frac + 0.5).clamp(out.lo, out.hi).int()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Any shape."""
-        return FUNCTIONS[self.fn](x if self.training else x.double(), **self.options)
+        return FUNCTIONS[self.fn](input if self.training else input.double(), **self.options)
 
     def extra_repr(self) -> str:
         """The function."""

@@ -63,15 +63,15 @@ class AvgPool(nn.Module):
         mult, shift = divisor(prod(kernel), power_of_two=self.power_of_two)
         return kernel, stride, padding, mult, shift
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(N, C, *spatial)``."""
-        kernel, stride, padding, mult, shift = self.window(x)
+        kernel, stride, padding, mult, shift = self.window(input)
         if self.training:
             pool = _POOLS[len(kernel) - 1]
             factor = prod(kernel) * mult * 2.0**-shift
-            y = pool(x, kernel, stride, padding[::2])
+            y = pool(input, kernel, stride, padding[::2])
             return y if factor == 1.0 else y * factor
-        return exact_avg_pool(x, kernel, stride, padding, mult, shift, wide=True)
+        return exact_avg_pool(input, kernel, stride, padding, mult, shift, wide=True)
 
     def extra_repr(self) -> str:
         """The window."""
@@ -120,9 +120,9 @@ class SplitAvgPool(AvgPool):
 
         return assemble(plan, part, lambda parts, axis: torch.cat(parts, dim=first + axis))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(N, C, *spatial)``."""
-        return self.average(x, self._train if self.training else self._exact)
+        return self.average(input, self._train if self.training else self._exact)
 
     def _train(self, x: Tensor, kernel: list[int], stride: list[int], area: int) -> Tensor:
         mult, shift = divisor(area, power_of_two=self.power_of_two)

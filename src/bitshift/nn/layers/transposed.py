@@ -76,9 +76,9 @@ class _ShiftConvTranspose(SpatialLayer):
         ]
         return torch.stack([part.flatten(1).sum(1) for part in parts]).amax(0)
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """``(N, I, *spatial)`` or ``(I, *spatial)``; ``output_size`` must be the size that the layer gives."""
-        y = super().forward(x)
+        y = super().forward(input)
         check_output_size(y, output_size, self.axes)
         return y
 

@@ -66,7 +66,8 @@ def _look(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     seen: dict[str, int] = {}
     looks = []
     for run in runs:
-        colour = next((c for name, c in COLOURS.items() if run["name"].startswith(name)), "#0a3069")
+        own = run["name"].lower().replace("-", "_")  # DeepShift-Q-5 is deepshift_q
+        colour = next((c for name, c in COLOURS.items() if own.startswith(name)), "#0a3069")
         looks.append((colour, DASHES[seen.get(colour, 0) % len(DASHES)]))
         seen[colour] = seen.get(colour, 0) + 1
     return looks

@@ -31,7 +31,7 @@ RECIPE = Recipe(
 - DenseShift's paper trains by SGD, rate 0.1, latents of deviation 0.001: the row "DenseShift-3, SGD". RAdam with wider
   latents that decay won the probes of docs/accuracy.md, and RAdam for the float network, S3 and uniform too.
 - latent_decay: without it latents wander so far from zero that the falling rate finds few that still can flip.
-- DeepShift's rates won probes of 100 steps.
+- The rates of DeepShift-PS and of DeepShift-Q under SGD won probes of 100 steps.
 - Norms, biases and scales do not decay here.
 """,
     reached=(
@@ -42,8 +42,11 @@ RECIPE = Recipe(
         ),
         Reached(model=NET, bits=None, flags=f"--method float {SGD}", source=TABLE, case="float, SGD", float_case=None),
         Reached(
+            model=NET, bits=5, flags=f"--method deepshift_q {EVERY_LAYER}", source=TABLE, case="DeepShift-Q-5",
+        ),
+        Reached(
             model=NET, bits=5, flags=f"--method deepshift_q --optimizer sgd --lr 0.01 {EVERY_LAYER} {DECAY}",
-            source=TABLE, case="DeepShift-Q-5",
+            source=TABLE, case="DeepShift-Q-5, SGD",
         ),
         Reached(
             model=NET, bits=5, flags=f"--method deepshift_ps --lr 0.1 {EVERY_LAYER} {DECAY}", source=TABLE,

@@ -131,6 +131,8 @@ def test_what_cannot_be_a_backbone_is_refused(source: Path, tmp_path: Path, caps
     said = refused("--backbone", str(source), "--bits", "2")
     assert "(4, 20, 1, 5, 5) there and (2, 20, 1, 5, 5) here" in said
     assert "Latents fit a network of the same model, method and format only: leave out --model" in said
+    said = refused("--backbone", str(source), "--method", "s3", "--bits", "3")
+    assert "layer 'conv1' was trained as denseshift in pot3d and is s3 in pot3 here" in said
     assert "leave out --method float" in refused("--backbone", str(source), "--method", "float")
     assert "--new-head takes patterns of module paths" in refused("--backbone", str(source), "--new-head", "head")
 

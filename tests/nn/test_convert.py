@@ -521,6 +521,52 @@ def test_uniform_without_a_multiplier_has_power_of_two_steps():
         assert bool((torch.frexp(scale)[0] == 0.5).all())
 
 
+def two_layers() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize(("method", "other"), [("s3", "apot"), ("apot", "s3")])
+def test_options_of_one_method_say_nothing_to_another_of_a_rule(method: str, other: str):
+    net, sample = two_layers(), torch.randn(2, 64)
+    configs = [
+        ShiftConfig(method=method, bits=3, init="pretrained", options=options, rules=(Rule(pattern="2", method=other),))
+        for options in ({}, {"alpha": 0.5})
+    ]
+    plain, told = (convert(copy.deepcopy(net), c, sample=sample, generator=generator())[0] for c in configs)
+    assert torch.equal(plain[2].weight, told[2].weight)
+    assert getattr(told[0].method, "alpha", None) == 0.5
+    assert getattr(told[2].method, "alpha", None) == getattr(plain[2].method, "alpha", None) != 0.5
+
+
+def test_apot_without_a_multiplier_has_scales_that_are_powers_of_two():
+    config = ShiftConfig(method="apot", bits=4, activations=8, init="pretrained")
+    result, report = convert(build("ResNet"), config, sample=batch("ResNet"))
+    for row in report.converted:
+        scale = result.get_submodule(row.path).method.scale()
+        assert bool((torch.frexp(scale)[0] == 0.5).all())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
+def test_deepshift_has_no_scale_from_scratch_whatever_follows(bits: int):
+    for method in ("deepshift_ps", "deepshift_q"):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(2304, 10))
+        config = ShiftConfig(method=method, bits=bits, init="random", activations="16.16")
+        result, _ = convert(net, config, sample=torch.randn(2, 2304), generator=generator())
+        levels = result[1].weight.detach().abs().log2()
+        assert float(levels.amax()) <= 0
+        assert bool((result[1].method.scale() == result[1].method.scale()[0]).all())
+
+
+def test_the_report_says_whose_format_a_tied_layer_takes():
+    net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    net[2].weight = net[0].weight
+    rules = (Rule(pattern="0", format="pot3d"), Rule(pattern="2", format="pot2d"))
+    config = ShiftConfig(method="nearest", init="pretrained", rules=rules)
+    result, report = convert(net, config, sample=torch.randn(2, 8))
+    assert "its weight is tied to '0', and so has pot3d too" in str(report)
+    assert [result[i].method.format.name for i in (0, 2)] == ["pot3d", "pot3d"]
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
 
 

@@ -224,6 +224,17 @@ def test_a_quantised_concatenation_keeps_its_axis_and_its_grid(by_name):
     assert grids == [(0.25, 128), (0.5, 100)]
 
 
+def test_signed_integers_of_a_graph_stay_signed():
+    class Signed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            q = torch.quantize_per_tensor(x, scale=0.25, zero_point=0, dtype=torch.qint8)
+            return torch.ops.quantized.add_relu(q, q, 0.5, 0).dequantize()
+
+    plain, _ = to_float(torch.fx.symbolic_trace(Signed()))
+    grids = [(m.low, m.high) for m in plain.modules() if isinstance(m, KnownRange)]
+    assert grids == [(-128, 127), (-128, 127)]
+
+
 def test_what_has_no_float_counterpart_is_named():
     quantised = ao.quantize_dynamic(nn.Sequential(nn.LSTM(3, 4)), {nn.LSTM}, dtype=torch.qint8)
     with pytest.raises(ConvertError, match=r"module '0' is a quantised LSTM of torch.ao.*convert the float model"):

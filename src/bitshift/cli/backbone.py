@@ -20,6 +20,7 @@ from bitshift.cli.runs import WEIGHTS
 from bitshift.cli.weightfile import read_state
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import ConversionReport, convert
+from bitshift.nn.method import Method
 from bitshift.nn.plan import CONVERTIBLE
 from bitshift.nn.transfer import TransferError, is_new, load_backbone
 from bitshift.train.models import published_state
@@ -119,6 +120,33 @@ def _advice(error: TransferError, state: Mapping[str, Tensor], spec: NetworkSpec
     return "Give the --model that was trained, or say with --new-head which parts are new"
 
 
+def _refuse_other_latents(backbone: Backbone, model: nn.Module, new: Sequence[str], generator: torch.Generator) -> None:
+    """CliError if latents of the run would mean something else in ``model``: tensors of two methods may look alike."""
+    trained = backbone.spec
+    if trained is None or trained.shift is None:
+        return
+    there = convert(trained.build_float(), trained.shift, sample=trained.sample(), generator=generator)[0]
+    theirs = {path: _meaning(m) for path, m in there.named_modules() if isinstance(m, Method)}
+    for path, method in model.named_modules():
+        if (
+            isinstance(method, Method)
+            and not is_new(path, new)
+            and theirs.get(path, _meaning(method)) != _meaning(method)
+        ):
+            layer = path.removesuffix(".method")
+            raise CliError(
+                f"--backbone {backbone.path}: layer {layer!r} was trained as {theirs[path]} and is {_meaning(method)} "
+                "here: its latents would stand for other weights. Leave out --method, --bits, --format and --rules, "
+                "which the run directory says itself, or begin from its discrete weights (nn.transfer.discrete_weights)"
+            )
+
+
+def _meaning(method: Method) -> str:
+    """What decides how latents are read: the method and the set that it ends with."""
+    path = getattr(method, "path", ()) or (method.format.name,)
+    return f"{method.name} in {path[-1]}"
+
+
 def _build_on(
     backbone: Backbone, state: Mapping[str, Tensor], spec: NetworkSpec, generator: torch.Generator
 ) -> tuple[nn.Module, NetworkSpec, ConversionReport | None]:
@@ -133,6 +161,7 @@ def _build_on(
         shift = with_new_head(shift, model, new)
         model, report = convert(model, shift, sample=spec.sample(), generator=generator)
         done = load_backbone(model, state, new=new)
+        _refuse_other_latents(backbone, model, new, generator)
     else:
         done = load_backbone(model, state, new=new)
         shift = with_new_head(replace(shift, init="pretrained"), model, new)

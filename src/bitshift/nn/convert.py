@@ -194,10 +194,13 @@ def swap_layers(
                 logger.warning("convert: %r stays float: %s", path, choice.note)
             continue
         weight: Tensor = module.weight  # type: ignore[assignment]
-        if weight not in methods:  # tied weights share one method
+        if weight in methods:  # tied weights share one method
+            method, note = methods[weight]
+            note = choice.note or note
+        else:
             behind = module in order.normed
-            methods[weight] = make_method(choice, method_weight(module), norm_behind=behind, generator=generator)
-        method, note = methods[weight]
+            method, note = make_method(choice, method_weight(module), norm_behind=behind, generator=generator)
+            methods[weight] = (method, note)
         quant = FixedPointQuant(config.activations) if isinstance(config.activations, str) else None
         bias: Any = getattr(module, "bias", None)
         layer = make_layer(module, method, bias=bias, input_quant=quant)

@@ -41,7 +41,10 @@ def _float_form(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     if node.target is torch.dequantize:
         return _source(node)
     if node.target is torch.quantize_per_tensor:
-        return _ranged(module, node, _source(node), scale=node.args[1], zero_point=node.args[2])
+        return _ranged(
+            module, node, _source(node), scale=argument(node, 1, "scale"), zero_point=argument(node, 2, "zero_point"),
+            signed=argument(node, 3, "dtype") is torch.qint8,
+        )  # fmt: skip
     name = str(node.target)
     if not name.startswith("quantized."):
         return None
@@ -63,7 +66,9 @@ def _float_form(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
             )
     at = 1 if op in _PLAIN else 2
     grid = [*node.args[at : at + 2], *(node.kwargs.get(k) for k in ("scale", "zero_point") if k in node.kwargs)]
-    return _ranged(module, node, new, scale=grid[0], zero_point=grid[1]) if len(grid) == 2 else new
+    if len(grid) != 2:
+        return new
+    return _ranged(module, node, new, scale=grid[0], zero_point=grid[1], signed=_is_signed(module, new))
 
 
 def _source(node: fx.Node) -> fx.Node:
@@ -73,7 +78,20 @@ def _source(node: fx.Node) -> fx.Node:
     return source
 
 
-def _ranged(module: fx.GraphModule, node: fx.Node, value: fx.Node, *, scale: Any, zero_point: Any) -> fx.Node:
+def _is_signed(module: fx.GraphModule, value: fx.Node) -> bool:
+    """Whether the integers nearest in front of ``value`` are qint8; the result of a quantised op has its input's."""
+    while value.all_input_nodes:
+        value = value.all_input_nodes[0]
+        if value.op == "call_module":
+            ranges = [m for m in module.get_submodule(str(value.target)).modules() if isinstance(m, KnownRange)]
+            if ranges:
+                return ranges[-1].low < 0
+    return False
+
+
+def _ranged(
+    module: fx.GraphModule, node: fx.Node, value: fx.Node, *, scale: Any, zero_point: Any, signed: bool
+) -> fx.Node:
     """``value``, behind it the grid that the quantised op had."""
     numbers = [_constant(module, v) for v in (scale, zero_point)]
     if numbers[0] is None or numbers[1] is None:
@@ -82,7 +100,7 @@ def _ranged(module: fx.GraphModule, node: fx.Node, value: fx.Node, *, scale: Any
     while hasattr(module, path):
         n += 1
         path = f"{node.name}_range_{n}"
-    module.add_submodule(path, KnownRange(numbers[0], int(numbers[1]), 0, 255))
+    module.add_submodule(path, KnownRange(numbers[0], int(numbers[1]), *((-128, 127) if signed else (0, 255))))
     with module.graph.inserting_before(node):
         return module.graph.call_module(path, (value,))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class GateRule:
 class GateMethod(Method):
     """Stacked latents ``stack`` (L, O, ...) whose signs pick the level by the table of a :class:`GateRule`."""
 
+    unit_start = True
     first_gate: ClassVar[int]
     """Index of the innermost gate in the stack; the outermost is the last."""
 
@@ -65,17 +66,26 @@ class GateMethod(Method):
             if scale is None
             else exponents_of(scale, self.shape[0], self.name)
         )
-        codes = get_format(format).encode(rule.levels)
         self.register_buffer("scale_exp", exponents.to(latents.device))
+        self._rule = rule
+        self._set_tables(latents.device)
+
+    def _set_tables(self, device: torch.device) -> None:
+        """What the rule says, on ``device``."""
+        rule = self._rule
         for name, table in (
             ("_values", bits_of(rule.levels)),
             ("_slopes", bits_of(rule.slopes)),
-            ("_codes", torch.from_numpy(codes.copy())),
+            ("_codes", torch.from_numpy(self.format.encode(rule.levels).copy())),
             ("_live", torch.from_numpy(rule.live())),
         ):
-            self.register_buffer(name, table.to(latents.device), persistent=False)
+            self.register_buffer(name, table.to(device), persistent=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GateMethod:
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._set_tables(self.scale_exp.device)  # behind to_empty() they hold whatever the memory held
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or cast; the stack stays contiguous, because its five axes are no image for ``to(channels_last)``."""
         return super()._apply(lambda t: fn(t.flatten(1)).view(t.shape) if t.ndim > 2 else fn(t), recurse)
 

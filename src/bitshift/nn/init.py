@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import prod, sqrt
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,14 +37,36 @@ def he_std(shape: Iterable[int]) -> float:
 def check_positive(who: str, **values: float) -> None:
     """ValueError for an option that is not a positive finite number."""
     for name, value in values.items():
-        if not 0 < value < float("inf"):
+        if not _is_number(value) or not 0 < value < float("inf"):
             raise ValueError(f"{who}: {name}={value!r} must be a positive number")
+
+
+def check_penalty(who: str, **values: float) -> None:
+    """ValueError for an option that is neither 0 nor a positive finite number."""
+    for name, value in values.items():
+        if not _is_number(value) or not 0 <= value < float("inf"):
+            raise ValueError(f"{who}: {name}={value!r} must be 0 or a positive number")
+
+
+def numbers_of(who: str, **values: object) -> list[tuple[float, ...]]:
+    """Each of ``values``, a number or several, as a tuple; ValueError for what is neither."""
+    found = []
+    for name, value in values.items():
+        several: tuple[Any, ...] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        if not all(map(_is_number, several)):
+            raise ValueError(f"{who}: {name}={value!r} must be a number or a list of numbers")
+        found.append(tuple(map(float, several)))
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_rate(who: str, **rates: float | None) -> None:
     """ValueError for a learning rate of its own that is neither None, which is that of the weights, nor a number."""
     for name, rate in rates.items():
-        if rate is not None and not 0 <= rate < float("inf"):
+        if rate is not None and not (_is_number(rate) and 0 <= rate < float("inf")):
             raise ValueError(f"{who}: {name}={rate!r} must be None, 0 or a positive number")
 
 
@@ -53,4 +77,7 @@ def check_flag(who: str, **flags: bool) -> None:
             raise ValueError(f"{who}: {name}={value!r} must be true or false")
 
 
-__all__ = ["check_flag", "check_positive", "check_rate", "default_weight", "device_of", "draw_seed", "he_std"]
+__all__ = [
+    "check_flag", "check_penalty", "check_positive", "check_rate", "default_weight", "device_of", "draw_seed", "he_std",
+    "numbers_of",
+]  # fmt: skip

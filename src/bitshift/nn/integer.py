@@ -280,6 +280,7 @@ class _Conversion:
                 note = "; ".join(filter(None, [note, "its weight is no longer tied: its own norm is folded in"]))
         elif key in methods:
             method, note = methods[key]
+            note = choice.note or note
         else:
             method, note = make_method(
                 choice, weight, norm_behind=norm is not None, generator=self.generator, pot_step=True

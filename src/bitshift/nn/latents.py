@@ -9,7 +9,6 @@ optimiser state holds.
 from __future__ import annotations
 
 from hashlib import blake2b
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +23,8 @@ def keep_in_bfloat16(model: nn.Module) -> nn.Module:
     """Turn the latents of every method in ``model`` (not scales and steps, one a channel) to bfloat16, in place."""
     for method in model.modules():
         if isinstance(method, Method):
-            size = prod(method.shape)
             for p in method.parameters(recurse=False):
-                if p.numel() >= size and p.dtype == torch.float32:
+                if method.holds_weights(p) and p.dtype == torch.float32:
                     p.data = p.data.to(torch.bfloat16)
     return model
 

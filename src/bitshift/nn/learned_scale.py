@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import log
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from bitshift.core.formats import ShiftFormat
 from bitshift.nn.kernels import fused
 from bitshift.nn.scale_search import SCALE_EXP_MAX, SCALE_EXP_MIN, nearest_level, per_channel, scale_of
 from bitshift.nn.ste import fused_levels
+from bitshift.nn.wide import wide_again
 
 HYSTERESIS = 0.2
 """A power of two changes when the trained logarithm is this much more than half an octave away from its exponent."""
@@ -84,6 +86,13 @@ class LearnedScale(nn.Module):
         if power_of_two:
             self.register_buffer("exponent", torch.zeros_like(start, dtype=torch.int32))
         self.reset(start)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast; the scale stays float32 at least."""
+        before = {"value": self.value.detach()}
+        super()._apply(fn, recurse)
+        wide_again(self, before)
+        return self
 
     @torch.no_grad()
     def reset(self, start: Tensor) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bitshift.core.formats import ShiftFormat, get_format
+from bitshift.nn.wide import wide_again
 
 
 class Method(nn.Module, ABC):
@@ -37,8 +38,23 @@ class Method(nn.Module, ABC):
     """Whether the latents are in the unit of the weight, so that a weight of twice the size needs latents of twice the
     size (rounding methods); False where they only stand for signs and exponents."""
 
+    unit_start: ClassVar[bool] = False
+    """Whether a random start has weights of size 1 and more, which need a batch norm behind them or a scale."""
+
     format: ShiftFormat
     shape: tuple[int, ...]
+
+    def holds_weights(self, tensor: Tensor) -> bool:
+        """Whether ``tensor``, of this method, has a number for each weight: no scale, step or clip."""
+        return tuple(tensor.shape[-len(self.shape) :]) == self.shape
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast; scales, steps and clips stay float32 at least: float16 ends where scales of weights lie."""
+        own = (*self.named_parameters(recurse=False), *self.named_buffers(recurse=False))
+        before = {n: t.detach() for n, t in own if t.is_floating_point() and not self.holds_weights(t)}
+        super()._apply(fn, recurse)
+        wide_again(self, before)
+        return self
 
     @property
     def last_set_from(self) -> float:

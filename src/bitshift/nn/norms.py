@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from bitshift.nn.kernels import cpu, on_cpu
 from bitshift.nn.ops import power_of_two
+from bitshift.nn.wide import wide_again
 
 _LEAST_VARIANCE = 2.0**-40
 
@@ -52,10 +53,7 @@ class ChannelNorm(nn.Module, ABC):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = {name: getattr(self, name) for name in ("running_mean", "running_var")}
         super()._apply(fn, recurse)
-        for name, wide in before.items():
-            moved = getattr(self, name)
-            if moved.dtype in (torch.bfloat16, torch.float16):
-                setattr(self, name, wide.to(moved.device, torch.promote_types(wide.dtype, torch.float32)))
+        wide_again(self, before)
         return self
 
     def _affine(self, y: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import log2, prod, sqrt
 from typing import Any
@@ -123,22 +123,26 @@ def check_patterns(patterns: Iterable[str], candidates: Iterable[str], who: str)
         raise ConvertError(f"{who} {pattern!r} matches no layer that can be converted; {hint}")
 
 
+_POWERS: dict[str, dict[str, Any]] = {"uniform": {"step": "pot"}, "apot": {"scale": "pot", "normalise": False}}
+"""Options of methods whose scale is free by default, for integer networks without a multiplier: shifts are enough."""
+
+
 def _choice(config: ShiftConfig, rule: Rule | None, keep: bool | str) -> Choice:
     """The format and method of one layer from the configuration, its rule and the position's ``keep``."""
     said = rule if rule is not None and rule.keep else None  # a rule that says no keep leaves the position's in force
     keep = said.keep if said else keep
     if keep == "float":
         return Choice(None, note="kept float by " + (f"rule {said.pattern!r}" if said else "keep_first/keep_last"))
-    step = {"step": "pot"} if config.integer and not config.multiplier else {}
+    shifts = _POWERS if config.integer and not config.multiplier else {}
     if keep == "int8":
-        return Choice(get_method("uniform"), "int8", step, True)
+        return Choice(get_method("uniform"), "int8", shifts.get("uniform", {}), True)
     method = get_method(rule.method if rule and rule.method else config.method)
-    options = {k: v for k, v in config.options.items() if k in method.options}
+    # another method's option may have the same name and mean something else
+    options = dict(config.options) if method.name == config.method else {}
     if rule and rule.options:
         method.check_options(rule.options)
         options = {**options, **rule.options}
-    if method.name == "uniform":
-        options = {**step, **options}
+    options = {**shifts.get(method.name, {}), **options}
     if rule and (rule.format or rule.bits):
         name, bits = rule.format, rule.bits
     elif rule and rule.method and rule.method != config.method and config.format:
@@ -217,7 +221,11 @@ def _keep_ties(choices: dict[nn.Module, Choice], paths: Mapping[nn.Module, list[
         if all(choices[m] == first for m in modules[1:]):
             continue
         if not any(isinstance(m, nn.Embedding) for m in modules):
-            continue  # layers of one kind take the first one's method
+            for module in modules[1:]:  # layers of one kind have one method, the first one's
+                if choices[module] != first and first.method is not None and choices[module].method is not None:
+                    note = f"its weight is tied to {paths[modules[0]][0]!r}, and so has {first.format} too"
+                    choices[module] = replace(first, note=note)
+            continue
         for module in modules:
             other = next(m for m in modules if m is not module)
             own, its = (choices[m].format or "float" for m in (module, other))
@@ -247,8 +255,7 @@ def make_method(
         note = choice.note
     else:
         method, note = cls.random(weight.shape, choice.format, generator=generator, **options), choice.note
-        unit = "scale" in cls.options and options.get("scale") is None and bool((method.scale() == 1).all())
-        if unit and not norm_behind:
+        if cls.unit_start and options.get("scale") is None and not norm_behind:
             size = float(method.levels().square().mean().sqrt())
             exponent = round(log2(sqrt(2 / max(prod(weight.shape[1:]), 1)) / max(size, 2.0**-10)))
             options["scale"] = torch.full((weight.shape[0],), 2.0**exponent)

@@ -84,6 +84,10 @@ def exponents_of(scale: Tensor, channels: int, who: str) -> Tensor:
     Raises:
         ValueError: wrong shape, or a scale that is no power of two in 2**-100..2**90; names the channel.
     """
+    if isinstance(scale, (str, bool)):
+        raise ValueError(
+            f"{who}: scale={scale!r}; expected None or a tensor with one scale per output channel, ({channels},)"
+        )
     scale = torch.as_tensor(scale).detach()
     if scale.shape != (channels,):
         raise ValueError(

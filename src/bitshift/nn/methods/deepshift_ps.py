@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bitshift.nn.init import check_rate, device_of
+from bitshift.nn.init import check_penalty, check_rate, device_of
 from bitshift.nn.kernels import cpu, fused, on_cpu
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import check_weight, exponents_of, per_channel, scale_of, start_scale
@@ -116,8 +116,7 @@ class DeepShiftPS(Method):
             raise ValueError(
                 f"deepshift_ps: P {tuple(shift.shape)} and S {tuple(sign.shape)} must have one shape (O, ...)"
             )
-        if not 0 <= weight_decay < float("inf"):
-            raise ValueError(f"deepshift_ps: weight_decay={weight_decay!r} must be 0 or a positive number")
+        check_penalty("deepshift_ps", weight_decay=weight_decay)
         check_rate("deepshift_ps", lr_sign=lr_sign)
         self.shape = tuple(shift.shape)
         self.low = 1 - self.format.max_level.bit_length()  # pmin

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bitshift.nn.init import default_weight
+from bitshift.nn.init import default_weight, numbers_of
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import (
     SCALE_EXP_MAX,
@@ -38,7 +38,7 @@ def least_exponent(weight: Tensor, bits: int) -> int:
 
 
 def _checked_steps(portions: Sequence[float], at: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    portions, at = tuple(map(float, portions)), tuple(map(float, at))
+    portions, at = numbers_of("inq", portions=portions, at=at)
     rising = list(portions) == sorted(portions) and portions[:1] > (0.0,) and portions[-1:] == (1.0,)
     if not rising:
         raise ValueError(f"inq: portions={portions}; expected rising shares in (0, 1] that end with 1")

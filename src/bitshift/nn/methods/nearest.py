@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.core.formats import FORMATS, get_format
-from bitshift.nn.init import default_weight
+from bitshift.nn.init import default_weight, numbers_of
 from bitshift.nn.learned_scale import LearnedScale, ScaledNearest, is_power_of_two
 from bitshift.nn.method import Method, register
 from bitshift.nn.scale_search import (
@@ -35,7 +35,8 @@ def _path(
     formats = (*((wide,) if isinstance(wide, str) else wide), format)
     for name in formats:
         get_format(name)
-    at = tuple(map(float, narrow_at)) if isinstance(narrow_at, Sequence) else (float(narrow_at),) * (len(formats) > 1)
+    (at,) = numbers_of("nearest", narrow_at=narrow_at)
+    at = at if len(formats) > 1 or isinstance(narrow_at, Sequence) else ()
     if len(at) != len(formats) - 1 or list(at) != sorted(set(at)) or not all(0 < f < 1 for f in at):
         raise ValueError(
             f"nearest: narrow_at={narrow_at!r} with wide={wide!r}; expected one rising fraction of the run, between 0"

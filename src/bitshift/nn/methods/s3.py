@@ -19,7 +19,7 @@ from bitshift.nn.gates import (
     sign_consistent,
     split_weight,
 )
-from bitshift.nn.init import check_positive, device_of, he_std
+from bitshift.nn.init import check_penalty, check_positive, device_of, he_std
 from bitshift.nn.kernels import on_cpu
 from bitshift.nn.method import register
 from bitshift.nn.ste import PushedGateWeight, keep_penalty, take_penalty
@@ -71,8 +71,7 @@ class S3(GateMethod):
 
     def __init__(self, latents: Tensor, format: str, *, alpha: float = 1e-5, scale: Tensor | None = None) -> None:
         super().__init__(latents, format, rule=gate_rule(self.check_format(format).bits), scale=scale)
-        if not 0 <= alpha < float("inf"):
-            raise ValueError(f"s3: alpha={alpha!r} must be 0 or a positive number")
+        check_penalty("s3", alpha=alpha)
         self.alpha = float(alpha)
 
     @staticmethod

@@ -140,6 +140,12 @@ void run(const bitshift::Model &model, nb::handle inputs, nb::handle outputs, bo
   to.reserve(out.size());
   for (std::size_t i = 0; i < in.size(); i++) from.emplace_back(inputs[i], in[i], values, batch);
   for (std::size_t i = 0; i < out.size(); i++) to.emplace_back(outputs[i], out[i], values, batch);
+  // Where the caller's arrays lie; Model::run sees the copies of those that are converted.
+  std::vector<bitshift::Buffer> given;
+  std::vector<bitshift::MutableBuffer> taken;
+  for (const Lent<Input> &x : from) given.push_back({x.array.data(), x.array.nbytes()});
+  for (const Lent<Output> &y : to) taken.push_back({y.array.data(), y.array.nbytes()});
+  model.check_apart(given, taken);
   nb::gil_scoped_release released;
   std::vector<Converted> before(in.size()), after(out.size());
   std::vector<bitshift::Buffer> read;

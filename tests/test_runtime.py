@@ -58,6 +58,11 @@ def test_other_layouts_and_byte_orders_are_taken() -> None:
     assert np.array_equal(m.run_int(x.astype(">i2")), m.run_int(x))
 
 
+@pytest.mark.parametrize("dtype", [">i2", ">i4", ">i8", ">u2", "<i8"])
+def test_token_ids_may_have_any_width_and_byte_order(dtype: str) -> None:
+    assert model(doubled(FixedPoint(16, 0))).run_int(np.array([[1, 2, 300]], dtype)).tolist() == [[128, 256, 32767]]
+
+
 def test_an_empty_batch_gives_an_empty_batch() -> None:
     assert model().run(np.zeros((0, 3), np.float32)).shape == (0, 3)
 
@@ -108,6 +113,8 @@ def test_several_inputs_and_outputs_go_by_name() -> None:
         m.run(np.zeros((1, 2), np.int8))
     with pytest.raises(ValueError, match=r"inputs \['v0'\] given"):
         m.run({"v0": np.zeros((1, 2), np.int8)})
+    with pytest.raises(ValueError, match=r"inputs \['1', 'v0'\] given; this model takes \['v0', 'v1'\]"):
+        m.run({"v0": np.zeros((1, 2), np.int8), 1: np.zeros((1, 2), np.uint8)})
 
 
 def test_load_reads_a_file_with_labels(tmp_path: Path) -> None:
@@ -129,6 +136,14 @@ def test_load_refuses_what_is_no_model(tmp_path: Path) -> None:
         load(tmp_path / "missing")
     with pytest.raises(ValueError, match="unknown backend 'gpu'"):
         Model(doubled(), backend="gpu")
+
+
+@pytest.mark.parametrize("memory", [4e9, None, -1, 2**70, True])
+def test_a_memory_limit_that_is_no_number_of_bytes_is_refused(memory: Any) -> None:
+    with pytest.raises(
+        ValueError, match=f"max_activation_bytes={re.escape(repr(memory))}: allowed are integers from 0"
+    ):
+        Model(doubled(), backend="reference", max_activation_bytes=memory)
 
 
 def test_options_reach_the_backend() -> None:

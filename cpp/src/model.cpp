@@ -59,6 +59,11 @@ std::string bad_id(const void *data, bsk_dtype dtype, Range range, std::size_t c
   return "the id " + std::to_string(id) + " at sample " + std::to_string(at / size) + ", element " + std::to_string(at % size);
 }
 
+bool overlap(const void *a, std::size_t a_bytes, const void *b, std::size_t b_bytes) {
+  const auto x = reinterpret_cast<std::uintptr_t>(a), y = reinterpret_cast<std::uintptr_t>(b);
+  return a_bytes && b_bytes && x < y + b_bytes && y < x + a_bytes;
+}
+
 // What a graph took lies between blocks that stay, where the allocator would keep it; if it is much, the system gets it back.
 // Made before the graph, so that it ends behind it.
 struct Remains {
@@ -140,6 +145,20 @@ void Model::check_buffers(std::size_t batch, const std::vector<Buffer> &inputs, 
                        std::to_string(value.type.lo()) + " to " + std::to_string(value.type.hi()));
   }
   for (std::size_t i = 0; i < outputs.size(); i++) check("output", outputs_[i], outputs[i].bytes, outputs[i].data);
+  check_apart(inputs, outputs);
+}
+
+void Model::check_apart(const std::vector<Buffer> &inputs, const std::vector<MutableBuffer> &outputs) const {
+  for (std::size_t i = 0; i < outputs.size(); i++) {
+    const MutableBuffer &out = outputs[i];
+    const auto check = [&](const char *kind, const Value &value, const void *data, std::size_t bytes) {
+      if (overlap(out.data, out.bytes, data, bytes))
+        throw UsageError("output " + quoted(outputs_[i].name) + " shares memory with " + kind + " " + quoted(value.name) +
+                         "; an output needs memory of its own");
+    };
+    for (std::size_t j = 0; j < inputs.size(); j++) check("input", inputs_[j], inputs[j].data, inputs[j].bytes);
+    for (std::size_t j = 0; j < i; j++) check("output", outputs_[j], outputs[j].data, outputs[j].bytes);
+  }
 }
 
 void Model::run(std::size_t batch, const std::vector<Buffer> &inputs, const std::vector<MutableBuffer> &outputs,

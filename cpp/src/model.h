@@ -36,8 +36,12 @@ class Model {
   const std::string &isa() const { return isa_; }
   int threads() const { return runner_->threads(); }
 
-  // Runs `batch` samples that lie one behind the other in each buffer. Inputs are read where they are. Outputs must not
-  // overlap inputs. Throws UsageError for a wrong number or size of buffers and for integers outside of an input's type.
+  // Throws UsageError if an output has a byte in common with an input or another output: a batch may run in chunks, and the
+  // outputs of one would overwrite the inputs of the next. One buffer for each input and output.
+  void check_apart(const std::vector<Buffer> &inputs, const std::vector<MutableBuffer> &outputs) const;
+
+  // Runs `batch` samples that lie one behind the other in each buffer. Inputs are read where they are. Throws UsageError for
+  // a wrong number or size of buffers, outputs that are not apart, and integers outside of an input's type.
   // events: where the times of all steps are added, or null.
   void run(std::size_t batch, const std::vector<Buffer> &inputs, const std::vector<MutableBuffer> &outputs,
            std::vector<Event> *events = nullptr) const;

@@ -297,7 +297,7 @@ class Reader {
   }
 
   void bind_constant(Node &node, const std::string &role_text, const Json &found) {
-    const std::string where = graph_.place(node) + ": constant " + found.text() + " (" + role_text.substr(0, 40) + ")";
+    const std::string where = graph_.place(node) + ": constant " + found.text() + " (" + quoted(role_text) + ")";
     int index = 0;
     while (index < kRoles && role_text != role_name(static_cast<Role>(index))) index++;
     expect(index < kRoles, where + ": unknown role");

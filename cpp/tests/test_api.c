@@ -167,6 +167,33 @@ static void runs_batches(const char *path) {
   bs_free(model);
 }
 
+static void refuses_outputs_that_overlap(const char *path) {
+  bs_model *model;
+  bs_value_info in, out;
+  size_t in_bytes, out_bytes;
+  uint8_t *memory;
+  const void *inputs[1];
+  void *outputs[1];
+  CHECK(bs_model_load(path, NULL, &model) == BS_OK);
+  CHECK(bs_input_info(model, 0, &in) == BS_OK && bs_output_info(model, 0, &out) == BS_OK);
+  in_bytes = in.sample_bytes;
+  out_bytes = out.sample_bytes;
+  memory = calloc(in_bytes + 2 * out_bytes, 1);
+  CHECK(memory != NULL);
+  inputs[0] = memory + out_bytes;
+  outputs[0] = memory + 1; /* its last byte is the input's first */
+  CHECK(bs_run(model, 1, inputs, &in_bytes, outputs, &out_bytes) == BS_BAD_CALL);
+  CHECK(strstr(bs_last_error(), "shares memory with input") != NULL);
+  outputs[0] = memory + out_bytes + in_bytes - 1; /* its first byte is the input's last */
+  CHECK(bs_run(model, 1, inputs, &in_bytes, outputs, &out_bytes) == BS_BAD_CALL);
+  outputs[0] = memory; /* side by side */
+  CHECK(bs_run(model, 1, inputs, &in_bytes, outputs, &out_bytes) == BS_OK);
+  outputs[0] = memory + out_bytes + in_bytes;
+  CHECK(bs_run(model, 1, inputs, &in_bytes, outputs, &out_bytes) == BS_OK);
+  free(memory);
+  bs_free(model);
+}
+
 int main(int argc, char **argv) {
   CHECK(argc == 2);
   names_what_it_is();
@@ -176,6 +203,7 @@ int main(int argc, char **argv) {
   refuses_wrong_options(argv[1]);
   tells_what_a_run_does(argv[1]);
   runs_batches(argv[1]);
+  refuses_outputs_that_overlap(argv[1]);
   bs_free(NULL);
   printf("api: ok\n");
   return 0;

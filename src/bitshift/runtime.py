@@ -41,7 +41,8 @@ class Model:
 
     Arrays are numpy's, or objects that lend their memory by ``__dlpack__`` (torch tensors on the CPU). The engine
     reads contiguous ones where they lie. ``out`` are arrays that a run writes its outputs to, of the shapes and dtypes
-    that it would else allocate; they are what it returns then.
+    that it would else allocate; they are what it returns then. They share no memory with inputs or with each other: a
+    large batch runs in chunks, and the outputs of one would overwrite the inputs of the next.
     """
 
     backend: str
@@ -98,7 +99,8 @@ class Model:
         """Outputs as float32 values, ``q * 2**-frac``: an array, or arrays by name if the graph has several outputs.
 
         Raises:
-            ValueError: a wrong dtype, shape or name of an array; says what is needed.
+            ValueError: a wrong dtype, shape or name of an array, or an output that shares memory with an input or with
+                another output; says what is needed.
         """
         return self._run(x, out, values=True)
 
@@ -158,23 +160,24 @@ class Model:
     def _run(self, x: Arrays, out: Arrays | None, *, values: bool) -> Any:
         given = self._listed(x, self.inputs, "input")
         written = None if out is None else self._listed(out, self.outputs, "output")
+        if written is not None:
+            _check_outputs(written, self.outputs, values=values)
         if isinstance(self._executable, engine.Executable):
             arrays = [_lent(array, value) for array, value in zip(given, self.inputs, strict=True)]
             if written is None:
                 written = engine.empty(self.outputs, arrays[0], values=values)
-            else:
-                _check_outputs(written, self.outputs, values=values)
             self._executable.run(arrays, written, values=True)
         else:
-            integers = self._executable.run_int(
-                {v.name: _border(_as_numpy(array), v) for array, v in zip(given, self.inputs, strict=True)}
-            )
+            arrays = [_as_numpy(array, v) for array, v in zip(given, self.inputs, strict=True)]
+            read = {v.name: _border(array, v) for array, v in zip(arrays, self.inputs, strict=True)}
+            places = [_as_numpy(array, v, "output") for array, v in zip(written or (), self.outputs, strict=False)]
+            _check_apart(places, self.outputs, arrays, self.inputs)
+            integers = self._executable.run_int(read)
             results = [_value(integers[v.name], v) if values else integers[v.name] for v in self.outputs]
             if written is None:
                 written = results
             else:
-                _check_outputs(written, self.outputs, values=values)
-                for result, array, value in zip(results, written, self.outputs, strict=True):
+                for result, array, value in zip(results, places, self.outputs, strict=True):
                     _write(result, array, value)
         return written[0] if len(written) == 1 else dict(zip((v.name for v in self.outputs), written, strict=True))
 
@@ -184,7 +187,7 @@ class Model:
             names = [value.name for value in ends]
             if set(x) != set(names):
                 verb = "takes" if kind == "input" else "gives"
-                raise ValueError(f"{kind}s {sorted(x)} given; this model {verb} {sorted(names)}")
+                raise ValueError(f"{kind}s {sorted(map(str, x))} given; this model {verb} {sorted(names)}")
             return [x[name] for name in names]
         if len(ends) != 1:
             names = ", ".join(value.name for value in ends)
@@ -242,6 +245,8 @@ def _compile(graph: Graph, backend: str, options: Mapping[str, Any]) -> Executab
     missing = module.unsupported(graph)
     if missing:
         raise GraphError(f"backend {backend!r} cannot run this graph: {'; '.join(missing)}")
+    if "max_activation_bytes" in options:
+        options = {**options, "max_activation_bytes": engine.memory_limit(options["max_activation_bytes"])}
     if backend != engine.NAME:
         options = {key: value for key, value in options.items() if key not in _SPEED}
     return module.compile(graph, **options)
@@ -270,10 +275,11 @@ def plain_integers(array: Any, value: Value) -> Any:
     Raises:
         ValueError: integers beyond the input's type.
     """
-    type, name = value.type, str(getattr(array, "dtype", "")).removeprefix("torch.")
+    type, dtype = value.type, getattr(array, "dtype", "")
+    name = str(dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype).removeprefix("torch.")
     if not isinstance(type, FixedPoint) or type.frac != 0 or type.bits <= 8 or name not in _INTEGERS:
         return array
-    found = _as_numpy(array)
+    found = _as_numpy(array, value)
     if not isinstance(found, np.ndarray) or found.dtype == type.dtype:
         return array
     if found.size and not type.lo <= int(found.min()) <= int(found.max()) <= type.hi:
@@ -284,7 +290,7 @@ def plain_integers(array: Any, value: Value) -> Any:
 
 def _lent(array: Any, value: Value) -> Any:
     """``array`` as the engine reads it: as it is, but for numpy arrays that are not contiguous, aligned and native."""
-    array = plain_integers(array, value)
+    array = plain_integers(_settled(array), value)
     if isinstance(array, np.ndarray):
         _check_input(array, value)
         flags = array.flags
@@ -293,11 +299,32 @@ def _lent(array: Any, value: Value) -> Any:
         return np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
     if not hasattr(array, "__dlpack__"):
         _check_input(array, value)
-    return array if hasattr(array, "shape") else np.from_dlpack(array)
+    return array if hasattr(array, "shape") else _as_numpy(array, value)
 
 
-def _as_numpy(array: Any) -> Any:
-    return np.from_dlpack(array) if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray) else array
+def _settled(array: Any) -> Any:
+    """``array``; of a tensor of torch, its values without autograd and with every negation done."""
+    if getattr(array, "requires_grad", False):
+        array = array.detach()
+    # DLPack lends the memory and not the bit that says to negate what is read.
+    return array.resolve_neg() if hasattr(array, "resolve_neg") else array
+
+
+def _as_numpy(array: Any, value: Value, kind: str = "input") -> Any:
+    """``array`` where it lies, for numpy; what does not lend its memory by DLPack stays as it is.
+
+    Raises:
+        ValueError: memory that numpy cannot read.
+    """
+    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
+        return array
+    try:
+        return np.from_dlpack(_settled(array))
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{kind} {value.name!r} is a {type(array).__name__} that numpy cannot read ({error}); "
+            "give a dense array in the memory of the CPU, of a dtype that numpy has"
+        ) from None
 
 
 def _check_input(array: Any, value: Value) -> None:
@@ -333,17 +360,34 @@ def _border(array: Any, value: Value) -> np.ndarray:
 
 
 def _check_outputs(arrays: list[Any], ends: tuple[Value, ...], *, values: bool) -> None:
-    """Refuse other dtypes than the outputs would be allocated with; who writes to them checks the rest."""
+    """Refuse other dtypes than the outputs would be allocated with, and tensors of torch that would not hold what is
+    written; who writes to them checks the rest.
+    """
     for array, value in zip(arrays, ends, strict=True):
         wanted = "float32" if values else str(value.type.dtype)
         found = str(getattr(array, "dtype", "")).removeprefix("torch.")
         if found != wanted:
             raise ValueError(f"output {value.name!r} has dtype {found or type(array).__name__}; needed is {wanted}")
+        if getattr(array, "requires_grad", False):
+            raise ValueError(f"output {value.name!r} requires grad; use out.detach()")
+        if hasattr(array, "is_neg") and array.is_neg():
+            raise ValueError(f"output {value.name!r} is a negated view (is_neg()); use out.resolve_neg()")
 
 
-def _write(result: np.ndarray, out: Any, value: Value) -> None:
+def _check_apart(outputs: list[Any], ends: tuple[Value, ...], inputs: list[Any], begins: tuple[Value, ...]) -> None:
+    """Refuse outputs that share memory with an input or with each other, as the engine does."""
+    others = [("input", value, array) for value, array in zip(begins, inputs, strict=True)]
+    for value, array in zip(ends, outputs, strict=False):
+        for kind, other, found in others:
+            if np.may_share_memory(array, found):
+                raise ValueError(
+                    f"output {value.name!r} shares memory with {kind} {other.name!r}; an output needs memory of its own"
+                )
+        others.append(("output", value, array))
+
+
+def _write(result: np.ndarray, array: Any, value: Value) -> None:
     """Copy ``result`` to an array of the caller."""
-    array = _as_numpy(out)
     if array.shape != result.shape or not array.flags.writeable or not array.flags.c_contiguous:
         raise ValueError(
             f"output {value.name!r} has shape {array.shape}; needed is a writable C-contiguous array of {result.shape}"

@@ -101,14 +101,26 @@ def test_files_that_cannot_be_read_raise_pythons_errors(tmp_path: Path) -> None:
         ({"threads": 0}, "threads=0"),
         ({"threads": True}, "threads=True"),
         ({"threads": 2.0}, "threads=2.0"),
+        ({"threads": 2**40}, "threads=1099511627776: allowed are None and integers from 1 to 1024"),
         ({"isa": "z80"}, "z80.*portable"),
+        ({"isa": 5}, "isa=5: allowed are None and a word"),
         ({"tune": "never"}, "never.*force"),
+        ({"tune": True}, "tune=True: allowed are None and a word"),
         ({"max_activation_bytes": 10}, "max_activation_bytes"),
+        ({"max_activation_bytes": 4e9}, "max_activation_bytes=4000000000.0: allowed are integers from 0"),
+        ({"max_activation_bytes": None}, "max_activation_bytes=None"),
+        ({"max_activation_bytes": -1}, "max_activation_bytes=-1"),
+        ({"max_activation_bytes": 2**70}, "max_activation_bytes=1180591620717411303424"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         runtime.load(CNN, **options)
+
+
+def test_options_may_be_integers_of_numpy() -> None:
+    model = runtime.load(CNN, threads=np.int64(2), max_activation_bytes=np.uint64(1 << 30))
+    assert model._engine().threads == 2
 
 
 def test_threads_and_instruction_sets_change_no_integer() -> None:
@@ -220,6 +232,67 @@ def test_tensors_of_torch_are_read_and_written_where_they_lie(backend: str) -> N
     np.testing.assert_array_equal(model.run(floats.requires_grad_().detach()), values.numpy())
 
 
+def two_in_two_out() -> Graph:
+    """Sum and difference of bytes, in 16 bits."""
+    values = {n: Value(n, (2,), FixedPoint(16, 2)) for n in ("a", "b", "sum", "twice")}
+    nodes = (Node("add", ("a", "b"), "sum"), Node("add", ("a", "a"), "twice"))
+    return Graph(("a", "b"), ("sum", "twice"), values, nodes, {})
+
+
+@pytest.mark.parametrize("backend", ["engine", "reference"])
+@pytest.mark.parametrize(
+    ("places", "says"),
+    [  # where a, b, sum and twice begin in one array, in samples of 4
+        ((0, 4, 0, 8), "output 'sum' shares memory with input 'a'; an output needs memory of its own"),
+        ((0, 4, 8, 5), "output 'twice' shares memory with input 'b'"),
+        ((0, 4, 8, 8), "output 'twice' shares memory with output 'sum'"),
+        ((0, 4, 9, 12), "output 'twice' shares memory with output 'sum'"),
+        ((0, 0, 4, 8), ""),  # inputs are only read
+    ],
+)
+def test_outputs_that_share_memory_are_refused(backend: str, places: tuple[int, ...], says: str) -> None:
+    model, whole = runtime.Model(two_in_two_out(), backend=backend), np.zeros((16, 2), np.int16)
+    a, b, total, twice = (whole[at : at + 4] for at in places)
+    if says:
+        with pytest.raises(ValueError, match=says):
+            model.run_int({"a": a, "b": b}, out={"sum": total, "twice": twice})
+    else:
+        model.run_int({"a": a, "b": b}, out={"sum": total, "twice": twice})
+
+
+@pytest.mark.parametrize("backend", ["engine", "reference"])
+def test_values_are_not_written_over_the_values_that_they_come_from(backend: str) -> None:
+    torch = pytest.importorskip("torch")
+    model, x = runtime.Model(same(FixedPoint(8, 4)), backend=backend), np.zeros((2000, 7), np.float32)
+    for lent in (x, torch.from_numpy(x)):
+        with pytest.raises(ValueError, match="output 'y' shares memory with input 'x'"):
+            model.run(lent, out=lent)
+    assert model.run(x[:0], out=x[:0]).shape == (0, 7)  # no byte is shared
+
+
+@pytest.mark.parametrize("backend", ["engine", "reference"])
+def test_a_tensor_is_read_as_its_values(backend: str) -> None:
+    torch = pytest.importorskip("torch")
+    model, x = runtime.load(CNN, backend=backend), torch.randn(3, 2, 9, 7, generator=torch.Generator().manual_seed(0))
+    negated = torch._neg_view(x.clone())
+    assert negated.is_neg()
+    np.testing.assert_array_equal(model.run(negated), model.run(-x))
+    np.testing.assert_array_equal(model.run(x.clone().requires_grad_()), model.run(x))
+
+
+@pytest.mark.parametrize("backend", ["engine", "reference"])
+def test_tensors_that_would_not_hold_the_outputs_are_refused(backend: str) -> None:
+    torch = pytest.importorskip("torch")
+    model, x = runtime.load(CNN, backend=backend), np.zeros((3, 2, 9, 7), np.float32)
+    out = torch.zeros(3, 10)
+    with pytest.raises(ValueError, match=r"output 'y' is a negated view .*out\.resolve_neg\(\)"):
+        model.run(x, out=torch._neg_view(out))
+    out.requires_grad_()
+    with pytest.raises(ValueError, match=r"output 'y' requires grad; use out\.detach\(\)"):
+        model.run(x, out=out)
+    np.testing.assert_array_equal(model.run(x, out=out.detach()).numpy(), model.run(x))
+
+
 def test_no_copy_is_made_of_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     model = runtime.Model(same(FixedPoint(8, 0), (1 << 24,)), backend="engine")
@@ -257,6 +330,16 @@ class Lender:
 def test_any_object_with_dlpack_is_taken(backend: str) -> None:
     model, x = runtime.load(CNN, backend=backend), integers(modelfile.load(CNN), 4)
     np.testing.assert_array_equal(model.run_int(Lender(x)), model.run_int(x))
+
+
+@pytest.mark.parametrize("backend", ["engine", "reference"])
+def test_tensors_whose_memory_cannot_be_read_are_refused_by_name(backend: str) -> None:
+    torch = pytest.importorskip("torch")
+    model, x = runtime.load(CNN, backend=backend), torch.zeros(2, 2, 9, 7)
+    complex = torch.zeros(2, 2, 9, 7, dtype=torch.complex64)
+    for bad in (x.bfloat16(), x.to("meta"), x.to_sparse(), complex, complex.conj()):
+        with pytest.raises(ValueError, match="input 'x'"):
+            model.run_int(bad)
 
 
 def test_tensors_that_do_not_fit_are_refused_by_name() -> None:

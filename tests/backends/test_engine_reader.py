@@ -174,3 +174,20 @@ def test_both_readers_agree_on_utf8(tail: bytes) -> None:
     file = len(header).to_bytes(8, "little") + header
     said = ["UTF-8" in verdict(file) for verdict in (python_verdict, engine_verdict)]
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("role", ["x" * 39 + "é", "x" + "\U0001f600" * 30, "code\u0000"])
+def test_a_role_of_any_letters_is_refused_in_words(role: str) -> None:
+    """The message cuts long roles, and what it holds is text all the same."""
+    file = (DATA / "linear.safetensors").read_bytes()
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    graph = json.loads(header["__metadata__"]["graph"])
+    consts = graph["nodes"][0]["consts"]
+    consts[role] = consts.pop("codes")
+    header["__metadata__"]["graph"] = json.dumps(graph)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    changed = len(text).to_bytes(8, "little") + text + file[end:]
+    assert "role" in python_verdict(changed)
+    assert "unknown role" in engine_verdict(changed)

@@ -235,12 +235,19 @@ def test_a_picture_model_without_preprocess_says_what_to_give(
     assert "give a .npy array, or export again with preprocess=" in capsys.readouterr().err
 
 
-def test_an_unreadable_output_path_is_named(
-    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("flag", ["--output", "--profile"])
+def test_a_file_that_cannot_be_written_is_named_before_anything_runs(
+    flag: str, model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     x = npy(tmp_path, np.zeros((1, 4, 5), np.float32))
-    assert main(["run", str(model_file), str(x), "--output", str(tmp_path / "no" / "y.npy")]) == 2
-    assert f"no such file: {tmp_path / 'no' / 'y.npy'}" in capsys.readouterr().err
+    for target, says in (
+        (tmp_path / "no" / "y", f"there is no folder {tmp_path / 'no'}; make it first"),
+        (tmp_path, "is a directory; give a file"),
+    ):
+        assert main(["run", str(model_file), str(x), flag, str(target)]) == 2
+        captured = capsys.readouterr()
+        assert f"{flag} {target}: {says}" in captured.err
+        assert captured.out == ""
 
 
 def test_the_missing_engine_is_loud_and_the_reference_answers(

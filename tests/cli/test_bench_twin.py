@@ -10,8 +10,8 @@ import torch
 import strategies
 from bitshift.cli.bench.torch_twin import TorchTwin
 from bitshift.cli.bench.twin import make_twin
-from bitshift.core.fixed import FixedPoint
-from bitshift.core.graph import Graph
+from bitshift.core.fixed import FixedPoint, Float32
+from bitshift.core.graph import Graph, Node, Value
 from bitshift.core.ops import OPS
 from bitshift.core.ops.dequantize import dequantize
 from bitshift.core.reference import execute
@@ -107,6 +107,26 @@ def test_the_onnx_twin_of_an_op_gives_what_the_torch_twin_gives(op: str, floats:
         want = by_torch(graph, values)
         scale = max(1.0, float(np.abs(want).max(initial=0)))
         np.testing.assert_allclose(by_onnx(graph, values), want, rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize(("padding", "extra"), [((4, 0), 3), ((3, 0), 2), ((2, 1), 2), ((0, 0), 3), ((0, 4), 3)])
+def test_the_onnx_twin_of_a_transposed_convolution_may_crop_all_that_it_computes(
+    padding: tuple[int, int], extra: int
+) -> None:
+    """One pixel and a kernel of two with stride 4: the whole output has 2 pixels, ``extra`` zeros come behind."""
+    length = 2 - sum(padding) + extra
+    x, y = Value("x", (1, 1), Float32()), Value("y", (2, length), Float32())
+    attrs = {"stride": (4,), "padding": (padding,), "output_padding": (extra,), "dilation": (1,), "groups": 1}
+    attrs["format"] = "pot3d"
+    consts = {"codes": "codes", "scale": "scale", "bias": "bias"}
+    constants = {
+        "codes": np.array([[[0, 1]], [[2, 5]]], np.uint8), "scale": np.array([1, 2], np.float32),
+        "bias": np.array([0.5, -1], np.float32),
+    }  # fmt: skip
+    graph = Graph(("x",), ("y",), {"x": x, "y": y}, (Node("conv_transpose", ("x",), "y", attrs, consts),), constants)
+    inputs = {"x": np.array([[[3.0]], [[-1.0]]], np.float32)}
+    want = execute(graph, inputs)["y"]
+    np.testing.assert_allclose(by_onnx(graph, inputs), want, rtol=0, atol=1e-6)
 
 
 SMALL = {

@@ -161,6 +161,13 @@ def test_a_bad_array_is_refused_with_the_files_name(case: str, tmp_path: Path) -
     assert str(path) in str(caught.value)
 
 
+def test_floats_beyond_float32_are_refused_for_a_float_input_and_saturate_for_another(tmp_path: Path) -> None:
+    path = save(tmp_path / "big.npy", np.full((1, 4, 5), -1e300))
+    with pytest.raises(CliError, match=r"holds -1e\+300; the input's float32 goes to 3\.4028"):
+        read_input(path, model((1, 4, 5), Float32(), None), "x")
+    assert PLAIN_MODEL.run_int(read_input(path, PLAIN_MODEL, "x")).max() == -128
+
+
 def test_integers_outside_a_narrow_type_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "q.npy", np.full((1, 4, 5), 9, np.int8))
     with pytest.raises(CliError, match=r"integers 9 to 9; the input's type s4.3 holds -8 to 7"):

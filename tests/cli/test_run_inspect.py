@@ -93,6 +93,54 @@ def test_run_names_the_label_of_an_argmax_output(
     assert got["results"][0]["outputs"]["best"] == {"index": index, "label": ("cat", "dog", "owl")[index]}
 
 
+def mapped(node: Node, inputs: tuple[Value, ...], output: Value, **meta: Any) -> Graph:
+    """One node."""
+    values = {v.name: v for v in (*inputs, output)}
+    return Graph(tuple(v.name for v in inputs), (output.name,), values, (node,), {}, meta)
+
+
+def test_run_prints_a_number_that_is_no_argmax_as_a_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = FixedPoint(8, 2)
+    node = Node("reshape", ("x",), "y", {"shape": []})
+    graph = mapped(node, (Value("x", (1,), kind),), Value("y", (), kind), labels=["cat", "dog", "eel"])
+    modelfile.save(graph, tmp_path / "regression.safetensors")
+    np.save(tmp_path / "x.npy", np.array([[2.75], [-1.5]]))
+    got = answer(capsys, "run", tmp_path / "regression.safetensors", tmp_path / "x.npy")
+    assert [r["outputs"]["y"] for r in got["results"]] == [{"value": 2.75}, {"value": -1.5}]
+    assert main(["run", str(tmp_path / "regression.safetensors"), str(tmp_path / "x.npy")]) == 0
+    text = capsys.readouterr().out
+    assert "2.75" in text
+    assert "eel" not in text
+
+
+@pytest.mark.parametrize("axes", [(2, 3), (4,)])
+def test_run_prints_shape_and_range_of_a_map_of_classes(
+    axes: tuple[int, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = Value("x", (*axes, 3), FixedPoint(8, 2)), Value("y", axes, FixedPoint(32, 0))
+    modelfile.save(mapped(Node("argmax", ("x",), "y"), (x,), y, labels=["a", "b", "c"]), tmp_path / "map.safetensors")
+    scores = np.zeros((1, *axes, 3), np.int8)
+    scores[..., 1] = 1
+    scores[(0, *[0] * len(axes), 2)] = 2
+    np.save(tmp_path / "x.npy", scores)
+    got = answer(capsys, "run", tmp_path / "map.safetensors", tmp_path / "x.npy")
+    assert got["results"][0]["outputs"]["y"] == {"shape": list(axes), "min": 1.0, "max": 2.0}
+
+
+def test_one_array_file_for_several_outputs_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {n: Value(n, (3,), FixedPoint(8, 4)) for n in "xyz"}
+    nodes = (Node("add", ("x", "x"), "y"), Node("add", ("x", "y"), "z"))
+    modelfile.save(Graph(("x",), ("y", "z"), values, nodes, {}), tmp_path / "two.safetensors")
+    np.save(tmp_path / "x.npy", np.zeros((1, 3), np.int8))
+    command = ["run", str(tmp_path / "two.safetensors"), str(tmp_path / "x.npy"), "--output", str(tmp_path / "y.npy")]
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert "--output writes one array; this model has the outputs y, z" in captured.err
+    assert captured.out == ""
+
+
 def test_run_writes_a_chrome_trace_of_every_step(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +180,9 @@ def test_a_profile_of_the_reference_is_refused(
     np.save(tmp_path / "x.npy", np.zeros((1, 1, 4, 5), np.float32))
     command = ["run", str(model_file), str(tmp_path / "x.npy"), "--backend", "reference", "--threads", "2"]
     assert main([*command, "--profile", str(tmp_path / "t.json")]) == 2
-    assert "only the engine knows its steps" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "only the engine knows its steps" in captured.err
+    assert captured.out == ""
 
 
 def test_inspect_counts_what_the_file_holds(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,7 +217,10 @@ def test_inspect_names_the_place_and_kind_of_every_multiplication(
     node = next(n for n in got["nodes"] if n["name"] == "head.fc")
     assert got["multiplications"] == node["multiplications"] == 60 + 2
     assert "weights of int8" in node["where"]
+    assert "give the layer a shift format" in node["where"]
     assert "2 of 3 output multipliers" in node["where"]
+    assert "without --multiplier" in node["where"]
+    assert "--option scale=pot, of the method uniform step=pot" in node["where"]
     assert main(["inspect", str(tmp_path / "m.safetensors")]) == 0
     assert "multiplications are left here:\n  head.fc [linear]: 62" in capsys.readouterr().out
 

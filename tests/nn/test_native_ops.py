@@ -209,6 +209,28 @@ def test_a_change_of_a_tensor_in_place_is_seen(which: int) -> None:
     assert not torch.equal(got, before)
 
 
+@pytest.mark.parametrize("which", [1, 2, 3, 4])
+def test_other_data_of_a_tensor_are_seen(which: int) -> None:
+    call = small(grid((1, 4, 5, 5), 0, "u8"))
+    before = torch.ops.bitshift.conv(*call)
+    call[which].data = call[which].flip(0)
+    got = torch.ops.bitshift.conv(*call)
+    assert torch.equal(got, ops.exact_conv(*call))
+    assert not torch.equal(got, before)
+
+
+@pytest.mark.parametrize("which", [1, 2, 3, 4])
+@pytest.mark.parametrize("write", [lambda t, new: t.data.copy_(new), lambda t, new: t.numpy().__setitem__(..., new)])
+def test_a_write_that_torch_does_not_count_is_seen_once_the_layers_are_forgotten(which: int, write: Any) -> None:
+    call = small(grid((1, 4, 5, 5), 0, "u8"))
+    before = torch.ops.bitshift.conv(*call)
+    write(call[which], call[which].flip(0).clone())
+    native.forget()
+    got = torch.ops.bitshift.conv(*call)
+    assert torch.equal(got, ops.exact_conv(*call))
+    assert not torch.equal(got, before)
+
+
 def test_a_layer_goes_with_its_codes_and_never_serves_others() -> None:
     x, vector = grid((1, 4, 5, 5), 0, "u8"), vectors(6, 5)
     for seed in range(40):  # ids and addresses of freed tensors come back

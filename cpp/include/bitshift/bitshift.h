@@ -37,7 +37,7 @@ typedef struct bs_model bs_model;
 typedef enum {
   BS_OK = 0,
   BS_BAD_FILE = 1,  /* the file breaks docs/model-file.md, or its accumulators could overflow */
-  BS_BAD_CALL = 2,  /* wrong sizes or indices, null pointers, integers outside of an input's type, a limit exceeded */
+  BS_BAD_CALL = 2,  /* wrong sizes or indices, null pointers, overlaps, integers outside of a type, a limit exceeded */
   BS_IO = 3,        /* the file cannot be read */
   BS_NO_MEMORY = 4,
   BS_INTERNAL = 5
@@ -93,7 +93,8 @@ BS_API const char *bs_isa(const bs_model *model);
 BS_API int32_t bs_threads(const bs_model *model);
 
 /* Runs batch samples, which lie one behind the other in each buffer. The arrays have one entry an input and one an
- * output; *_bytes are the sizes of the buffers and must be batch * sample_bytes. Inputs and outputs must not overlap. */
+ * output; *_bytes are the sizes of the buffers and must be batch * sample_bytes. An output that has a byte in common with an
+ * input or another output is refused. */
 BS_API bs_status bs_run(const bs_model *model, size_t batch, const void *const *inputs, const size_t *input_bytes,
                         void *const *outputs, const size_t *output_bytes);
 

@@ -6,6 +6,7 @@ reader of its own, which checks everything again.
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ else:
     _reason = None
 
 NAME = "engine"
+_MAX_THREADS = 1024
+"""kMaxThreads of cpp/src/settings.cpp."""
 
 
 def available() -> str | None:
@@ -112,7 +115,8 @@ class Executable:
         """The arrays of ``inputs`` in the order of the graph."""
         if set(inputs) != {value.name for value in self.inputs}:
             raise ValueError(
-                f"inputs {sorted(inputs)} given; the graph takes {sorted(value.name for value in self.inputs)}"
+                f"inputs {sorted(map(str, inputs))} given; "
+                f"the graph takes {sorted(value.name for value in self.inputs)}"
             )
         return [contiguous(inputs[value.name]) for value in self.inputs]
 
@@ -121,7 +125,8 @@ class Executable:
 
         Arrays are numpy's or whatever lends memory by ``__dlpack__`` (torch tensors on the CPU), C-contiguous; no
         element is copied. They hold what the graph computes with; with ``values``, float32 or float64 inputs are
-        quantised by the rule of the op ``quantize``, and float32 outputs get ``q * 2**-frac``.
+        quantised by the rule of the op ``quantize``, and float32 outputs get ``q * 2**-frac``. An output shares no
+        memory with an input or another output.
 
         Raises:
             ValueError: names the bad array.
@@ -178,7 +183,7 @@ def load(
         OSError: the file cannot be read.
         ModelFileError: it is not a valid model file.
         GraphError: a limit is exceeded.
-        ValueError: an unknown instruction set or way to tune.
+        ValueError: an unknown instruction set or way to tune, or an option of another type; names the option.
     """
     with Path(path).open("rb"):  # Python's own errors for a file that is not there
         create = partial(_module().Model.open, os.fsencode(path))
@@ -191,13 +196,36 @@ def _module() -> Any:
     return _engine
 
 
-def _make(create: Any, where: str, memory: int, threads: int | None, isa: str | None, tune: str | None) -> Executable:
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise ValueError(f"threads={threads!r}: allowed are None and integers from 1 on")
+def memory_limit(found: Any) -> int:
+    """``found`` as ``max_activation_bytes``; ValueError for what is no integer from 0 to 2**64 - 1."""
+    return _whole("max_activation_bytes", found, 0, (1 << 64) - 1, "integers")
+
+
+def _whole(name: str, found: Any, lo: int, hi: int, allowed: str) -> int:
     try:
-        native = create(
-            memory_limit=memory, op_limit=MAX_OPERATIONS, threads=threads or 0, isa=isa or "", tune=tune or ""
-        )
+        number = None if isinstance(found, bool) else operator.index(found)
+    except TypeError:
+        number = None
+    if number is None or not lo <= number <= hi:
+        raise ValueError(f"{name}={found!r}: allowed are {allowed} from {lo} to {hi}")
+    return number
+
+
+def _word(name: str, found: Any) -> str:
+    if found is not None and not isinstance(found, str):
+        raise ValueError(f"{name}={found!r}: allowed are None and a word, such as {name}='auto'")
+    return found or ""
+
+
+def _make(create: Any, where: str, memory: int, threads: int | None, isa: str | None, tune: str | None) -> Executable:
+    options = {
+        "memory_limit": memory_limit(memory),
+        "threads": 0 if threads is None else _whole("threads", threads, 1, _MAX_THREADS, "None and integers"),
+        "isa": _word("isa", isa),
+        "tune": _word("tune", tune),
+    }
+    try:
+        native = create(op_limit=MAX_OPERATIONS, **options)
     except _engine.EngineUsageError as error:
         hint = " (max_activation_bytes raises the memory limit)" if "memory limit" in str(error) else ""
         raise GraphError(f"{where}{error}{hint}") from None

@@ -89,7 +89,15 @@ def _check_dtype(path: Path, array: np.ndarray, kind: ValueType, *, pictures: bo
     if array.dtype in (np.float32, np.float64):
         if not np.isfinite(array).all():
             raise CliError(f"{path}: holds NaN or infinity; clean the array first")
-        return array.astype(np.float32) if isinstance(kind, Float32) else array
+        if not isinstance(kind, Float32):
+            return array
+        with np.errstate(over="ignore"):
+            found = array.astype(np.float32)
+        beyond = array[~np.isfinite(found)]
+        if len(beyond):
+            most = np.finfo(np.float32).max
+            raise CliError(f"{path}: holds {beyond[0]:g}; the input's float32 goes to {most:g}: scale the array")
+        return found
     allowed = "float32 or float64 (values)"
     if isinstance(kind, FixedPoint):
         if array.dtype == kind.dtype:

@@ -4,6 +4,9 @@ A layer's codes become an engine model of one node, from bytes to int32 sums, th
 input of some shape; the sums are then scaled as the float path scales them, so the two give the same bits. State: one
 entry for each tensor of codes that lives, which goes with it.
 
+Changes of codes, multipliers, offsets and fractions in place are seen by torch's count of them and by their address.
+Writes that torch does not count, to ``tensor.data`` or through a numpy view, are not: :func:`forget` after them.
+
 The engine takes the call if ``x * 2**frac_in`` are integers of 8 bits and no sum can leave int32, else the caller
 computes with floats. ``BITSHIFT_TORCH_ENGINE=off`` switches it off.
 """
@@ -43,7 +46,7 @@ class _Layer:
     """What was made of one tensor of codes, valid while none of its four tensors has changed."""
 
     tensors: tuple[weakref.ref[Tensor], ...]
-    versions: tuple[int, ...]
+    states: tuple[tuple[int, int], ...]
     scale: Any
     offset: Any
     lo: int = 0
@@ -163,7 +166,7 @@ def _layer(tensors: tuple[Tensor, ...]) -> _Layer | None:
     if found is not None:
         a, b, c, d = found.tensors
         same = a() is codes and b() is mult and c() is offset and d() is frac
-        if same and found.versions == (codes._version, mult._version, offset._version, frac._version):
+        if same and found.states == (_state(codes), _state(mult), _state(offset), _state(frac)):
             return found
     if any(t.is_inference() or not t.is_cpu or type(t) not in (Tensor, torch.nn.Parameter) for t in tensors):
         return None
@@ -174,8 +177,23 @@ def _layer(tensors: tuple[Tensor, ...]) -> _Layer | None:
         # The entry goes when the codes go, so that their id cannot name other codes later.
         first = weakref.ref(codes, lambda gone: _forget(place, gone))
         refs = (first, *(weakref.ref(t) for t in tensors[1:]))
-        _layers[place] = made = _Layer(refs, tuple(t._version for t in tensors), scale, shift)
+        _layers[place] = made = _Layer(refs, tuple(map(_state, tensors)), scale, shift)
         return made
+
+
+def _state(tensor: Tensor) -> tuple[int, int]:
+    """What changes with the values: the count of writes, and the address, as ``tensor.data = other`` counts none."""
+    return tensor._version, tensor.data_ptr()
+
+
+def forget() -> None:
+    """Drop what was made of all layers; each is packed anew when it is next called.
+
+    For writes to codes, multipliers, offsets or fractions that torch does not count: to ``tensor.data``, or through a
+    numpy view.
+    """
+    with _lock:
+        _layers.clear()
 
 
 def _forget(place: int, gone: weakref.ref[Tensor]) -> None:

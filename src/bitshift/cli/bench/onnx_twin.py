@@ -153,8 +153,9 @@ def _conv_transpose(w: _Writer, layer: Layer) -> str:
     sizes, out = w.twin.shapes[layer.inputs[0]][1:], w.twin.shapes[layer.output][1:]
     whole = [(n - 1) * s + (k - 1) * d + 1 for n, (k, s, d, *_) in zip(sizes, axes, strict=True)]
     begin = [before for before, _ in a["padding"]]
-    end = [min(n, b + m) for n, b, m in zip(whole, begin, out, strict=True)]
-    rest = [b + m - e for b, m, e in zip(begin, out, end, strict=True)]
+    # A crop beyond the whole output leaves nothing of it: all is zeros.
+    end = [max(b, min(n, b + m)) for n, b, m in zip(whole, begin, out, strict=True)]
+    rest = [m - (e - b) for b, m, e in zip(begin, out, end, strict=True)]
     lists = {"begin": begin, "end": end, "axes": range(2, 2 + len(out))}
     ends = [w.constant(f"{layer.output}:{k}", np.array(list(v), np.int64)) for k, v in lists.items()]
     y = w.node("Slice", [y, *ends], f"{layer.output}:part")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,6 +118,7 @@ examples:
         from bitshift.backends import engine
         from bitshift.cli.bench.compare import Plan
         from bitshift.cli.bench.machine import processors
+        from bitshift.cli.targets import check_target
 
         reason = engine.available()
         if reason is not None:
@@ -124,8 +126,10 @@ examples:
         for name, values in (("--threads", self.threads), ("--batch", self.batch), ("--rounds", (self.rounds,))):
             if not values or min(values) < 1:
                 raise CliError(f"{name} {' '.join(map(str, values))}: at least 1 is needed")
-        if self.seconds <= 0:
-            raise CliError(f"--seconds {self.seconds}: must be more than 0")
+        if not 0 < self.seconds < math.inf:
+            raise CliError(f"--seconds {self.seconds}: must be more than 0, and finite")
+        if self.plot is not None:
+            check_target("--plot", self.plot)
         allowed = processors()
         wrong = sorted(set(self.cpus) - set(allowed))
         if wrong:

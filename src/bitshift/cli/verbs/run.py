@@ -67,6 +67,7 @@ examples:
             raise CliError(f"--top {self.top} --batch-size {self.batch_size}: both must be at least 1")
         options = {} if self.threads is None else {"threads": self.threads}
         model = open_model(self.model, backend=self.backend, **options)
+        self._check_targets(model)
         batches = self._read(model)
         names = model.graph.outputs
         results: list[dict[str, Any]] = []
@@ -86,6 +87,22 @@ examples:
             self._write(out, collected)
         if self.profile is not None:
             self._profile(out, model, {n: a[: self.batch_size] for n, a in batches[0][1].items()})
+
+    def _check_targets(self, model: Model) -> None:
+        """Refuse what could not be written, before anything runs."""
+        from bitshift.cli.targets import check_target
+
+        for flag, path in (("--output", self.output), ("--profile", self.profile)):
+            if path is not None:
+                check_target(flag, path)
+        if self.output is not None and len(model.outputs) > 1:
+            names = ", ".join(value.name for value in model.outputs)
+            raise CliError(f"--output writes one array; this model has the outputs {names}")
+        if self.profile is not None:
+            try:
+                model.steps  # noqa: B018 - asks whether the backend knows them
+            except ValueError as error:
+                raise CliError(f"--profile: {error}") from None
 
     def _read(self, model: Model) -> list[tuple[str, dict[str, np.ndarray]]]:
         """(title, arrays by input name) for each run; several graph inputs are one joint run."""
@@ -117,10 +134,7 @@ examples:
 
     def _profile(self, out: Output, model: Model, arrays: dict[str, np.ndarray]) -> None:
         assert self.profile is not None
-        try:
-            found = model.profile(arrays)
-        except ValueError as error:
-            raise CliError(f"--profile: {error}") from None
+        found = model.profile(arrays)
         found.save(self.profile)
         slowest = sorted(found.times, key=lambda t: t.seconds, reverse=True)[:10]
         rows = [
@@ -144,8 +158,6 @@ examples:
         import numpy as np
 
         assert self.output is not None
-        if len(collected) > 1:
-            raise CliError(f"--output writes one array; this model has the outputs {', '.join(collected)}")
         array = np.concatenate(next(iter(collected.values())))
         with self.output.open("wb") as file:
             np.save(file, array, allow_pickle=False)
@@ -164,15 +176,20 @@ def _run_batched(model: Model, arrays: dict[str, np.ndarray], batch_size: int) -
 
 
 def _answer(model: Model, name: str, values: np.ndarray, top: int) -> dict[str, Any]:
-    """One sample of one output: the strongest entries of a vector, the index of a number, else shape and range."""
+    """One sample of one output: the label of an argmax, a number, the strongest entries of a vector, else shape and
+    range.
+    """
     import numpy as np
 
     labels = model.labels or []
     node = next((n for n in model.graph.nodes if n.output == name), None)
-    if values.ndim == 0 or (node is not None and node.op == "argmax"):
-        index = int(values.reshape(-1)[0])
+    best = node is not None and node.op == "argmax"
+    if values.ndim == 0 and not best:
+        return {"value": float(values)}
+    if values.ndim == 0:
+        index = int(values)
         return {"index": index, "label": labels[index] if index < len(labels) else str(index)}
-    if values.ndim > 1:
+    if values.ndim > 1 or best:
         return {"shape": list(values.shape), "min": float(values.min()), "max": float(values.max())}
     order = np.argsort(-values, kind="stable")[:top]
     fits = len(labels) == len(values)
@@ -188,6 +205,8 @@ def _sentence(answer: dict[str, Any]) -> str:
         return "   ".join(f"{t['label']} {t['value']:.4g}" for t in answer["top"])
     if "label" in answer:
         return answer["label"]
+    if "value" in answer:
+        return f"{answer['value']:.4g}"
     return f"array {tuple(answer['shape'])} from {answer['min']:.4g} to {answer['max']:.4g}; save it with --output"
 
 

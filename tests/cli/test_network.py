@@ -47,7 +47,11 @@ def test_a_spec_survives_json() -> None:
         ),
         (
             ShiftConfig(format="pot3d", activations=8),
-            "lenet_bn, denseshift pot3d, 8-bit activations, multiplication-free",
+            "lenet_bn, denseshift pot3d, 8-bit activations",
+        ),
+        (
+            ShiftConfig(method="nearest", format="int8", activations=8, keep_last="int8"),
+            "lenet_bn, nearest int8, 8-bit activations",
         ),
         (ShiftConfig(bits=3, activations=6, multiplier=True), "6-bit activations, one multiplier a channel"),
     ],
@@ -55,6 +59,7 @@ def test_a_spec_survives_json() -> None:
 def test_a_network_is_described_in_a_line(shift: ShiftConfig | None, words: str) -> None:
     spec = NetworkSpec(model="lenet_bn", num_classes=10, input_shape=(1, 28, 28), shift=shift)
     assert words in spec.describe()
+    assert "multiplication" not in spec.describe(), "only a graph can be counted"
 
 
 def test_weights_load_from_safetensors_torch_files_and_run_directories(tmp_path: Path) -> None:

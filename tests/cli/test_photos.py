@@ -112,6 +112,20 @@ def test_every_verb_that_takes_training_photos_can_replace_a_cut_one(photos, cap
     assert main(["eval", "run", "--split", "train"]) == 2, "an evaluation must not count another image"
 
 
+def test_the_report_of_a_file_opens_photos_as_the_file_takes_them(photos, capsys):
+    verb("train", "--data", photos, *FLAGS, "--data-workers", "0", "--run-dir", "run")
+    flags = ["report", "run/net.safetensors", "--output", "page.html"]
+    verb(*flags, "--data", photos)
+    assert '<section id="confusion"' in Path("page.html").read_text()
+    verb(*flags, "--data", photos, "--image-size", "16", "--image-short", "19")
+    assert main([*flags, "--data", str(photos), "--image-size", "8"]) == 2
+    assert "the data are (3, 8, 8) a sample, the model takes (3, 16, 16)" in capsys.readouterr().err
+    assert main([*flags, "--image-size", "16"]) == 2
+    assert "give --data" in capsys.readouterr().err
+    assert main(["report", "run", "--image-size", "16"]) == 2
+    assert "a run knows how its photos are opened" in capsys.readouterr().err
+
+
 def test_photos_of_several_sizes_ask_for_a_size(photos, capsys):
     assert main(["train", "--data", "photos", "--model", "photo_net:net"]) == 2
     assert "--image-size N" in capsys.readouterr().err

@@ -6,10 +6,12 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bitshift.cli.errors import CliError
@@ -27,6 +29,9 @@ from bitshift.cli.report.data import (
 from bitshift.cli.report.history import read_history, thin
 from bitshift.cli.report.page import render
 from bitshift.cli.summary import WeightLayer
+from bitshift.core import modelfile
+from bitshift.core.fixed import FixedPoint
+from bitshift.core.graph import Graph, Node, Value
 from bitshift.core.ops import Cost
 
 NASTY = "<script>alert('x')</script> & \"q\""
@@ -150,6 +155,32 @@ def test_the_page_of_a_model_file_shows_its_layers(model_file: Path) -> None:
     assert sum(data.layers[0].counts) == 60
     assert sum(size for name, size, _ in data.sizes if name != "file") == model_file.stat().st_size
     assert "head.fc" in render(data)
+
+
+def test_the_page_says_of_a_file_what_is_counted_and_not_what_its_name_says(
+    tmp_path: Path, small_graph: Callable[..., Graph]
+) -> None:
+    for format, words in (("pot3d", "multiplication-free"), ("int8", "60 multiplications a sample")):
+        path = tmp_path / f"{format}.safetensors"
+        modelfile.save(small_graph(format=format), path)
+        assert from_model(path).subtitle == f"{path}, {words}"
+
+
+def test_shared_weights_are_stored_once_in_every_sum_of_the_page(tmp_path: Path) -> None:
+    """Two layers of 4 weights each with one array of codes: 16 bytes as float32, 2 packed."""
+    values = {name: Value(name, (2,), FixedPoint(8, 7)) for name in "xyz"}
+    nodes = [
+        Node("linear", (a,), b, {"format": "pot3d"}, {"codes": "codes", "offset": f"offset.{b}"}, source=b)
+        for a, b in ("xy", "yz")
+    ]
+    constants = {"codes": np.zeros((2, 2), np.uint8), "offset.y": np.array([1, 2]), "offset.z": np.array([3, 4])}
+    path = tmp_path / "tied.safetensors"
+    modelfile.save(Graph(("x",), ("z",), values, tuple(nodes), constants, {}), path)
+    data = from_model(path)
+    assert [layer.shared for layer in data.layers] == [False, True]
+    assert data.sizes[-1][2] == "float32 weights alone would be 16 B"
+    assert data.tiles[0].below == f"{16 / path.stat().st_size:.1f} x smaller than its float32 weights"
+    assert re.search(r"<td[^>]*>all layers</td>(<td[^>]*></td>){3}<td[^>]*>4</td>", render(data))
 
 
 def lines(path: Path, *objects: object) -> Path:

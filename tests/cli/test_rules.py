@@ -40,12 +40,25 @@ def test_rules_are_read_in_their_order(name: str, text: str, tmp_path: Path) -> 
         ("r.json", '[{"pattern": ""}]', "rule 1: rule with an empty pattern"),
         ("r.json", "[{}]", "rule 1: .*pattern"),
         ("r.json", '[{"pattern": "a", "keep": "fp16"}]', "allowed are False, 'float', 'int8'"),
+        ("r.json", '[{"pattern": "a"}, {"pattern": 3}]', "r.json, rule 2: pattern is 3; allowed: a string"),
+        ("r.json", '[{"pattern": null}]', "rule 1: pattern is None; allowed: a string"),
+        ("r.toml", '[[rule]]\npattern = "a"\nbits = "3"\n', "rule 1: bits is '3'; allowed: a whole number from 1"),
+        ("r.json", '[{"pattern": "a", "bits": true}]', "rule 1: bits is True; allowed: a whole number from 1"),
+        ("r.json", '[{"pattern": "a", "bits": 0}]', "rule 1: bits is 0; allowed: a whole number from 1"),
+        ("r.json", '[{"pattern": "a", "options": "x"}]', "rule 1: options is 'x'; allowed: a table of options"),
+        ("r.json", '[{"pattern": "a", "method": ["s3"]}]', r"rule 1: method is \['s3'\]; allowed: a string"),
+        ("r.json", '[{"pattern": "a", "keep": true}]', "rule 1: keep is True; allowed: false, 'float' or 'int8'"),
     ],
 )
 def test_a_wrong_rules_file_is_refused_with_its_place(name: str, text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(CliError, match=message):
         read_rules(tmp_path / name)
+
+
+def test_null_says_nothing_of_a_rule(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('[{"pattern": "a", "bits": null, "options": null, "format": "pot2d"}]')
+    assert read_rules(tmp_path / "r.json") == (Rule(pattern="a", format="pot2d"),)
 
 
 @pytest.mark.parametrize(

@@ -94,11 +94,77 @@ def test_a_run_s_normalisation_is_that_of_its_weights(trained, capsys):
         (("--bits", "3", "--formats", "pot3d", "pot9"), "pot9"),
         (("--bits", "3", "--normalise", "mnist"), "mnist"),
         (("--bits", "3", "--rows", "0"), "--rows 0"),
+        (("--kb", "-1"), "--kb -1: a budget must be a finite number above 0"),
+        (("--bits", "nan"), "--bits nan: a budget must be a finite number above 0"),
+        (("--ms", "nan"), "--ms nan"),
+        (("--ms", "inf"), "--ms inf"),
+        (("--ms", "1", "--activations", "9"), "activations=9"),
     ],
 )
-def test_bad_flags_are_named(trained, capsys, flags, message):
-    assert search(trained, *flags) != 0
+def test_bad_flags_are_named_before_anything_is_measured(trained, capsys, flags, message, monkeypatch):
+    monkeypatch.setattr("bitshift.train.search.sensitivity._divergence", measured_too_early)
+    assert search(trained, *flags) == 2
     assert message in capsys.readouterr().err
+
+
+def measured_too_early(*_):
+    raise AssertionError("a layer was measured")
+
+
+TIED = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.a, self.b = (nn.Linear(28, 28, bias=bias) for bias in (True, False))
+        self.b.weight = self.a.weight
+        self.fc = nn.Linear(28 * 28, classes)
+
+    def forward(self, x):
+        return self.fc(self.b(self.a(x).relu()).relu().flatten(1))
+
+def net(num_classes):
+    return Net(num_classes)
+"""
+
+
+@pytest.fixture
+def tied(trained, monkeypatch):
+    """Weights of a network whose first two layers have one weight, and what it takes of the command line."""
+    (trained / "tied_net.py").write_text(TIED)
+    monkeypatch.syspath_prepend(trained)
+    import tied_net
+
+    torch.manual_seed(0)
+    torch.save(tied_net.net(3).state_dict(), trained / "tied.pt")
+    return ["tied_net:net", "--weights", str(trained / "tied.pt"), "--data", str(trained / "data.npz")]
+
+
+@pytest.mark.parametrize("budget", [("--like", "pot3d"), ("--ms", "1000")], ids=["like", "ms"])
+def test_layers_with_one_weight_cost_once_and_take_one_format(trained, tied, budget, capsys):
+    flags = [*tied, "--rows", "24", "--output", str(trained / "rules.json"), *budget, "--json"]
+    assert main(["search", *flags]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    first, _ = answer["layers"]
+    assert (first["path"], first["tied"], first["weights"]) == ("a", ["b"], 784)
+    rules = {rule["pattern"]: rule["format"] for rule in json.loads((trained / "rules.json").read_text())}
+    assert list(rules) == ["a", "b", "fc"]
+    assert rules["a"] == rules["b"]
+    if budget[0] == "--ms":
+        return
+    assert answer["bytes"] <= 3 * (784 + 3 * 784) / 8
+    assert main(["convert", *tied, "--method", "nearest", "--rules", str(trained / "rules.json"), "--json"]) == 0
+    converted = json.loads(capsys.readouterr().out)
+    assert {row["path"]: row["format"] for row in converted["rows"] if row.get("format")} == rules
+
+
+def test_a_budget_of_kilobytes_counts_a_kept_weight_of_two_layers_once(trained, tied, capsys):
+    rules = trained / "kept.json"
+    rules.write_text(json.dumps([{"pattern": "[ab]", "keep": "int8"}]))
+    flags = [*tied, "--rows", "24", "--output", str(trained / "rules.json"), "--rules", str(rules), "--json"]
+    assert main(["search", *flags, "--kb", str((784 + 3 * 784 / 4) / 1000)]) == 0
+    assert [layer["path"] for layer in json.loads(capsys.readouterr().out)["layers"]] == ["fc"]
 
 
 def test_a_budget_of_kilobytes_counts_the_layers_that_rules_keep(trained, capsys):

@@ -197,6 +197,35 @@ def test_convert_takes_the_pixels_and_the_augmentation_of_the_training(folder: P
     assert main(["convert", "cli_smoke_net:net", *flags, "--augment", "shiftt"]) == 2
 
 
+def test_an_export_says_how_often_the_file_multiplies_and_its_name_does_not(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb("convert", "cli_smoke_net:net", "--weights", "run/float", "--data", "made.npz", "--method", "nearest",
+         "--format", "int8", "--activations", "8", "--output", "run-int8")  # fmt: skip
+    for run, words in (("run-int8", "multiplications a sample"), ("run", "8-bit activations, multiplication-free")):
+        assert main(["export", run, "--output", "said.safetensors"]) == 0
+        assert words in capsys.readouterr().out
+        assert "multiplication" not in verb("inspect", "said.safetensors")["meta"]["name"]
+    assert "multiplication-free" not in (verb("report", "run-int8") and Path("run-int8/report.html").read_text())
+
+
+def test_uniform_weights_are_measured_beside_a_run_of_rules(folder: Path) -> None:
+    """What `bitshift search` writes; a rule that says only options keeps its layer from the rule behind it."""
+    net = ("--model", "cli_smoke_net:net", "--pretrained", "run/float", "--init", "pretrained", "--method", "nearest")
+    found = {x["name"]: x["weights"] for x in verb("inspect", "run/net.safetensors")["layers"]}
+    (first, _), *_ = found.items()
+    rules = [{"pattern": first, "options": {"scale": "pot"}}, {"pattern": "*", "format": "pot4x2"}]
+    (folder / "rules.json").write_text(json.dumps(rules))
+    shared = ("--data", "made.npz", "--activations", "8", "--batch-size", "32", "--set", "progress=off")
+    verb("train", *shared, *net, "--rules", "rules.json", "--epochs", "1", "--run-dir", "run-mixed")
+    verb("report", "run-mixed", "--measure")
+    rows = json.loads(Path("run-mixed/comparison.json").read_text())["rows"]
+    (row,) = (row for row in rows if row["kind"] == "uniform")
+    assert row["weight_bits"] == "int3, int4"
+    mean = (3 * found[first] + 4 * (sum(found.values()) - found[first])) / sum(found.values())
+    assert row["name"] == f"uniform {mean:.2f} bits a weight"
+
+
 def test_a_weight_only_network_exports_within_a_tolerance(folder: Path) -> None:
     verb("convert", "cli_smoke_net:net", "--weights", "run/float", "--data", "made.npz", "--output", "floats")
     got = verb("export", "floats")

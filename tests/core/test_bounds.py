@@ -12,6 +12,9 @@ from bitshift.core.bounds import check_bounds, input_ranges
 from bitshift.core.fixed import FixedPoint
 from bitshift.core.formats import FORMATS
 from bitshift.core.graph import Graph, GraphError, Node, Value
+from bitshift.core.ops import weighted
+from bitshift.core.ops.conv_transpose import periods_of, phase_sums
+from bitshift.core.ops.weighted import accumulator_range, signed_sums
 from bitshift.core.reference import execute
 from strategies import Builder
 
@@ -238,3 +241,48 @@ def test_computed_ids_must_fit_the_table() -> None:
     check_bounds(good)
     with pytest.raises(GraphError, match="layer 'emb': its ids 'i' can be 0 to 5, the table has the rows 0 to 4"):
         check_bounds(replace(good, constants={"codes": np.zeros((5, 2), np.uint8)}))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"),
+    [((5,), (2,), (1,)), ((3, 4), (2, 3), (1, 2)), ((4, 3, 2), (2, 6, 9), (2, 4, 1)), ((2, 7), (1, 5), (3, 1))],
+)
+def test_the_taps_that_meet_one_output_are_summed_by_their_remainders(
+    kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> None:
+    """Taps meet when their places, counted in steps of the dilation, leave the same remainders by the strides."""
+    levels = np.random.default_rng(1).integers(-4, 5, (2, 3, *kernel))
+    node = Node("conv_transpose", ("x",), "y", {"stride": stride, "dilation": dilation}, {"codes": "codes"})
+    found = phase_sums(levels, periods_of(node, kernel))
+    taps: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for tap in np.ndindex(*kernel):
+        taps.setdefault(tuple(k * d % s for k, s, d in zip(tap, stride, dilation, strict=True)), []).append(tap)
+    for sums, part in zip(found, (np.maximum(levels, 0), np.minimum(levels, 0)), strict=True):
+        wanted = [sum(part[(slice(None), slice(None), *tap)].sum(axis=1) for tap in group) for group in taps.values()]
+        assert sorted(sums.T.tolist()) == sorted(np.array(wanted).tolist())
+
+
+def test_bounds_over_int64_are_exact() -> None:
+    """Sums of 2**15 * (2**32 - 1) * 2**18 in Python's integers."""
+    levels = np.full((1, 2**18), 2**15)
+    least, largest = accumulator_range(levels, -(2**31), 2**31 - 1)
+    assert (least[0], largest[0]) == (-(2**64), 2**33 * (2**31 - 1))
+
+
+def test_a_constant_of_many_nodes_is_summed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(weighted, "signed_sums", lambda levels: calls.append(1) or signed_sums(levels))
+    b = Builder()
+    x = b.input((4,), FixedPoint(8, 0))
+    graph = b.graph(
+        [b.node("linear", [x], (4,), FixedPoint(8, 0), {"format": "pot3d"}, {"codes": np.eye(4, dtype=np.uint8)})]
+    )
+    first = graph.nodes[0]
+    nodes, values = [first], dict(graph.values)
+    for i in range(5):
+        values[f"y{i}"] = Value(f"y{i}", (4,), FixedPoint(8, 0))
+        nodes.append(replace(first, inputs=(nodes[-1].output,), output=f"y{i}"))
+    calls.clear()
+    bounds = check_bounds(Graph(graph.inputs, ("y4",), values, tuple(nodes), graph.constants))
+    assert len(bounds) == 6
+    assert len(calls) == 1

@@ -99,6 +99,7 @@ def test_broken_headers_are_refused(data: bytes, match: str) -> None:
         ({"a": entry(shape=(4.0,))}, "shape"),
         ({"a": entry(shape=(1,) * 8 + (4,))}, "at most 8"),
         ({"a": entry(shape=(2**31, 0), offsets=(0, 0))}, "shape"),
+        ({"a": entry(shape=(0, *[2**31 - 1] * 3), offsets=(0, 0))}, "too large"),
         ({"a": entry(offsets=(4, 0))}, "begin, end"),
         ({"a": entry(offsets=(0, 4, 4))}, "data_offsets"),
         ({"a": entry(offsets=(0, 5))}, "data_offsets"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bitshift.core.cost import ENERGY_PJ, check_limits, count, energy_pj, float_twin, peak_activation_bytes
+from bitshift.core.cost import ENERGY_PJ, CostTable, check_limits, count, energy_pj, float_twin, peak_activation_bytes
 from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.core.graph import GraphError
 from bitshift.core.ops import Cost
@@ -15,13 +15,19 @@ S8, S32, F32 = FixedPoint(8, 7), FixedPoint(32, 7), Float32()
 CONV = {"stride": [1], "padding": [[0, 0]], "dilation": [1], "groups": 1}
 
 
-def conv_cost(format: str, type: FixedPoint = S8, **consts: np.ndarray) -> Cost:
-    """Cost of a 1-d convolution: 2 outputs channels at 4 positions, 3 inputs channels, 2 taps: 48 products."""
+def conv_table(format: str, type: FixedPoint | Float32 = S8, **consts: np.ndarray) -> CostTable:
+    """A 1-d convolution: 2 outputs channels at 4 positions, 3 inputs channels, 2 taps: 48 products."""
     b = Builder()
     x = b.input((3, 5), type)
     codes = np.zeros((2, 3, 2), np.uint8)
-    y = b.node("conv", [x], (2, 4), S8, {**CONV, "format": format}, {"codes": codes, **consts})
-    return count(b.graph([y])).rows[0].cost
+    out = S8 if isinstance(type, FixedPoint) else type
+    y = b.node("conv", [x], (2, 4), out, {**CONV, "format": format}, {"codes": codes, **consts})
+    return count(b.graph([y]))
+
+
+def conv_cost(format: str, type: FixedPoint = S8, **consts: np.ndarray) -> Cost:
+    """Cost of the node of :func:`conv_table`."""
+    return conv_table(format, type, **consts).rows[0].cost
 
 
 def test_one_power_of_two_a_weight_is_one_shift_and_one_addition() -> None:
@@ -99,6 +105,20 @@ def test_shared_weights_are_counted_once() -> None:
     assert [row.cost.shifts for row in table.rows] == [4, 4]
 
 
+def test_weights_that_are_shared_are_counted_once_whatever_else_is_not() -> None:
+    """A tied layer has offsets of its own: 8 bytes each, beside one set of codes."""
+    b = Builder()
+    x = b.input((2,), S8)
+    own = {"codes": np.zeros((2, 2), np.uint8), "offset": np.array([8, 9])}
+    y = b.node("linear", [x], (2,), S8, {"format": "pot3d"}, own)
+    z = b.node("linear", [y], (2,), S8, {"format": "pot3d"}, own)
+    first, second = b.nodes
+    object.__setattr__(second, "consts", {**second.consts, "codes": first.consts["codes"]})
+    table = count(b.graph([z]))
+    assert [row.cost.weight_bits for row in table.rows] == [12, 0]
+    assert table.rows[0].cost.constant_bytes == table.rows[1].cost.constant_bytes > 0
+
+
 def test_float_nodes_count_floats_only() -> None:
     b = Builder()
     x = b.input((2,), F32)
@@ -120,10 +140,33 @@ def test_energy_is_the_sum_of_the_constants() -> None:
 
 
 def test_the_float_twin_multiplies_where_we_shift() -> None:
-    cost = conv_cost("pot3d")
-    twin = float_twin(cost)
+    table = conv_table("pot3d")
+    twin = float_twin(table)
     assert (twin.float_multiplications, twin.float_adds, twin.shifts) == (48, 48, 0)
-    assert energy_pj(cost) < energy_pj(twin) / 10
+    assert table.energy_pj < energy_pj(twin) / 10
+
+
+@pytest.mark.parametrize("type", [S8, F32], ids=str)
+def test_the_float_twin_is_the_same_whatever_the_weights_are_here(type: FixedPoint | Float32) -> None:
+    """Two terms a weight are still one product; the shifts of requantising are none of a float network."""
+    consts = {"bias": np.ones(2, np.float32), "scale": np.full(2, 3, np.float32)}
+    if type == S8:
+        consts = {"mult": np.array([1, 4], np.int32), "offset": np.array([8, 8]), "shift": np.array([4, 4], np.uint8)}
+    twins = [float_twin(conv_table(format, type, **consts)) for format in ("pot3d", "pot4x2", "apot5", "int8")]
+    assert all(twin == twins[0] for twin in twins)
+    assert (twins[0].float_multiplications, twins[0].float_adds) == (48, 48 + 8)
+
+
+def test_a_mean_and_float_weights_multiply_in_the_float_twin_as_they_do_themselves() -> None:
+    b = Builder()
+    x = b.input((2, 4), S8)
+    attrs = {"kernel": [2], "stride": [2], "padding": [[0, 0]], "mult": 1, "offset": 1, "shift": 1}
+    y = b.node("avg_pool", [x], (2, 2), S8, attrs)
+    assert float_twin(count(b.graph([y]))).float_multiplications == 4
+    b = Builder()
+    x = b.input((3,), F32)
+    y = b.node("linear", [x], (1,), F32, {}, {"weight": np.ones((1, 3), np.float32)})
+    assert float_twin(count(b.graph([y]))).float_multiplications == 3
 
 
 def test_peak_memory_is_of_values_alive_together() -> None:

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,7 @@ def test_meta_is_kept() -> None:
         ({"size": [0, 4]}, "size"),
         ({"mean": [float("inf")]}, "mean"),
         ({"mean": ["1"]}, "mean"),
+        ({"mean": [10**400]}, "mean"),
         ({"scale": [0]}, "a scale is 0"),
         ({"more": 0}, "exactly kind"),
     ],
@@ -198,6 +200,12 @@ def test_broken_preprocess_is_refused_by_reader_and_writer(change: dict[str, Any
         dumps(small(preprocess=broken))
     if "mean" not in change:
         refuses(lambda tree, t: tree.update(meta={"preprocess": broken}), match)
+
+
+@pytest.mark.parametrize("meta", [{"name": "a\ud800"}, {"labels": ["b", "\udfff"]}])
+def test_text_that_no_reader_accepts_is_not_written(meta: dict[str, Any]) -> None:
+    with pytest.raises(ModelFileError, match="holds a lone surrogate"):
+        dumps(small(**meta))
 
 
 @pytest.mark.parametrize(
@@ -261,6 +269,15 @@ def test_names_that_a_file_cannot_hold_are_refused() -> None:
     graph = Graph((name,), (name,), {name: type(value)(name, value.shape, value.type)}, (), {})
     with pytest.raises(ModelFileError, match="printable ASCII"):
         dumps(graph)
+
+
+def test_a_constant_under_the_name_of_the_metadata_is_refused() -> None:
+    graph = small()
+    names = {name: "__metadata__" if name == "v1.offset" else name for name in graph.constants}
+    nodes = [replace(n, consts={role: names[name] for role, name in n.consts.items()}) for n in graph.nodes]
+    constants = {names[name]: array for name, array in graph.constants.items()}
+    with pytest.raises(ModelFileError, match="constant '__metadata__'"):
+        dumps(replace(graph, nodes=tuple(nodes), constants=constants))
 
 
 def test_save_is_atomic_and_load_names_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import bitshift as bs
 from bitshift.core.graph import GraphError
 from bitshift.core.modelfile import ModelFileError, load
 from bitshift.lower import LoweringError, export, lower
+from bitshift.nn.activations import calibrate
 from lower_models import Layer, Quantize
 
 
@@ -47,7 +49,16 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "batch in the shape": (lambda x: x.reshape(-1, 6), "its first axis must be the batch"),
     "part of the batch": (lambda x: x[1:], "takes part of the batch"),
     "turned batch": (lambda x: x.transpose(0, 1), "moves the batch axis"),
-    "mean over channels": (lambda x: x.mean(1), "mean over all spatial axes"),
+    "mean over the batch": (lambda x: x.mean((0, 1)), "along the batch axis"),
+    "some of the batch": (lambda x: x.sigmoid()[: x.shape[0] // 2], "end depends on the size of the batch"),
+    "a sample of the batch's size": (lambda x: F.pad(x, (0, x.shape[0])), "pad depends on the size of the batch"),
+    "an operand torch repeats": (lambda x: x.sigmoid() * torch.ones(1, 1, 1, 1), "first axis must be the batch"),
+    "random numbers": (lambda x: x.sigmoid() + torch.rand(4, 1), r"aten\.rand.*draws random numbers.*register_buffer"),
+    "difference": (lambda x: x - x.relu(), r"subtracts an activation.*a \+ \(-b\)"),
+    "infinite padding": (
+        lambda x: F.pad(torch.ops.bitshift.quantize(x, 8, 5, True, "half_up"), (1, 1), value=-float("inf")),
+        r"pads with -inf, which s8\.5 cannot hold",
+    ),
     "reflected padding": (lambda x: F.pad(x, (1, 1), mode="reflect"), "reflection_pad1d|mode 'reflect'"),
     "matrix of constants": (
         lambda x: x + torch.ones(4, 6), r"constant of shape \[4, 6\].*one per channel: shape \[4, 1\]"
@@ -83,6 +94,50 @@ def test_a_branch_on_values_is_refused_with_the_reason() -> None:
 def test_a_fixed_batch_size_is_refused() -> None:
     with pytest.raises(LoweringError, match=r"only works for a batch of 2.*x\.shape\[0\]"):
         lower(model(lambda x: x.view(2, 12).relu()), sample=torch.zeros(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("function", "sizes"),
+    [
+        (lambda x: x.sigmoid() if x.shape[0] > 2 else x.tanh(), "of at least 3"),
+        (lambda x: x.sigmoid() if x.shape[0] < 9 else x.tanh(), "of 2 to 8"),
+    ],
+)
+def test_a_branch_on_the_batch_size_is_refused(function: Callable[[Tensor], Tensor], sizes: str) -> None:
+    with pytest.raises(LoweringError, match=f"works only for batches {sizes}: its forward depends on the batch size"):
+        lower(model(function), sample=torch.zeros(4, 3))
+
+
+ID = torch.tensor([[300, 2, 2**24 + 1]] * 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int16])
+def test_a_cast_to_fewer_bits_is_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(LoweringError, match=rf"casts to {dtype}; only .* stay exact"):
+        lower(model(lambda ids: ids.to(dtype)), sample=ID)
+
+
+WRAPPING: dict[str, Callable[[Tensor], Tensor]] = {
+    "add": lambda x: (x + 200).float(),
+    "sum": lambda x: (x + x).float(),
+    "subtract": lambda x: (x - 3).float(),
+    "subtract from": lambda x: (3 - x).float(),
+    "negative": lambda x: (-x).float(),
+    "times": lambda x: (x * 3).float(),
+    "clamp": lambda x: x.clamp(min=-1).float(),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPING)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16])
+def test_arithmetic_that_wraps_around_in_torch_is_refused(name: str, dtype: torch.dtype) -> None:
+    with pytest.raises(LoweringError, match=rf"{dtype}.*wraps around.*x\.float\(\)"):
+        lower(model(WRAPPING[name]), sample=torch.full((2, 3), 100, dtype=dtype))
+
+
+def test_an_integer_result_that_the_graph_has_no_integers_for_is_refused() -> None:
+    with pytest.raises(LoweringError, match=r"computes in torch\.int64.*cast first"):
+        lower(model(lambda ids: -ids), sample=ID)
 
 
 def test_a_module_without_a_sample_is_refused() -> None:
@@ -146,12 +201,23 @@ def test_export_writes_labels_and_preprocessing(tmp_path: Path) -> None:
         ({"labels": ["a"]}, LoweringError, r"1 labels, but the model's output has 3 classes"),
         ({"preprocess": {**IMAGE, "size": [3, 2]}}, LoweringError, r"1 channels of \[3, 2\].*shape \[1, 2, 2\]"),
         ({"preprocess": {"kind": "sound"}}, ModelFileError, "preprocess"),
+        ({"preprocess": "image"}, LoweringError, "preprocess is 'image'; give a dict"),
+        ({"preprocess": {**IMAGE, "mean": [None]}}, ModelFileError, "mean must be a list of 1 finite"),
+        ({"preprocess": {**IMAGE, "mean": [10**400]}}, ModelFileError, "mean must be a list of 1 finite"),
+        ({"labels": "abc"}, LoweringError, "labels is the text 'abc'; give a list"),
     ],
 )
 def test_wrong_descriptions_are_refused(given: dict, error: type[Exception], message: str) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
     with pytest.raises(error, match=message):
         lower(net, sample=torch.zeros(1, 1, 2, 2), **given)
+
+
+def test_channels_that_do_not_come_first_are_refused() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
+    picture = {**IMAGE, "channels": 3, "mean": [0.0] * 3, "scale": [1.0] * 3}
+    with pytest.raises(LoweringError, match=r"input has shape \[2, 2, 3\]; it must be \[3, 2, 2\], channels first"):
+        lower(net, sample=torch.zeros(1, 2, 2, 3), preprocess=picture)
 
 
 def test_two_inputs_and_a_repeated_output_keep_their_order() -> None:
@@ -163,3 +229,59 @@ def test_two_inputs_and_a_repeated_output_keep_their_order() -> None:
     graph = lower(Two().eval(), sample=(torch.zeros(1, 3), torch.zeros(1, 3)))
     assert graph.inputs == ("left", "right")
     assert len(set(graph.outputs)) == 3
+
+
+def test_one_tensor_given_for_two_inputs_stays_two_inputs() -> None:
+    class Two(nn.Module):
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            return left.relu() + right
+
+    x = torch.zeros(2, 3)
+    graph = lower(Two().eval(), sample=(x, x))
+    assert graph.inputs == ("left", "right")
+    assert [n.inputs for n in graph.nodes] == [("left",), (graph.nodes[0].output, "right")]
+
+
+def test_inputs_that_never_meet_are_one_batch() -> None:
+    class Two(nn.Module):
+        def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+            return left.relu(), right.tanh()
+
+    graph = lower(Two().eval(), sample=(torch.zeros(2, 3), torch.zeros(2, 4)))
+    assert [graph.values[o].shape for o in graph.outputs] == [(3,), (4,)]
+
+
+def test_inputs_may_come_as_a_list_of_any_length() -> None:
+    class All(nn.Module):
+        def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+            return torch.cat([first, *others], 1)
+
+    graph = lower(All().eval(), sample=(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2, 5)))
+    assert len(graph.inputs) == 3
+    assert graph.values[graph.outputs[0]].shape == (12,)
+
+
+def test_a_bfloat16_layer_keeps_its_weights() -> None:
+    net = nn.Linear(4, 3).bfloat16().eval()
+    graph = lower(net, sample=torch.zeros(2, 4, dtype=torch.bfloat16))
+    weight = graph.const(graph.nodes[0], "weight")
+    assert torch.equal(torch.from_numpy(weight.copy()), net.weight.detach().float())
+
+
+def test_modules_with_any_name_become_constants_that_a_file_can_hold(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.schön = nn.Linear(4, 3)
+            self.add_module("block" * 60, nn.Linear(3, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.get_submodule("block" * 60)(self.schön(x))
+
+    model, _ = bs.convert(Net().eval(), bs.ShiftConfig(activations=8, init="pretrained"), sample=torch.rand(2, 4))
+    calibrate(model, [torch.rand(2, 4)])
+    for name, net in {"kept": Net().eval(), "converted": bs.freeze(model.eval(), torch.rand(2, 4))}.items():
+        export(net, tmp_path / name, sample=torch.rand(2, 4))
+        names = load(tmp_path / name).constants
+        assert any(n.startswith(r"sch\xf6n.") for n in names)
+        assert any(n.startswith("blockblock") and "..." in n for n in names)

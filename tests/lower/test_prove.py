@@ -43,3 +43,21 @@ def test_a_wrong_pass_is_named_by_output_index_and_both_values(monkeypatch: pyte
     with pytest.raises(LoweringError, match=rf"output '{output}' at index \[0, 1\].*expected .*got .*2 of 6.*report"):
         export(model, tmp_path / "wrong.shift")
     assert not (tmp_path / "wrong.shift").exists()
+
+
+def test_a_graph_that_reads_one_input_for_another_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Two(nn.Module):
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+            q = (8, 5, True, "half_up")
+            return torch.ops.bitshift.quantize(left, *q) * 2 + torch.ops.bitshift.quantize(right, *q)
+
+    def swapped(graph: Graph) -> Graph:
+        graph = optimise(graph)
+        other = {"left": "right", "right": "left"}
+        nodes = [replace(n, inputs=tuple(other.get(i, i) for i in n.inputs)) for n in graph.nodes]
+        return replace(graph, nodes=tuple(nodes))
+
+    x = torch.rand(3, 4)
+    monkeypatch.setattr(lowering, "optimise", swapped)
+    with pytest.raises(LoweringError, match=r"at index \[0, 0\].*report"):
+        lower(Two().eval(), sample=(x, x))

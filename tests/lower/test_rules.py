@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.core.graph import Graph
+from bitshift.core.reference import run_checked
 from bitshift.lower import LoweringError, lower
 from bitshift.lower.literal import literal_graph
 from bitshift.lower.passes import optimise
-from lower_models import Quantize, assert_equal, run, samples
+from lower_models import Quantize, assert_equal, real, run, samples
 
 
 class Many(nn.Module):
@@ -141,6 +142,10 @@ SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda x: x.mean((2, 3)),
     "mean, kept": lambda x: x.mean((-1, -2), keepdim=True),
     "mean 1d": lambda x: x.flatten(2).mean(-1),
+    "mean over channels": lambda x: x.mean(1),
+    "mean over some axes, kept": lambda x: x.mean((1, 3), keepdim=True),
+    "mean over all axes": lambda x: x.mean((1, 2, 3)),
+    "difference as a sum": lambda x: x.relu() + (-x.tanh()),
     "conv same": lambda x: F.conv2d(x, torch.full((2, 4, 2, 3), 0.1), torch.tensor([1.0, 0.0]), padding="same"),
     "conv grouped": lambda x: F.conv2d(x, torch.full((4, 1, 3, 3), -0.3), None, 2, 1, 1, 4),
     "conv 1d": lambda x: F.conv1d(x.flatten(2), torch.full((3, 4, 2), 0.2), padding=1, dilation=3),
@@ -192,6 +197,7 @@ CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
     "times per channel": lambda x: torch.tensor([1.0, 0.5, 3.0]).view(3, 1, 1) * x,
     "divided by a power of two": lambda x: x / 8,
     "mean of four": lambda x: F.avg_pool2d(x, 2),
+    "mean over one axis": lambda x: x.mean(2),
 }
 
 
@@ -214,6 +220,66 @@ def test_arithmetic_that_is_not_exact_in_integers_is_done_in_float() -> None:
     graph = lower(model, sample=x)
     assert [n.op for n in graph.nodes] == ["dequantize", "affine", "affine", "quantize"]
     assert_equal(graph, model, x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.ops.bitshift.quantize(x + (0.5 - 2.0**-25), 8, 0, True, "half_up"),
+        lambda x: x + 0.1,
+        lambda x: x.clamp(min=0.05) + 1,
+    ],
+)
+def test_a_sum_that_torch_rounds_is_done_in_float(function: Callable[[Tensor], Tensor]) -> None:
+    model = nn.Sequential(Quantize(8, 5), Many({"sum": function})).eval()
+    x = torch.arange(-40.0, 40.0).view(4, 20) / 8
+    assert_equal(lower(model, sample=x), model, x)
+
+
+@pytest.mark.parametrize("bound", [{"min": 5.0}, {"max": -1.0}, {"min": 4.0, "max": 6.0}, {"min": -9.0, "max": -8.5}])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_bound_outside_of_the_range_is_the_result(bound: dict[str, float], rounded: bool) -> None:
+    def clamped(x: Tensor) -> Tensor:
+        y = x.clamp(**bound)
+        return torch.ops.bitshift.quantize(y, 7, 2, True, "half_up") if rounded else y
+
+    model, x = nn.Sequential(Quantize(8, 6, signed=False), Many({"clamp": clamped})).eval(), samples((9,), seed=8)
+    assert_equal(lower(model, sample=x), model, x)
+
+
+IDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "float": lambda ids: ids.float(),
+    "times": lambda ids: ids * 0.5,
+    "plus": lambda ids: ids + 0.5,
+    "divided": lambda ids: ids / 2,
+    "long": lambda ids: ids.int().long(),
+}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_integers_over_24_bits_are_rounded_where_torch_rounds_them(name: str) -> None:
+    model, ids = Many({name: IDS[name]}).eval(), torch.tensor([[2**24 + 1, -(2**24) - 3, 2**30 + 1, 7]] * 2)
+    graph = lower(model, sample=ids)
+    got = real(graph, run_checked(graph, {graph.inputs[0]: ids.int().numpy()}))
+    assert np.array_equal(got[0], IDS[name](ids).double().numpy())
+
+
+def test_tokens_are_looked_up_and_averaged() -> None:
+    """What the refusal of nn.EmbeddingBag advises."""
+
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(10, 6)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.table(ids).mean(1)
+
+    model, ids = Bag().eval(), torch.arange(10).view(2, 5)
+    graph = lower(model, sample=ids)
+    got = real(graph, run_checked(graph, {graph.inputs[0]: ids.int().numpy()}))
+    with torch.no_grad():
+        assert np.allclose(got[0], model(ids).numpy(), rtol=0, atol=2.0**-20)
 
 
 TABLES: dict[str, Callable[[Tensor], Tensor]] = {

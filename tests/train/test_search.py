@@ -55,6 +55,9 @@ def test_bad_tables_are_refused():
         choose(np.full((1, 1), np.nan), np.zeros((1, 1)), 1)
     with pytest.raises(ValueError, match="not negative"):
         choose(np.zeros((1, 1)), -np.ones((1, 1)), 1)
+    for budget in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"the budget is {budget}; allowed: a finite number"):
+            choose(np.zeros((1, 1)), np.zeros((1, 1)), budget)
 
 
 def test_a_budget_a_hair_above_the_least_is_the_least():
@@ -125,6 +128,21 @@ def test_excluded_layers_and_bad_formats():
         scan(net, data, ("pot3d", "pot3d"), rows=16)
     with pytest.raises(ValueError, match="pot3e"):
         scan(net, data, ("pot3e",), rows=16)
+
+
+def test_layers_with_one_weight_are_one_layer_and_are_rounded_together():
+    net, data = trained_net(), digits()
+    net.conv2 = nn.Conv2d(8, 8, 3, stride=2, bias=False)
+    net.conv1 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+    net.conv1.weight = net.conv2.weight
+    colours = ArrayData(images=data.images.repeat(8, axis=1), labels=data.labels, class_names=data.class_names)
+    seen = []
+    found = scan(net, colours, ("pot2d",), rows=64, accept=seen.append)
+    assert seen == [found.layers]
+    assert [(layer.paths, layer.weights) for layer in found.layers] == [(("conv1", "conv2"), 576), (("fc",), 32)]
+    assert found.bits().tolist() == [[2 * 576], [2 * 32]]
+    left = scan(net, colours, ("pot2d",), rows=64, exclude=lambda path: path == "conv2")
+    assert [layer.path for layer in left.layers] == ["fc"]
 
 
 def test_latencies_come_from_the_engine_layer_by_layer():

@@ -23,9 +23,9 @@ from bitshift.cli.report.comparison import Kind, Measured
 from bitshift.cli.runs import WEIGHTS, Run, sample_images
 from bitshift.cli.training import FLOAT, PIXELS, make_augment, on_pixels
 from bitshift.core.cost import count, float_twin
-from bitshift.core.formats import get_format
+from bitshift.core.formats import FORMATS, get_format
 from bitshift.nn.activations import calibrate
-from bitshift.nn.config import ShiftConfig
+from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import Normalise, TrainData, random_crop
@@ -57,10 +57,10 @@ def measure_ours(run: Run, test: TrainData, accuracy: float) -> None:
 def measure_float(run_dir: Path, test: TrainData, accuracy: float, reference: Path, note: str) -> None:
     """The float twin's row: bytes of its weights, operations of the same sums of products in float32."""
     graph = open_graph(reference)
-    weights = sum(x.weights for x in summary.weight_layers(graph))
+    weights = sum(x.weights for x in summary.own_layers(graph))
     row = Measured(
         kind="float", name="float32", accuracy=accuracy, samples=len(test), weight_bits="float32",
-        weight_bytes=4 * weights, cost=float_twin(count(graph).total), note=note,
+        weight_bytes=4 * weights, cost=float_twin(count(graph)), note=note,
     )  # fmt: skip
     comparison.add(run_dir, row)
 
@@ -96,6 +96,7 @@ def measure_uniform(
         options={},
         multiplier=_integer(run),
         init="pretrained",
+        rules=tuple(map(_uniform_rule, run.spec.shift.rules)),
     )
     folder = run.path / f"uniform{bits}"
     spec = replace(run.spec, shift=shift)
@@ -108,10 +109,28 @@ def measure_uniform(
         teacher=twin if twin is not None and config.distill_weight > 0 else None,
         about={"network": spec.as_dict(), "data": run.data, "augment": augment},
     )  # fmt: skip
-    export_network(model, data[0], folder / NET, name=f"uniform int{bits}")
+    mixed = any(rule.bits not in (None, bits) for rule in shift.rules)
+    export_network(model, data[0], folder / NET, name="uniform, mixed widths" if mixed else f"uniform int{bits}")
+    width = f"{_mean_bits(folder / NET):.2f} bits a weight" if mixed else f"{bits}-bit"
     note = "learned step, same budget" + (", one multiplier a channel" if shift.integer else "")
-    _add_file(run.path, "uniform", f"uniform {bits}-bit", folder / NET, result.accuracy, data[1], note=note)
+    _add_file(run.path, "uniform", f"uniform {width}", folder / NET, result.accuracy, data[1], note=note)
     return result.accuracy
+
+
+def _uniform_rule(rule: Rule) -> Rule:
+    """``rule`` with its width as bits of uniform weights: method, format and options are those of another method.
+
+    A rule that then says nothing stays: the first that matches a layer wins, and a later one must not take its place.
+    """
+    bits = get_format(rule.format).bits if rule.format is not None else rule.bits
+    return replace(rule, method=None, format=None, options=None, bits=None if bits is None else max(bits, 2))
+
+
+def _mean_bits(path: Path) -> float:
+    """Mean width over the weights that a model file stores; those kept float have 32 bits."""
+    layers = summary.own_layers(open_graph(path))
+    width = {"float32": 32} | {name: form.bits for name, form in FORMATS.items()}
+    return sum(x.weights * width[x.format] for x in layers) / sum(x.weights for x in layers)
 
 
 def images_of(run: Run) -> ImageOptions:
@@ -150,7 +169,7 @@ def measure_all(run: Run, *, note: Callable[[str], None]) -> None:
         if config is None:
             note("uniform at the same bits: not measured, this run was converted, not trained")
             return
-        note(f"training uniform weights of {weight_bits(run.spec.shift)} bits with the same budget")
+        note("training uniform weights of the same bits with the same budget")
         measure_uniform(run, twin, data, config, augment)
 
 
@@ -198,7 +217,7 @@ def _add_file(
     row = Measured(
         kind=kind, name=name, accuracy=accuracy, samples=len(test),
         weight_bits=", ".join(dict.fromkeys(x.format for x in layers)),
-        weight_bytes=sum(x.packed_bytes for x in layers), file_bytes=path.stat().st_size,
+        weight_bytes=sum(x.packed_bytes for x in layers if not x.shared), file_bytes=path.stat().st_size,
         cost=count(graph).total, note=note,
     )  # fmt: skip
     comparison.add(run_dir, row)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bitshift import runtime
 from bitshift.cli.errors import FAILED, CliError
 from bitshift.cli.runs import preprocess_of, sample_images
+from bitshift.cli.summary import multiplication_words
 from bitshift.core.fixed import FixedPoint
 from bitshift.core.graph import Value
 from bitshift.lower import export
@@ -37,6 +38,8 @@ class Exported:
     """Of these; always 0 for integer outputs, else the export has failed."""
     largest_error: float
     """Largest difference of float outputs; 0 for integer ones."""
+    multiplications: str
+    """What the file's graph multiplies for one sample, in words, as counted."""
 
 
 def export_network(
@@ -75,7 +78,7 @@ def export_network(
         )
     return Exported(
         path=path, bytes=path.stat().st_size, backend=loaded.backend, checked=got.size, differing=different,
-        largest_error=error,
+        largest_error=error, multiplications=multiplication_words(loaded.graph),
     )  # fmt: skip
 
 

@@ -113,6 +113,22 @@ def parse_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def _check_kinds(entry: dict[str, Any], where: str) -> None:
+    """CliError for a value of a rule that is of another kind than its key takes; null says nothing, as no key does."""
+    for key, value in entry.items():
+        if key == "bits":
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            fits, allowed = whole and value >= 1, "a whole number from 1"
+        elif key == "options":
+            fits, allowed = isinstance(value, dict), "a table of options and their values"
+        elif key == "keep":
+            fits, allowed = value is False or isinstance(value, str), "false, 'float' or 'int8'"
+        else:
+            fits, allowed = isinstance(value, str), "a string"
+        if not (fits or (value is None and key not in ("pattern", "keep"))):
+            raise CliError(f"{where}: {key} is {value!r}; allowed: {allowed}")
+
+
 def read_rules(path: Path) -> tuple[Rule, ...]:
     """The rules in a .json file (a list of objects) or a .toml file ([[rule]] tables), in order.
 
@@ -141,6 +157,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         for key in entry:
             if key not in known:
                 raise CliError(f"{path}, rule {number}: {near_miss(key, known, 'key')}")
+        _check_kinds(entry, f"{path}, rule {number}")
         try:
             rules.append(Rule(**entry))
         except (ValueError, TypeError) as error:

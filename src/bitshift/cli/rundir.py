@@ -40,5 +40,6 @@ def describe_network(network: Mapping[str, Any]) -> str:
     if not isinstance(activations, int):
         kind = f"{activations} fixed-point activations" if activations else "float activations"
         return f"{network['model']}, {weights}, {kind}"
-    rest = "one multiplier a channel" if shift["multiplier"] else "multiplication-free"
-    return f"{network['model']}, {weights}, {activations}-bit activations, {rest}"
+    # without a multiplier nothing is certain: int8 layers and free scales multiply too, only the graph can be counted
+    rest = ", one multiplier a channel" if shift["multiplier"] else ""
+    return f"{network['model']}, {weights}, {activations}-bit activations{rest}"

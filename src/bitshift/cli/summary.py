@@ -27,6 +27,8 @@ class WeightLayer:
     levels: tuple[int, ...]
     counts: tuple[int, ...]
     """Weights at each of ``levels``; both empty for plain float weights."""
+    shared: bool = False
+    """Whether an earlier node has the same stored weights, so that these take no bytes of their own."""
 
     @property
     def weights(self) -> int:
@@ -52,8 +54,12 @@ def node_name(node: Node) -> str:
 
 def weight_layers(graph: Graph) -> list[WeightLayer]:
     """Every node that has weights, in execution order."""
-    layers = []
+    layers: list[WeightLayer] = []
+    seen: set[str] = set()
     for node in graph.nodes:
+        stored_as = node.consts.get("codes") or node.consts.get("weight") or ""
+        shared = stored_as in seen
+        seen.add(stored_as)
         if "codes" in node.consts:
             fmt = FORMATS[node.attrs["format"]]
             codes = graph.const(node, "codes")
@@ -63,7 +69,7 @@ def weight_layers(graph: Graph) -> list[WeightLayer]:
                 WeightLayer(
                     name=node_name(node), op=node.op, format=fmt.name, shape=tuple(codes.shape),
                     packed_bytes=packed_size(codes.shape, fmt.bits),
-                    levels=tuple(p[0] for p in pairs), counts=tuple(p[1] for p in pairs),
+                    levels=tuple(p[0] for p in pairs), counts=tuple(p[1] for p in pairs), shared=shared,
                 )
             )  # fmt: skip
         elif "weight" in node.consts:
@@ -71,10 +77,15 @@ def weight_layers(graph: Graph) -> list[WeightLayer]:
             layers.append(
                 WeightLayer(
                     name=node_name(node), op=node.op, format="float32", shape=tuple(weight.shape),
-                    packed_bytes=weight.nbytes, levels=(), counts=(),
+                    packed_bytes=weight.nbytes, levels=(), counts=(), shared=shared,
                 )
             )  # fmt: skip
     return layers
+
+
+def own_layers(graph: Graph) -> list[WeightLayer]:
+    """:func:`weight_layers` with every stored array of weights once: what sums of bytes are taken over."""
+    return [layer for layer in weight_layers(graph) if not layer.shared]
 
 
 def sample_operations(graph: Graph) -> tuple[list[NodeOperations], Cost]:
@@ -122,7 +133,7 @@ def _where(graph: Graph, node: Node, cost: Cost) -> str:
     reasons = []
     name = node.attrs.get("format")
     if name is not None and not FORMATS[name].multiplication_free:
-        reasons.append(f"weights of {name}: integer products")
+        reasons.append(f"weights of {name}: integer products (give the layer a shift format)")
     if "weight" in node.consts:
         reasons.append("weights kept float")
     if "mult" in node.consts:
@@ -130,14 +141,15 @@ def _where(graph: Graph, node: Node, cost: Cost) -> str:
         odd = int((~is_power_of_two(mult)).sum())
         if odd:
             reasons.append(
-                f"{odd} of {mult.size} output multipliers are no power of two (convert with multiplier=False)"
+                f"{odd} of {mult.size} output multipliers are no power of two (convert without --multiplier, and with "
+                "power-of-two scales: --option scale=pot, of the method uniform step=pot)"
             )
     scalar = node.attrs.get("mult")
     if isinstance(scalar, int) and not is_power_of_two(np.array(scalar)):
         reasons.append(f"the mean's factor {scalar} is no power of two")
     if cost.float_multiplications + cost.float_functions and "weight" not in node.consts:
         reasons.append("float values (border, scale or float function)")
-    return "; ".join(reasons)
+    return "; ".join(reasons) or "products of values"
 
 
 def constant_bytes(graph: Graph) -> dict[str, int]:
@@ -161,6 +173,14 @@ def constant_bytes(graph: Graph) -> dict[str, int]:
 def multiplications(cost: Cost) -> int:
     """Multiplications of integers and of floats."""
     return cost.multiplications + cost.float_multiplications
+
+
+def multiplication_words(graph: Graph) -> str:
+    """``multiplication-free``, if nothing that a sample takes multiplies, else the count of its multiplications."""
+    total = sample_operations(graph)[1]
+    if not multiplications(total) + total.float_functions:
+        return "multiplication-free"
+    return f"{multiplications(total):,} multiplications a sample"
 
 
 def energy_by_kind(cost: Cost) -> dict[str, float]:

@@ -86,6 +86,10 @@ def _tensors(header: dict[str, Any], data: memoryview) -> dict[str, np.ndarray]:
         begin, end = offsets
         if end - begin != math.prod(shape) * dtype.itemsize:
             raise ModelFileError(f"{where}: {end - begin} bytes of data for shape {list(shape)} of {entry['dtype']}")
+        if end == begin and math.prod(n for n in shape if n) > MAX_LENGTH:  # numpy has no such array, even an empty one
+            raise ModelFileError(
+                f"{where}: shape {list(shape)} is too large; its axes over 0 may make {MAX_LENGTH} at most"
+            )
         if begin % dtype.itemsize:
             raise ModelFileError(f"{where}: begins at {begin}, not on a multiple of {dtype.itemsize}")
         spans.append((begin, end, name))

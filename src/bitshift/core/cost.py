@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bitshift.core.constants import energies, source
+from bitshift.core.formats import FORMATS
 from bitshift.core.graph import Graph, GraphError, Node
 from bitshift.core.ops import Cost, get_op
+from bitshift.core.ops.weighted import memory
 
 ENERGY_SOURCE = source("ShiftAddLLM")
 ENERGY_PJ: dict[str, float] = {name: energy.pj for name, energy in energies().items()}
@@ -62,8 +64,13 @@ def count(graph: Graph) -> CostTable:
     rows = []
     for node in graph.nodes:
         cost = get_op(node.op).cost(node, graph)
-        if node.consts and seen.issuperset(node.consts.values()):
-            cost = replace(cost, weight_bits=0, constant_bytes=0)
+        if again := {role: name for role, name in node.consts.items() if name in seen}:
+            held = memory(replace(node, consts=again), graph)
+            cost = replace(
+                cost,
+                weight_bits=cost.weight_bits - held.weight_bits,
+                constant_bytes=cost.constant_bytes - held.constant_bytes,
+            )
         seen.update(node.consts.values())
         rows.append(NodeCost(node, cost))
     return CostTable(tuple(rows), peak_activation_bytes(graph))
@@ -90,15 +97,24 @@ def energy_pj(cost: Cost) -> float:
     )
 
 
-def float_twin(cost: Cost) -> Cost:
+def float_twin(table: CostTable) -> Cost:
     """The same sums of products in float32: what a network of float weights of the same shape would do.
 
-    Every product becomes a float multiplication and every accumulation a float addition; comparisons stay.
+    A product is one float multiplication and one float addition, however many terms its weight has here; a mean
+    multiplies once an output. The shifts and multipliers of requantising fall away, other additions and comparisons
+    stay.
     """
-    products = cost.shifts + cost.multiplications + cost.float_shifts + cost.float_multiplications
+    return sum((_float_row(row) for row in table.rows), Cost())
+
+
+def _float_row(row: NodeCost) -> Cost:
+    node, cost = row.node, row.cost
+    form = FORMATS.get(node.attrs.get("format", ""))
+    further = cost.products * max(0, form.terms - 1) if form else 0
+    means = cost.requantisations if node.op == "avg_pool" else 0  # in integers a shift, if the window's area allows it
     return Cost(
-        float_multiplications=products,
-        float_adds=cost.adds + cost.float_adds,
+        float_multiplications=cost.products or means + cost.float_multiplications,
+        float_adds=cost.adds + cost.float_adds - further,
         float_functions=cost.lookups + cost.float_functions,
         comparisons=cost.comparisons,
     )

@@ -6,14 +6,17 @@ functions ``Graph -> Graph``. See ARCHITECTURE.md, "The graph", for the meaning 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from bitshift.core.fixed import ValueType
+
+T = TypeVar("T")
 
 
 class GraphError(ValueError):
@@ -123,6 +126,16 @@ class Graph:
         if role not in node.consts:
             raise GraphError(f"{node}: needs the constant {role!r}")
         return self.constants[node.consts[role]]
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """``compute()`` of the constants alone, done once a ``key``: a file may let many nodes read one of them."""
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[Hashable, Any]:
+        return {}
 
     def users(self, name: str) -> tuple[Node, ...]:
         """The nodes that read value ``name``."""

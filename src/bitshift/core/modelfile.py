@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,11 +29,12 @@ from bitshift.core.graph import Graph, GraphError, Node, Value
 from bitshift.core.ops import get_op
 from bitshift.core.packing import pack, packed_size, unpack
 from bitshift.core.roles import DEFAULTS, ROLE_DTYPES, ROLES, stored, stored_dtypes
-from bitshift.core.strictjson import JsonError, dump, parse_object
+from bitshift.core.strictjson import JsonError, dump, is_text, parse_object
 
 FORMAT_VERSIONS = ("1", "2")
 MAX_NODES = 100_000
 MAX_RANK = 6
+_LARGEST = sys.float_info.max
 _TYPE = re.compile(r"([su])([1-9][0-9]?)\.(0|-?[1-9][0-9]?)", re.ASCII)
 
 
@@ -54,6 +56,8 @@ def dumps(graph: Graph) -> bytes:
     for name in (*graph.values, *tensors):
         if not is_name(name):
             raise ModelFileError(f"name {name[:80]!r}: allowed are 1 to 200 printable ASCII characters")
+    if "__metadata__" in tensors:
+        raise ModelFileError("constant '__metadata__': the file keeps its description under that name; use another one")
     tree = {
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),
@@ -176,6 +180,11 @@ def check_meta(meta: Any) -> None:
         raise ModelFileError("meta: labels must be a list of strings")
     if not isinstance(meta.get("name", ""), str):
         raise ModelFileError("meta: name must be a string")
+    for text in (*labels, meta.get("name", "")):
+        if not is_text(text):
+            raise ModelFileError(
+                f"meta: {ascii(text)[:80]} holds a lone surrogate; allowed is text that UTF-8 can hold"
+            )
     if "preprocess" in meta:
         _check_preprocess(meta["preprocess"])
 
@@ -199,7 +208,7 @@ def _check_preprocess(found: Any) -> None:
         if (
             not isinstance(floats, list | tuple)
             or len(floats) != channels
-            or not all(type(x) in (int, float) and math.isfinite(x) for x in floats)
+            or not all(type(x) in (int, float) and abs(x) <= _LARGEST for x in floats)
         ):
             raise ModelFileError(f"preprocess: {key} must be a list of {channels} finite numbers")
     if any(x == 0 for x in found["scale"]):

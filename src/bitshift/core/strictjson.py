@@ -100,9 +100,14 @@ def _check_tree(root: Any) -> None:
             raise JsonError(f"nested deeper than {MAX_DEPTH}")
 
 
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold ``text``: it has no lone surrogate."""
+    try:
+        return text.isascii() or bool(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        return False
+
+
 def _check_text(text: str) -> None:
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise JsonError("a string holds a lone surrogate") from None
+    if not is_text(text):
+        raise JsonError("a string holds a lone surrogate")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -69,10 +70,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _two_rows(x: Tensor) -> Tensor:
-    """At least two samples: torch.export would take a batch of one for a constant."""
+    """At least two samples, as a tensor of their own.
+
+    torch.export would take a batch of one for a constant, and one tensor that is given for two inputs for one input.
+    """
     if x.ndim == 0 or x.shape[0] == 0:
         raise LoweringError(f"sample input of shape {list(x.shape)}: the first axis must be a batch of at least one")
-    return x if x.shape[0] > 1 else torch.cat([x, x])
+    return x.clone() if x.shape[0] > 1 else torch.cat([x, x])
 
 
 def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Captured:
@@ -106,15 +110,42 @@ def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Captured:
                 f"the model only works for a batch of {value.shape[0]}: it uses the batch size as a constant; "
                 "take it from x.shape[0], or write flatten(1) instead of view"
             )
+        _check_batch(program, value.shape[0])
     outputs = _outputs(program)
     calls = tuple(n for n in program.graph.nodes if n.op == "call_function")
     return Captured(calls, tuple(users), outputs, tensors)
 
 
+def _check_batch(program: ExportedProgram, batch: Any) -> None:
+    """Refuse a ``batch`` that torch.export could keep free within limits only: forward branches on its size."""
+    allowed = program.range_constraints.get(batch.node.expr)
+    if allowed is None:
+        sizes = f"of the form {batch}"
+    elif allowed.upper < 1 << 62:  # else it stands for infinity
+        sizes = f"of {allowed.lower} to {allowed.upper}"
+    elif allowed.lower > 2:  # torch.export takes every free size for at least 2
+        sizes = f"of at least {allowed.lower}"
+    else:
+        return
+    raise LoweringError(
+        f"the model works only for batches {sizes}: its forward depends on the batch size, as by a branch on "
+        "x.shape[0]; take that out, the graph runs one sample at a time"
+    )
+
+
+def _dynamic_shapes(model: nn.Module, count: int) -> Any:
+    """A free batch axis for each of ``count`` inputs, in the structure of forward's parameters."""
+    shapes: list[Any] = [{0: Dim.AUTO} for _ in range(count)]
+    for at, parameter in enumerate(inspect.signature(model.forward).parameters.values()):
+        if parameter.kind == inspect.Parameter.VAR_POSITIONAL:
+            return (*shapes[:at], tuple(shapes[at:]))
+    return tuple(shapes)
+
+
 def _export(model: nn.Module, samples: tuple[Tensor, ...]) -> ExportedProgram:
-    shapes: Any = tuple({0: Dim.AUTO} for _ in samples)
     with _quiet(), torch.no_grad():
         try:
+            shapes = _dynamic_shapes(model, len(samples))
             # An empty table keeps aten's own ops (conv2d, max_pool2d, ...) and only removes in-place ones.
             return torch.export.export(model, samples, dynamic_shapes=shapes, strict=False).run_decompositions({})
         except Exception as error:  # torch raises many kinds; all mean that the model is not one static graph

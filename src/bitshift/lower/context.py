@@ -46,7 +46,11 @@ class Call:
 
     def __getitem__(self, name: str) -> Any:
         """The argument called ``name``: an ``Item`` for a tensor, else the number, list or string itself."""
-        return self._context.resolve(self.raw[name])
+        found = self.raw[name]
+        for part in found if isinstance(found, (list, tuple)) else (found,):
+            if isinstance(part, fx.Node) and not isinstance(part.meta.get("val"), (Tensor, tuple, list)):
+                raise self.error(f"{name} depends on the size of the batch; the graph runs one sample at a time")
+        return self._context.resolve(found)
 
     def value(self, name: str) -> str:
         """The graph value that the tensor argument ``name`` became; LoweringError when it is a constant."""
@@ -64,7 +68,8 @@ class Call:
             return None
         if not isinstance(item, Tensor):
             raise self.error(f"{name} must be a constant of the model, but it depends on the input")
-        return item.detach().cpu().numpy()
+        item = item.detach().cpu()
+        return (item.float() if item.dtype == torch.bfloat16 else item).numpy()  # numpy has no bfloat16
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,6 +81,11 @@ class Call:
         """Torch's dtype of the (first) result."""
         return _first(self.node).dtype
 
+    @property
+    def has_integers(self) -> bool:
+        """Whether torch computes the result in an integer dtype that the graph has too."""
+        return self.dtype in _IDS
+
     def error(self, message: str) -> LoweringError:
         """A LoweringError that starts with this call's place."""
         return LoweringError(f"{describe(self.node)}: {message}")
@@ -86,6 +96,12 @@ class Call:
         if axis == 0:
             raise self.error("works along the batch axis; the graph runs one sample at a time")
         return axis - 1
+
+
+def file_name(text: str) -> str:
+    """``text`` as a name for the model file: printable ASCII, a long one without its middle; a number still fits."""
+    plain = "".join(c if " " <= c <= "~" else c.encode("ascii", "backslashreplace").decode() for c in text)
+    return plain if len(plain) <= 180 else f"{plain[:50]}...{plain[-127:]}"
 
 
 def _first(node: fx.Node) -> Tensor:
@@ -102,7 +118,8 @@ class Context:
         self.values: dict[str, Value] = {}
         self.nodes: list[Node] = []
         self.constants: dict[str, np.ndarray] = {}
-        self.batch = captured.inputs[0].meta["val"].shape[0] if captured.inputs else None
+        # Inputs that never meet have a name each for the size of the one batch.
+        self.batch = tuple(dict.fromkeys(str(n.meta["val"].shape[0]) for n in captured.inputs))
         self._floats: dict[str, str] = {}
         for node in captured.inputs:
             kind = FixedPoint(32, 0) if _first(node).dtype in _IDS else Float32()
@@ -116,12 +133,17 @@ class Context:
             return [self.resolve(a) for a in argument]
         return argument
 
-    def sample_shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Shape of ``node``'s result without the batch axis; LoweringError when samples are mixed."""
-        shape = tuple(_first(node).shape)
-        if not shape or str(shape[0]) != str(self.batch) or not all(type(n) is int for n in shape[1:]):
+    def sample_shape(self, node: fx.Node, value: Tensor | None = None) -> tuple[int, ...]:
+        """Shape of ``node``'s (first) result, or of its part ``value``, without the batch axis.
+
+        Raises:
+            LoweringError: the result mixes samples.
+        """
+        shape = tuple((_first(node) if value is None else value).shape)
+        if not shape or str(shape[0]) not in self.batch or not all(type(n) is int for n in shape[1:]):
             raise LoweringError(
-                f"{describe(node)}: the result has shape {[str(n) for n in shape]}, where {self.batch} is the batch; "
+                f"{describe(node)}: the result has shape {[str(n) for n in shape]}, where {' or '.join(self.batch)} is "
+                "the batch; "
                 "its first axis must be the batch and the others constant: the graph runs one sample at a time"
             )
         return tuple(int(n) for n in shape[1:])
@@ -162,7 +184,8 @@ class Context:
     ) -> str:
         """Append a node; returns the name of its output. ``shape`` defaults to that of the call's result."""
         output = self.add_value(call.node.name + suffix, call.shape if shape is None else shape, kind)
-        named = {role: self._constant(f"{call.path or call.node.name}.{role}", a) for role, a in (consts or {}).items()}
+        place = call.path or call.node.name
+        named = {role: self._constant(file_name(f"{place}.{role}"), a) for role, a in (consts or {}).items()}
         self.nodes.append(Node(op, tuple(inputs), output, attrs or {}, named, call.path))
         return output
 

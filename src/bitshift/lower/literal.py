@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bitshift.core.graph import Graph
-from bitshift.lower.capture import Captured, capture
+from bitshift.lower.capture import Captured, capture, describe
 from bitshift.lower.context import Call, Context, Deferred, Item
 from bitshift.lower.errors import LoweringError
 from bitshift.lower.rules import RULES
@@ -55,7 +55,7 @@ def _item(context: Context, node: fx.Node) -> Item:
         return None  # arithmetic on sizes; shapes are taken from torch's own result
     arguments = [context.items.get(n) for n in node.all_input_nodes]
     if not any(isinstance(a, (str, Deferred, tuple)) for a in arguments):
-        return _constant(context, node)
+        return _constant(context, node, sized=None in arguments)
     if not isinstance(node.target, torch._ops.OpOverload):
         raise LoweringError(f"{node.name}: calls {node.target!r}, which is no torch op")
     late = next((a for a in arguments if isinstance(a, Deferred)), None)
@@ -65,16 +65,37 @@ def _item(context: Context, node: fx.Node) -> Item:
     rule = RULES.get(call.op)
     if rule is None:
         raise call.error(unsupported(call))
-    return rule(context, call)
+    result = rule(context, call)
+    _check_shapes(context, call, result)
+    return result
+
+
+def _check_shapes(context: Context, call: Call, result: Item) -> None:
+    """Refuse a ``result`` of another shape than torch's: of a part of the batch, or of operands torch repeats."""
+    found = call.node.meta["val"]
+    parts = zip(result, found, strict=True) if isinstance(result, tuple) else ((result, found),)
+    for name, value in parts:
+        if isinstance(name, str) and context.shape(name) != (wanted := context.sample_shape(call.node, value)):
+            raise call.error(
+                f"gives shape {['N', *wanted]}, but the graph's op keeps {['N', *context.shape(name)]}; bring the "
+                "operands to one shape first: the graph has no broadcast"
+            )
 
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(isinstance(v, Tensor) for v in value))
 
 
-def _constant(context: Context, node: fx.Node) -> Item:
-    """A call on constants alone is computed now."""
+def _constant(context: Context, node: fx.Node, sized: bool) -> Item:
+    """A call on constants alone is computed now; ``sized`` says that it depends on the size of the batch too."""
+    if _is_random(context, node):
+        raise LoweringError(
+            f"{describe(node)}: draws random numbers, other ones in every call; a graph has fixed constants: draw them "
+            "in the constructor and keep them with register_buffer, or leave them out in eval"
+        )
     try:
+        if sized:
+            raise TypeError("one of its arguments is taken from the shape of an input")
         with torch.no_grad():
             result = node.target(*context.resolve(node.args), **{k: context.resolve(v) for k, v in node.kwargs.items()})  # type: ignore[operator]
     except (TypeError, RuntimeError) as error:
@@ -83,3 +104,9 @@ def _constant(context: Context, node: fx.Node) -> Item:
             "make it in the constructor with register_buffer"
         ) from error
     return tuple(result) if isinstance(result, list) else result
+
+
+def _is_random(context: Context, node: fx.Node) -> bool:
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    return bool(Call(node, context).raw.get("train", True))  # dropout in eval draws nothing

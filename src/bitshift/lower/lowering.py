@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -91,6 +90,8 @@ def _meta(
 ) -> dict[str, Any]:
     meta: dict[str, Any] = {}
     if labels is not None:
+        if isinstance(labels, str):
+            raise LoweringError(f"labels is the text {labels[:40]!r}; give a list of strings, one a class")
         labels = [str(label) for label in labels]
         classes = graph.values[graph.outputs[-1]].shape
         if classes and classes[-1] != len(labels):
@@ -107,15 +108,26 @@ def _meta(
 
 
 def _preprocess(graph: Graph, found: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(found, Mapping):
+        raise LoweringError(f"preprocess is {str(found)[:40]!r}; give a dict, docs/model-file.md section 5")
     plain: dict[str, Any] = {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in found.items()}
     plain = {
-        k: [float(x) for x in v] if k in ("mean", "scale") and isinstance(v, list) else v for k, v in plain.items()
+        k: [_as_float(x) for x in v] if k in ("mean", "scale") and isinstance(v, list) else v for k, v in plain.items()
     }
     shape = graph.values[graph.inputs[0]].shape
     modelfile.check_meta({"preprocess": plain})
-    if math.prod(shape) != plain["channels"] * math.prod(plain["size"]):
+    made = (plain["channels"], *plain["size"])
+    if shape != made:
         raise LoweringError(
-            f"preprocess makes {plain['channels']} channels of {plain['size']}, but the model's input has shape "
-            f"{list(shape)}"
+            f"preprocess makes {made[0]} channels of {plain['size']}, but the model's input has shape {list(shape)}; "
+            f"it must be {list(made)}, channels first"
         )
     return plain
+
+
+def _as_float(number: Any) -> Any:
+    """A number (also numpy's) as a float; what is none, or too large, stays for the check that names it."""
+    try:
+        return number if isinstance(number, str) else float(number)
+    except (TypeError, ValueError, OverflowError):
+        return number

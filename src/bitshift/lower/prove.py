@@ -22,6 +22,8 @@ log = logging.getLogger("bitshift")
 def prove_equal(model: nn.Module, graph: Graph, inputs: Sequence[Tensor]) -> None:
     """Compare a checked ``graph`` with ``model`` on at most two samples of ``inputs``; integers must agree exactly.
 
+    Several inputs are taken from different samples each, so that one cannot stand for another.
+
     A graph that computes in floats anywhere is not compared: its sums round in an order of their own. Neither is a
     sample that holds NaN, for which a model need not do what the quantiser does.
 
@@ -29,7 +31,7 @@ def prove_equal(model: nn.Module, graph: Graph, inputs: Sequence[Tensor]) -> Non
         LoweringError: the first output and index that differ, with both values.
     """
     floats = next((n for n in graph.nodes if isinstance(graph.values[n.output].type, Float32)), None)
-    rows = [x[:2].detach() for x in inputs]
+    rows = [x.detach().roll(at, 0)[:2] for at, x in enumerate(inputs)]
     if floats is not None or any(bool(x.isnan().any()) for x in rows):
         log.debug("graph not compared with the model: %s", f"{floats} is float" if floats else "the sample holds NaN")
         return

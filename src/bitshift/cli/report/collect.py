@@ -20,7 +20,6 @@ from bitshift.cli.report.sections import energy_text
 from bitshift.cli.rundir import describe_network, read_config
 from bitshift.core.cost import ENERGY_SOURCE, count, float_twin
 from bitshift.core.graph import Graph
-from bitshift.core.ops import Cost
 
 EVALUATION = "evaluation.json"
 RESULT = "result.json"
@@ -44,7 +43,7 @@ def from_model(path: Path, *, evaluation: Evaluation | None = None) -> ReportDat
     need = "this is a model file alone; bitshift report RUN_DIRECTORY shows it"
     return ReportData(
         title=graph.meta.get("name") or path.name,
-        subtitle=str(path),
+        subtitle=f"{path}, {summary.multiplication_words(graph)}",
         made=_now(),
         tiles=_tiles(graph, path, None, []),
         evaluation=evaluation,
@@ -83,7 +82,7 @@ def from_run(run_dir: Path) -> ReportData:
     names = {"float": "float32", "int8": "int8, post-training", "uniform": "uniform, same bits", "ours": "ours"}
     return ReportData(
         title=f"{run_dir.resolve().name}: {describe}",
-        subtitle=str(run_dir),
+        subtitle=str(run_dir) if graph is None else f"{run_dir}, {summary.multiplication_words(graph)}",
         made=_now(),
         tiles=_tiles(graph, net, result, rows),
         comparison=comparison.table(rows, f"bitshift report {run_dir} --measure", names),
@@ -114,16 +113,17 @@ def _file_parts(path: Path, graph: Graph) -> dict[str, Any]:
         )
         for o in summary.sample_operations(graph)[0]
     ]  # fmt: skip
-    total = count(graph).total
+    table = count(graph)
+    total = table.total
     constants = summary.constant_bytes(graph)
     size = path.stat().st_size
     sizes = [(_ROLES.get(role, role), n, "") for role, n in constants.items()]
     sizes.append(("header: graph, names, padding", size - sum(constants.values()), ""))
-    weights = sum(layer.weights for layer in layers)
+    weights = sum(layer.weights for layer in layers if not layer.shared)
     sizes.append(("file", size, f"float32 weights alone would be {size_text(4 * weights)}"))
     energy = Energy(
         parts={
-            "float32, same sums": _nonzero(summary.energy_by_kind(float_twin(total))),
+            "float32, same sums": _nonzero(summary.energy_by_kind(float_twin(table))),
             "this file": _nonzero(summary.energy_by_kind(total)),
         },
         source=f"Constants: {ENERGY_SOURCE}.",
@@ -147,11 +147,12 @@ def _tiles(
         below = f"float twin {percent(twin.accuracy)}" if twin else f"{ours.samples:,} test samples"
         tiles.append(Tile(value=percent(ours.accuracy), name="accuracy of the integer network", below=below))
     if graph is not None:
-        weights = 4 * sum(x.weights for x in summary.weight_layers(graph))
+        weights = 4 * sum(x.weights for x in summary.own_layers(graph))
         size = path.stat().st_size
         ratio = f"{weights / size:.1f} x smaller than its float32 weights"
         tiles.append(Tile(value=size_text(size), name="model file", below=ratio))
-        total: Cost = count(graph).total
+        table = count(graph)
+        total = table.total
         shifts = short_number(total.shifts + total.float_shifts)
         many = summary.multiplications(summary.sample_operations(graph)[1])
         tiles.append(
@@ -163,7 +164,7 @@ def _tiles(
         )
         pj, twin_pj = (
             sum(summary.energy_by_kind(total).values()),
-            sum(summary.energy_by_kind(float_twin(total)).values()),
+            sum(summary.energy_by_kind(float_twin(table)).values()),
         )
         tiles.append(
             Tile(

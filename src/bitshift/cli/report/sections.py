@@ -220,7 +220,8 @@ def sizes(data: ReportData) -> str:
             )
             for layer in data.layers
         ]  # fmt: skip
-        total, packed = sum(layer.weights for layer in data.layers), sum(layer.packed_bytes for layer in data.layers)
+        own = [layer for layer in data.layers if not layer.shared]  # as the file stores them
+        total, packed = sum(layer.weights for layer in own), sum(layer.packed_bytes for layer in own)
         rows.append(
             (
                 "all layers",

@@ -51,7 +51,7 @@ examples:
             raise CliError(f"--output {path} is a directory; name a file in it")
         data = run.open_data("train", self.data)
         done = export_network(run.network(), data, path, name=self.name or run.spec.describe(), rows=self.rows)
-        out.line(f"{path}: {size_text(done.bytes)}, {run.spec.describe()}")
+        out.line(f"{path}: {size_text(done.bytes)}, {run.spec.describe()}, {done.multiplications}")
         if done.largest_error:
             checked = f"largest difference of {done.checked:,} float outputs: {done.largest_error:.2g}"
         else:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import tyro
 
 from bitshift.cli.errors import CliError
+from bitshift.cli.images import ImageFlags, ImageOptions
 from bitshift.cli.output import Output, size_text
 from bitshift.cli.verbs import Verb
 
 if TYPE_CHECKING:
     from bitshift.cli.report.data import Evaluation
+    from bitshift.core.graph import Graph
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Verb):
+class Report(ImageFlags, Verb):
     """Flags of ``bitshift report``."""
 
     help_text: ClassVar[str] = """Write one self-contained HTML page about a run directory or a model file.
@@ -33,6 +35,7 @@ examples:
   bitshift report runs/demo
   bitshift report runs/mine --measure
   bitshift report net.safetensors --data mnist_5k --output page.html
+  bitshift report resnet18.safetensors --data ~/data/imagenet --image-short 256
 """
     what: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|MODEL")]]
     """A run directory or a model file."""
@@ -51,10 +54,16 @@ examples:
             path = self.output or self.what / "report.html"
             if self.data is not None:
                 raise CliError("--data is for a model file; a run knows its data set")
+            if self.image_options() != ImageOptions():
+                raise CliError(
+                    "the image flags are for a model file with --data; a run knows how its photos are opened"
+                )
             if self.measure:
                 self._measure(out)
             write_report(self.what, path)
         else:
+            if self.data is None and self.image_options() != ImageOptions():
+                raise CliError("the image flags say how photos of --data are opened; give --data, or leave them out")
             if self.measure:
                 raise CliError(
                     f"--measure needs a run directory (weights to start from, data, budget); {self.what} is none"
@@ -79,14 +88,22 @@ examples:
         from bitshift.cli.evaluating import evaluate_file, fitting
         from bitshift.cli.models import open_model
         from bitshift.cli.report.data import Evaluation
-        from bitshift.train.data import open_data
 
         model = open_model(self.what)
-        data = fitting(model, open_data(self.data, "test"), str(self.what))
+        options = self.image_options(_pictures_of(model.graph))
+        data = fitting(model, options.open(self.data, "test"), str(self.what))
         result = evaluate_file(model, data)
         title = f"{self.data}, test rows, file run by the {model.backend}"
         confusion = tuple(tuple(int(n) for n in row) for row in result.confusion)
         return Evaluation(title=title, labels=data.class_names, confusion=confusion)
+
+
+def _pictures_of(graph: Graph) -> ImageOptions:
+    """How to open photos so that they fit the file's ``preprocess``, as far as it says."""
+    pre = graph.meta.get("preprocess")
+    if pre is None or pre["size"][0] != pre["size"][1]:  # only squares are cut out of photos
+        return ImageOptions()
+    return ImageOptions(size=pre["size"][0], channels=pre["channels"])
 
 
 def write_report(run_dir: Path, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bitshift.nn.config import Rule, ShiftConfig
-    from bitshift.train.search import Choice, Scan
+    from bitshift.train.search import Choice, Layer, Scan
 
 BUDGETS = ("bits", "kb", "ms", "like")
+RAISE = "raise the budget or add a narrower format to --formats"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,10 @@ examples:
         from bitshift.train.data import crops_at_decoding, random_crop
         from bitshift.train.search import choose, scan
 
+        for name in ("bits", "kb", "ms"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < inf:
+                raise CliError(f"--{name} {value:g}: a budget must be a finite number above 0")
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) != 1:
             raise CliError(f"give one budget of --{', --'.join(BUDGETS)}; found {', '.join(given) or 'none'}")
@@ -103,6 +109,7 @@ examples:
         if not self.weights.exists():
             raise CliError(f"no such file: {self.weights}")
         kept = read_rules(self.rules) if self.rules is not None else ()
+        self._config(kept)  # refuses --activations before anything is measured
         augment = make_augment(self.augment)
         images = self.image_options(random_crop=random_crop(augment) is not None)
         data = open_splits(self.data, images, held_out=False)
@@ -114,15 +121,28 @@ examples:
         found = scan(
             model, cropped, self.formats, rows=self.rows, seed=self.seed, augment=rest,
             exclude=lambda path: any(fnmatchcase(path, rule.pattern) for rule in kept),
-            scale="free" if self.multiplier else "pot",
+            scale="free" if self.multiplier else "pot", accept=lambda layers: self._check_kb(layers, model, kept),
         )  # fmt: skip
         cost, budget, unit, fixed = self._budget(found, model, train_data, kept)
         try:
             choice = choose(found.damage, cost, budget - fixed)
         except ValueError as error:
-            raise CliError(f"no choice: {error}; raise the budget or add a narrower format to --formats") from None
+            raise CliError(f"no choice: {error}; {RAISE}") from None
         self._write(found, choice, kept)
         self._answer(out, found, choice, cost, unit, fixed)
+
+    def _check_kb(self, layers: tuple[Layer, ...], model: nn.Module, kept: tuple[Rule, ...]) -> None:
+        """CliError where ``--kb`` is below the narrowest format everywhere: known before the scan takes its minutes."""
+        from bitshift.core.formats import get_format
+
+        if self.kb is None:
+            return
+        narrowest = min(get_format(name).bits for name in self.formats)
+        least = narrowest * sum(layer.weights for layer in layers) + self._kept_bits(model, kept)
+        if 8e3 * self.kb < least:
+            raise CliError(
+                f"--kb {self.kb:g} is below {least / 8e3:.6g}, the cheapest formats with what --rules keep; {RAISE}"
+            )
 
     def _budget(
         self, found: Scan, model: Any, data: Any, kept: tuple[Rule, ...]
@@ -140,10 +160,11 @@ examples:
         from bitshift.train.search import layer_latencies
 
         config = self._config(kept)
-        paths = [layer.path for layer in found.layers]
+        paths = [path for layer in found.layers for path in layer.paths]
         images = sample_images(data, 64)
         times, others = layer_latencies(model, config, found.formats, paths, images, threads=self.threads)
-        return times, self.ms, "ms", others
+        starts = np.cumsum([0, *(len(layer.paths) for layer in found.layers)])[:-1]
+        return np.add.reduceat(times, starts), self.ms, "ms", others  # layers of one weight run one after the other
 
     def _config(self, kept: tuple[Rule, ...]) -> ShiftConfig:
         from bitshift.nn.config import ShiftConfig
@@ -160,11 +181,13 @@ examples:
         from bitshift.nn.weights import method_weight
 
         paths = paths_of(model)
-        return sum(
-            method_weight(module).numel() * (get_format(choice.format).bits if choice.method else 32)
-            for module, choice in plan(model, self._config(kept), None).items()
-            if any(fnmatchcase(path, rule.pattern) for path in paths[module] for rule in kept)
-        )
+        by_weight: dict[int, int] = {}  # layers that share a weight store it once
+        for module, choice in plan(model, self._config(kept), None).items():
+            if any(fnmatchcase(path, rule.pattern) for path in paths[module] for rule in kept):
+                held = module._parameters.get("weight", module)  # a computed weight is another tensor at every look
+                width = get_format(choice.format).bits if choice.method else 32
+                by_weight[id(held)] = method_weight(module).numel() * width
+        return sum(by_weight.values())
 
     def _write(self, found: Scan, choice: Choice, kept: tuple[Rule, ...]) -> None:
         from dataclasses import asdict
@@ -173,7 +196,7 @@ examples:
             {k: v for k, v in asdict(rule).items() if v not in (None, False)} for rule in kept
         ]
         for layer, option in zip(found.layers, choice.picked, strict=True):
-            rules.append({"pattern": layer.path, "format": found.formats[option]})
+            rules += [{"pattern": path, "format": found.formats[option]} for path in layer.paths]
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self.output.write_text(json.dumps(rules, indent=1) + "\n", encoding="utf-8")
 
@@ -181,7 +204,7 @@ examples:
         weights = sum(layer.weights for layer in found.layers)
         bits = float(sum(found.bits()[i, f] for i, f in enumerate(choice.picked)))
         rows = [
-            (layer.path, f"{layer.weights:,}", found.formats[f], *(f"{d:.4f}" for d in found.damage[i]))
+            (" = ".join(layer.paths), f"{layer.weights:,}", found.formats[f], *(f"{d:.4f}" for d in found.damage[i]))
             for i, (layer, f) in enumerate(zip(found.layers, choice.picked, strict=True))
         ]
         out.table("", ("layer", "weights", "format", *(f"KL {name}" for name in found.formats)), rows)
@@ -201,7 +224,7 @@ examples:
                 "cost": choice.cost + fixed, "unit": unit, "formats": list(found.formats), "rows": found.rows,
                 "layers": [
                     {
-                        "path": layer.path, "weights": layer.weights, "format": found.formats[f],
+                        "path": layer.path, "tied": layer.tied, "weights": layer.weights, "format": found.formats[f],
                         "kl": dict(zip(found.formats, map(float, found.damage[i]), strict=True)),
                     }
                     for i, (layer, f) in enumerate(zip(found.layers, choice.picked, strict=True))

@@ -47,8 +47,8 @@ class Cost:
     at most 16 (shifts) and 8 (multiplications) bits. ``float_shifts`` are products of a float and a power of two, an
     addition to the exponent. Borders (quantize, dequantize) count as float operations.
 
-    ``products`` and ``requantisations`` name operators that the counts above already hold: multiply-accumulates of
-    integers, of whatever they are made, and values brought to a grid with rounding or saturation.
+    ``products`` and ``requantisations`` name operators that the counts above already hold: multiply-accumulates, of
+    whatever they are made, and values brought to a grid with rounding or saturation.
     """
 
     shifts: int = 0

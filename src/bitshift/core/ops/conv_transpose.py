@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -13,14 +12,15 @@ from bitshift.core.ops.base import Bound, Cost, Op, Range, is_float, register, r
 from bitshift.core.ops.conv import magnitude
 from bitshift.core.ops.rules import MAX_STEP, check_groups, check_spatial, fail, integers, padding_pairs
 from bitshift.core.ops.weighted import (
-    accumulator_range,
     check_result,
     check_weights,
     finish,
     finish_float,
     float_weights,
     levels_of,
+    partial_sums,
     rule4_bound,
+    signed_sums,
     weighted_cost,
 )
 from bitshift.core.windows import convolve_transposed, exact_dtype, transposed_length
@@ -60,10 +60,11 @@ class ConvTranspose(Op):
     def bound(self, node: Node, ranges: Sequence[Range], graph: Graph) -> Bound:
         if ranges[0] is None:
             return Bound(range=None)
-        levels = levels_of(node, graph)
-        found = [accumulator_range(part, *ranges[0]) for part in phases(levels, node)]
-        lo, hi = (np.stack(ends) for ends in zip(*found, strict=True))
-        return rule4_bound(node, (lo.min(axis=0), hi.max(axis=0)), ranges[1:], graph)
+        periods = periods_of(node, graph.const(node, "codes").shape[2:])
+        key = ("sums", node.consts["codes"], node.attrs["format"], periods)
+        above, below = graph.once(key, lambda: phase_sums(levels_of(node, graph), periods))
+        lo, hi = partial_sums(above, below, *ranges[0])
+        return rule4_bound(node, (lo.min(axis=1).astype(object), hi.max(axis=1).astype(object)), ranges[1:], graph)
 
     def cost(self, node: Node, graph: Graph) -> Cost:
         shape = graph.const(node, "weight" if "weight" in node.consts else "codes").shape
@@ -71,16 +72,30 @@ class ConvTranspose(Op):
         return weighted_cost(node, graph, result(node, graph).shape[0], products)
 
 
-def phases(levels: np.ndarray, node: Node) -> list[np.ndarray]:
-    """Parts of ``levels`` (O, C/groups, *kernel), each the taps that may meet one output, as (O, n).
+def periods_of(node: Node, kernel: Sequence[int]) -> tuple[int, ...]:
+    """How many taps further, an axis each, a tap meets the same outputs again; at most the kernel's length."""
+    strides = zip(kernel, node.attrs["stride"], node.attrs["dilation"], strict=True)
+    return tuple(min(size, stride // math.gcd(stride, dilation)) for size, stride, dilation in strides)
+
+
+def phase_sums(levels: np.ndarray, periods: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Sums (O, phases) of the positive and of the negative ``levels`` (O, C/groups, *kernel) that may meet one output.
 
     Outputs whose places leave the same remainders by the strides meet the same taps, and no others do.
     """
-    axes = []
-    for size, stride, dilation in zip(levels.shape[2:], node.attrs["stride"], node.attrs["dilation"], strict=True):
-        period = stride // math.gcd(stride, dilation)  # k and k + period leave the same remainder
-        axes.append([slice(first, None, period) for first in range(min(period, size))])
-    return [levels[(slice(None), slice(None), *taps)].reshape(len(levels), -1) for taps in itertools.product(*axes)]
+    above, below = signed_sums(levels)
+    for axis, period in enumerate(periods, start=1):
+        above, below = (_by_remainder(sums, axis, period) for sums in (above, below))
+    return above.reshape(len(levels), -1), below.reshape(len(levels), -1)
+
+
+def _by_remainder(array: np.ndarray, axis: int, period: int) -> np.ndarray:
+    """Sums of the elements along ``axis`` whose places leave the same remainder by ``period``."""
+    array = np.moveaxis(array, axis, -1)
+    whole = array.shape[-1] // period * period
+    sums = array[..., :whole].reshape(*array.shape[:-1], -1, period).sum(axis=-2)
+    sums[..., : array.shape[-1] - whole] += array[..., whole:]
+    return np.moveaxis(sums, -1, axis)
 
 
 def _lengths(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:

@@ -103,8 +103,15 @@ class Embedding(Op):
 
 
 def _extremes(node: Node, graph: Graph) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest level of each row, as Python integers; some rows at a time, because tables are large."""
+    """Smallest and largest level of each row, as Python integers."""
     table, codes = FORMATS[node.attrs["format"]].table, graph.const(node, "codes")
+    key = ("extremes", node.consts["codes"], node.attrs["format"])
+    lo, hi = graph.once(key, lambda: _row_extremes(table, codes))
+    return lo.astype(object), hi.astype(object)
+
+
+def _row_extremes(table: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some rows at a time, because tables of embeddings are large."""
     parts = [table[codes[first : first + 4096]] for first in range(0, len(codes), 4096)]
-    lo, hi = (np.concatenate([f(part, axis=1) for part in parts]).astype(object) for f in (np.min, np.max))
+    lo, hi = (np.concatenate([f(part, axis=1) for part in parts]) for f in (np.min, np.max))
     return lo, hi

@@ -151,7 +151,8 @@ def weights_format(node: Node, graph: Graph, *, real: bool | None = None) -> Shi
 def check_weight(node: Node, graph: Graph, rank: int) -> np.ndarray:
     """The constant ``weight`` of a layer kept float: float32, ``rank`` axes, none empty, finite."""
     weight = graph.const(node, "weight")
-    if weight.dtype != np.float32 or weight.ndim != rank or not weight.size or not np.isfinite(weight).all():
+    finite = graph.once(("finite", node.consts["weight"]), lambda: bool(np.isfinite(weight).all()))
+    if weight.dtype != np.float32 or weight.ndim != rank or not weight.size or not finite:
         found = f"{weight.dtype} of shape {list(weight.shape)}"
         fail(node, "weight", found, f"finite float32 with {rank} axes, none of them empty")
     return weight
@@ -165,7 +166,7 @@ def check_codes(node: Node, graph: Graph, form: ShiftFormat, rank: int) -> np.nd
             node, "codes", f"{codes.dtype} of shape {list(codes.shape)}", f"uint8 with {rank} axes, none of them empty"
         )
     try:
-        form.check(codes)
+        graph.once(("codes", node.consts["codes"], form.name), lambda: form.check(codes))
     except ValueError as error:
         raise GraphError(f"{node}: {error}") from None
     return codes

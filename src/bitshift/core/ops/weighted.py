@@ -110,10 +110,20 @@ def accumulator_range(levels: np.ndarray, lo: int, hi: int) -> tuple[np.ndarray,
     Zero is taken into the range: padding adds zeros, and a sum begins without most of its terms. Exact Python integers
     (arrays of dtype object), because a bound may exceed every machine integer.
     """
+    least, largest = partial_sums(*signed_sums(levels.reshape(levels.shape[0], -1)), lo, hi)
+    return least.astype(object), largest.astype(object)
+
+
+def signed_sums(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums (O, ...) of the positive and of the negative ``levels`` (O, n, ...)."""
+    return np.maximum(levels, 0).sum(axis=1), np.minimum(levels, 0).sum(axis=1)
+
+
+def partial_sums(above: np.ndarray, below: np.ndarray, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ranges of :func:`accumulator_range` from its :func:`signed_sums`, as int64 where that holds them."""
     lo, hi = min(lo, 0), max(hi, 0)
-    rows = levels.reshape(levels.shape[0], -1)
-    above = np.where(rows > 0, rows, 0).sum(axis=1).astype(object)
-    below = np.where(rows < 0, rows, 0).sum(axis=1).astype(object)
+    if max(int(above.max()), -int(below.min())) * (hi - lo) >= 1 << 63:
+        above, below = above.astype(object), below.astype(object)
     return above * lo + below * hi, above * hi + below * lo
 
 
@@ -121,7 +131,12 @@ def weighted_bound(node: Node, ranges: Sequence[Range], graph: Graph) -> Bound:
     """Bounds of accumulator, rule 4 and output."""
     if ranges[0] is None:
         return Bound(range=None)
-    return rule4_bound(node, accumulator_range(levels_of(node, graph), *ranges[0]), ranges[1:], graph)
+    key = ("sums", node.consts["codes"], node.attrs["format"])
+    above, below = graph.once(
+        key, lambda: signed_sums(levels_of(node, graph).reshape(len(graph.const(node, "codes")), -1))
+    )
+    lo, hi = partial_sums(above, below, *ranges[0])
+    return rule4_bound(node, (lo.astype(object), hi.astype(object)), ranges[1:], graph)
 
 
 def rule4_bound(
@@ -193,7 +208,7 @@ def weighted_cost(node: Node, graph: Graph, channels: int, products: int | None 
         if products is None:
             products = outputs * (graph.const(node, "weight").size // channels)
         adds = products + outputs * ("bias" in node.consts)
-        return memory(node, graph) + Cost(float_multiplications=products, float_adds=adds)
+        return memory(node, graph) + Cost(float_multiplications=products, float_adds=adds, products=products)
     codes = graph.const(node, "codes")
     if products is None:
         products = outputs * (codes.size // channels)
@@ -203,6 +218,7 @@ def weighted_cost(node: Node, graph: Graph, channels: int, products: int | None 
             float_shifts=products * form.terms,
             float_adds=products * max(1, form.terms) + outputs * ("bias" in node.consts),
             float_multiplications=(0 if form.terms else products) + outputs * ("scale" in node.consts),
+            products=products,
         )
     bits = fixed(source(node, graph)).bits
     shifts = products * form.terms

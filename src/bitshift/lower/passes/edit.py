@@ -10,6 +10,7 @@ import numpy as np
 
 from bitshift.core.fixed import ValueType
 from bitshift.core.graph import Graph, Node, Value
+from bitshift.lower.context import file_name
 
 MOVES = frozenset({"reshape", "transpose", "slice", "max_pool", "upsample"})
 """Ops that commute with every monotone function of single elements, without a constant of their own."""
@@ -70,7 +71,7 @@ class Edit:
         """File ``arrays`` (role to array) under names made from the node's place; returns role to name."""
         named = {}
         for role, array in arrays.items():
-            name = self.fresh(f"{node.source or node.output}.{role}", self.constants)
+            name = self.fresh(file_name(f"{node.source or node.output}.{role}"), self.constants)
             self.constants[name] = array
             named[role] = name
         return named

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitshift.core.fixed import Float32
+from bitshift.core.fixed import FixedPoint, Float32
+from bitshift.core.roles import MAX_MULT
 from bitshift.lower.context import Call, Context, Item
-from bitshift.lower.rules.pointwise import as_number, deferred, product
+from bitshift.lower.rules.pointwise import WRAPS, as_number, deferred, difference, product
 from bitshift.lower.rules.registry import rule
 from bitshift.lower.wide import Wide, dyadic, is_wide
 
@@ -41,12 +42,14 @@ def add(context: Context, call: Call) -> Item:
 
 def add_values(context: Context, call: Call, a: str, b: str) -> str:
     """The exact sum of two values of one shape."""
+    _check_dtype(call)
     if context.shape(a) != context.shape(b):
         raise call.error(
             f"adds shapes {list(context.shape(a))} and {list(context.shape(b))}; only equal shapes are added"
         )
     fa, fb = context.fixed(a), context.fixed(b)
     if fa is None or fb is None:
+        _check_real(call)
         a, b = context.as_float(a, call), context.as_float(b, call)
         return context.emit("add", [a, b], Float32(), call)
     return context.emit("add", [a, b], Wide.at(max(fa.frac, fb.frac)), call)
@@ -57,7 +60,7 @@ def sub(context: Context, call: Call) -> Item:
     """A value minus a constant, or a constant minus a value."""
     a, b = call["self"], call["other"]
     if isinstance(a, str) and isinstance(b, str):
-        return deferred(call)
+        return difference(call)
     if as_number(call["alpha"], call) != 1.0:
         raise call.error(f"alpha is {call['alpha']}; only 1 exists in the graph")
     if isinstance(b, str):
@@ -143,6 +146,7 @@ def vector(item: Item, x: str, call: Call, context: Context) -> np.ndarray:
 
 def scaled(context: Context, call: Call, x: str, scale: np.ndarray, bias: np.ndarray) -> str:
     """``x * scale + bias`` on a float value."""
+    _check_real(call)
     consts = {}
     if (scale != 1).any():
         consts["scale"] = scale.astype(np.float32)
@@ -154,22 +158,34 @@ def scaled(context: Context, call: Call, x: str, scale: np.ndarray, bias: np.nda
 
 
 def shifted(context: Context, call: Call, x: str, constant: np.ndarray) -> str:
-    """``x + constant``: exact for fixed point, at the finer of the two grids."""
+    """``x + constant``: exact at the finer of the two grids where torch's sum is exact too, else a float sum."""
+    x = _computed(context, call, x)
     kind = context.fixed(x)
     if not constant.any():
         return x
-    if kind is None:
-        return scaled(context, call, x, np.ones(1), constant)
-    frac = max(kind.frac, *(dyadic(float(c))[1] for c in constant))
-    offset = _integers([float(c) * 2.0**frac for c in constant], call)
-    consts = {"offset": offset}
-    if frac > kind.frac:
-        consts["mult"] = np.array([1 << (frac - kind.frac)], np.int64)
-    return context.emit("rescale", [x], Wide.at(frac), call, consts=consts)
+    if kind is not None:
+        frac = max(kind.frac, *(dyadic(float(c))[1] for c in constant))
+        mult = 1 << (frac - kind.frac)
+        if mult <= MAX_MULT and _sum_is_exact(call, kind, mult, float(np.abs(constant).max()) * 2.0**frac):
+            consts = {"offset": _integers([float(c) * 2.0**frac for c in constant], call)}
+            if mult > 1:
+                consts["mult"] = np.array([mult], np.int64)
+            return context.emit("rescale", [x], Wide.at(frac), call, consts=consts)
+    return scaled(context, call, context.as_float(x, call), np.ones(1), constant)
+
+
+def _sum_is_exact(call: Call, kind: FixedPoint, mult: int, constant: float) -> bool:
+    """Whether torch rounds no sum of ``mult * q`` and ``constant`` for any integer q of type ``kind``."""
+    if not call.dtype.is_floating_point:
+        return True
+    if is_wide(kind):  # its numbers are not known here: a float64 has room for what a layer computes
+        return call.dtype == torch.float64
+    return max(-kind.lo, kind.hi) * mult + constant <= 2 / torch.finfo(call.dtype).eps
 
 
 def times(context: Context, call: Call, x: str, constant: np.ndarray) -> str:
     """``x * constant``: exact integers where torch's float product is exact too, else a float product."""
+    x = _computed(context, call, x)
     kind = context.fixed(x)
     if (constant == 1).all():
         return x
@@ -178,13 +194,38 @@ def times(context: Context, call: Call, x: str, constant: np.ndarray) -> str:
         frac = max(e for _, e in parts)
         mult = [m << (frac - e) for m, e in parts]
         # An 8-bit value times a 16-bit number is exact in float32; a wide one only times a power of two.
-        exact = all(m == 1 for m, _ in parts) or (
-            not is_wide(kind) and all(kind.bits + m.bit_length() <= 24 for m, _ in parts)
+        exact = (
+            call.has_integers
+            or all(m == 1 for m, _ in parts)
+            or (not is_wide(kind) and all(kind.bits + m.bit_length() <= 24 for m, _ in parts))
         )
-        if exact and max(mult) <= 65535:
+        if exact and max(mult) <= MAX_MULT:
             consts = {} if set(mult) == {1} else {"mult": np.array(mult, np.int64)}
             return context.emit("rescale", [x], Wide.at(kind.frac + frac), call, consts=consts)
     return scaled(context, call, context.as_float(x, call), constant, np.zeros(1))
+
+
+def _computed(context: Context, call: Call, x: str) -> str:
+    """``x`` as torch reads it for ``call``: integers over 24 bits are rounded where a float32 is computed."""
+    _check_dtype(call)
+    kind = context.fixed(x)
+    rounds = kind is not None and not is_wide(kind) and kind.bits > 24 and call.dtype == torch.float32
+    return context.as_float(x, call) if rounds else x
+
+
+def _check_dtype(call: Call) -> None:
+    if not call.dtype.is_floating_point and not call.has_integers:
+        raise call.error(f"computes in {call.dtype}, {WRAPS}")
+
+
+def _check_real(call: Call) -> None:
+    """Refuse a float form of what torch computes in integers."""
+    _check_dtype(call)
+    if call.has_integers:
+        raise call.error(
+            f"computes in {call.dtype}, for which the graph has additions of constants and multiplications by 1 to "
+            f"{MAX_MULT}; cast first, as in x.float()"
+        )
 
 
 def _integers(values: Sequence[float], call: Call) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from bitshift.lower.context import Call, Context, Item
@@ -35,17 +36,17 @@ def dropout(_context: Context, call: Call) -> Item:
 
 @rule("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten.to.other")
 def cast(context: Context, call: Call) -> Item:
-    """Casts between float types that hold the values exactly change nothing; a wide one is rounded to float32."""
-    item = call["self"]
+    """Casts between types that hold the values exactly change nothing; over 24 bits float32 rounds."""
     x = call.value("self")
     kind = context.fixed(x)
-    if kind is not None and is_wide(kind) and call.dtype == torch.float32:
-        return context.as_float(x, call)  # over 24 bits torch rounds here: what follows is float arithmetic
-    if call.dtype in (torch.float32, torch.float64) or (
-        kind is not None and kind.frac == 0 and not call.dtype.is_floating_point
-    ):
-        return item
-    raise call.error(f"casts to {call.dtype}; only float32 and float64 stay exact: cast outside the model")
+    if kind is not None and (is_wide(kind) or kind.bits > 24) and call.dtype == torch.float32:
+        return context.as_float(x, call)  # torch rounds here: what follows is float arithmetic
+    if call.dtype in (torch.float32, torch.float64) or (kind is not None and kind.frac == 0 and call.has_integers):
+        return x
+    raise call.error(
+        f"casts to {call.dtype}; only float32 and float64 stay exact, and int32 and int64 of integers: cast outside "
+        "the model"
+    )
 
 
 @rule(
@@ -194,7 +195,7 @@ def pad(context: Context, call: Call) -> Item:
     kind = context.fixed(x)
     number = as_number(call["value"] if call["value"] is not None else 0.0, call) or 0.0
     value = number if kind is None else number * 2.0**kind.frac
-    if kind is not None and (value != int(value) or not kind.lo <= value <= kind.hi):
+    if kind is not None and not (np.isfinite(value) and value == int(value) and kind.lo <= value <= kind.hi):
         raise call.error(f"pads with {number}, which {kind} cannot hold; use 0 or a value of the quantiser's grid")
     attrs = {"padding": padding, "value": value if kind is None else int(value)}
     return context.emit("pad", [x], context.type(x), call, attrs=attrs)

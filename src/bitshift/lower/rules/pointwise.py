@@ -12,6 +12,9 @@ from bitshift.lower.rules.registry import rule, supported
 from bitshift.lower.tables import TABLE_ONLY
 from bitshift.lower.wide import Wide, dyadic, is_wide
 
+WRAPS = "where torch wraps around; the graph has int32, int64 and floats: cast first, as in x.float()"
+"""Why arithmetic in uint8, int8 and int16 is refused, after what it does."""
+
 
 def as_number(item: Item, call: Call) -> float | None:
     """A scalar argument (number or one-element constant) as torch would use it with the call's dtype; None stays."""
@@ -30,6 +33,8 @@ def emit_clamp(context: Context, call: Call, x: str, lo: float | None, hi: float
     """``clamp(x, lo, hi)`` with real bounds; None and infinities are open. Exact on fixed point values."""
     lo = None if lo is None or lo == -np.inf else lo
     hi = None if hi is None or hi == np.inf else hi
+    if not call.dtype.is_floating_point and not call.has_integers and (lo, hi) != (0.0, None):
+        raise call.error(f"limits {call.dtype} numbers, {WRAPS}")
     if any(b is not None and np.isnan(b) for b in (lo, hi)):
         raise call.error("a bound is NaN")
     if lo is not None and hi is not None and lo > hi:
@@ -49,10 +54,12 @@ def emit_clamp(context: Context, call: Call, x: str, lo: float | None, hi: float
     return context.emit("clamp", [x], kind, call, attrs={"lo": bounds[0], "hi": bounds[1]})
 
 
-def _grid_for(kind: FixedPoint, bounds: tuple[float | None, ...]) -> FixedPoint:
-    """``kind``, or the wide type whose grid also holds the ``bounds``."""
+def _grid_for(kind: FixedPoint, bounds: tuple[float | None, float | None]) -> FixedPoint:
+    """``kind``, or the wide type that also holds the ``bounds`` that a value of ``kind`` can reach."""
     need = max((dyadic(b)[1] for b in bounds if b), default=kind.frac)
-    return kind if need <= kind.frac else Wide.at(need)
+    lo, hi = (None if b is None else b * 2.0**kind.frac for b in bounds)
+    outside = (lo is not None and lo > kind.hi) or (hi is not None and hi < kind.lo)
+    return Wide.at(max(need, kind.frac)) if outside or need > kind.frac else kind
 
 
 def _units(bound: float, kind: FixedPoint, call: Call) -> int:
@@ -142,6 +149,16 @@ def deferred(call: Call) -> Deferred:
     """The result of a pointwise op that exists only inside a table."""
     error = call.error(
         f"no float form of this op is in the graph. It {_IN_A_TABLE}, or use one of: {', '.join(supported())}"
+    )
+    return Deferred(str(error))
+
+
+def difference(call: Call) -> Deferred:
+    """The difference of two values that both depend on the input, which exists only inside a table."""
+    error = call.error(
+        "subtracts an activation from another one; the graph adds two activations, and subtracts constants. Write "
+        "a + (-b), which is computed in floats, or let the layer before b learn the opposite sign and add. A function "
+        f"of one value, as in x - tanh(x), {_IN_A_TABLE}"
     )
     return Deferred(str(error))
 

@@ -1,4 +1,4 @@
-"""Rules for pooling and for means over the spatial axes."""
+"""Rules for pooling and for means over axes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from bitshift.core.fixed import Float32
 from bitshift.lower.context import Call, Context, Item
 from bitshift.lower.rules.joins import emit_concat
-from bitshift.lower.rules.moves import emit_slice
+from bitshift.lower.rules.moves import emit_reshape, emit_slice
 from bitshift.lower.rules.registry import rule
 from bitshift.lower.wide import Wide
 from bitshift.nn.layers.runs import Run, adaptive_windows, assemble, pool_windows, runs
@@ -117,16 +117,21 @@ def adaptive_avg_pool(context: Context, call: Call) -> Item:
 
 @rule("aten.mean.dim")
 def mean(context: Context, call: Call) -> Item:
-    """The mean over all spatial axes."""
+    """The mean over per-sample axes: a pool over all spatial ones, to which any others are brought first."""
     x = call.value("self")
     shape = context.shape(x)
-    dims = call["dim"]
-    axes = sorted(call.axis(d, len(shape)) for d in (dims or range(-len(shape) - 1, 0)))
+    axes = sorted(call.axis(d, len(shape)) for d in (call["dim"] or range(-len(shape) - 1, 0)))
     if len(shape) not in (2, 3, 4) or axes != list(range(1, len(shape))):
-        raise call.error(
-            f"takes the mean over axes {list(dims or [])} of shape {['N', *shape]}; the graph has the mean over all "
-            "spatial axes of (N, C, L), (N, C, H, W) or (N, C, D, H, W)"
-        )
+        kept = [a for a in range(len(shape)) if a not in axes]
+        order = (*kept, *axes)
+        if order != tuple(range(len(shape))):
+            turned = [shape[a] for a in order]
+            x = context.emit(
+                "transpose", [x], context.type(x), call, shape=turned, attrs={"perm": order}, suffix="_last"
+            )
+        flat = math.prod(shape[a] for a in kept), math.prod(shape[a] for a in axes)
+        x = emit_reshape(context, call, x, flat, suffix="_rows")
+        shape = flat
     kernel = shape[1:]
     pooled = emit_avg_pool(
         context, call, x, kernel, kernel, ((0, 0),) * len(kernel), shape=(shape[0], *(1 for _ in kernel))

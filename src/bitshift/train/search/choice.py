@@ -31,13 +31,15 @@ def choose(damage: np.ndarray, cost: np.ndarray, budget: float) -> Choice:
         budget: in the unit of ``cost``.
 
     Raises:
-        ValueError: shapes that differ, values that are not finite, or a budget below the cheapest options.
+        ValueError: shapes that differ, values or a budget that are not finite, or one below the cheapest options.
     """
     damage, cost = np.asarray(damage, dtype=np.float64), np.asarray(cost, dtype=np.float64)
     if damage.shape != cost.shape or damage.ndim != 2 or not damage.size:
         raise ValueError(f"damage {damage.shape} and cost {cost.shape} must be equal (items, options), not empty")
     if not np.isfinite(damage).all() or not np.isfinite(cost).all() or (cost < 0).any():
         raise ValueError("damage and cost must be finite, and costs not negative")
+    if not np.isfinite(budget):
+        raise ValueError(f"the budget is {budget}; allowed: a finite number in the unit of the costs")
     least = cost.min(axis=1)
     spare = budget - least.sum()
     if spare < -1e-9 * max(1.0, abs(budget)):

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitshift.backends.c99.memory import scratch_of
+from bitshift.backends.c99.program import Memory
 from bitshift.backends.c99.unit import Unit, compile_graph
 from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.core.graph import Graph, Node, Value
@@ -38,10 +40,10 @@ def samples(type: FixedPoint, count: int = 4, seed: int = 0) -> np.ndarray:
     return rng.integers(type.lo, type.hi, endpoint=True, size=(count, *SHAPE)).astype(type.dtype)
 
 
-def overlapping(unit: Unit) -> list[tuple[str, str]]:
+def overlapping(unit: Unit) -> list[tuple[Memory, Memory]]:
     """Memories that live at once and share bytes, other than an output that takes its dead input's place."""
     steps, plan = unit.program.steps, unit.plan
-    spans: dict[str, tuple[int, int]] = {}
+    spans: dict[Memory, tuple[int, int]] = {}
     for i, step in enumerate(steps):
         for memory in (step.output, *step.inputs):
             first, last = spans.get(memory, (i, i))
@@ -49,7 +51,7 @@ def overlapping(unit: Unit) -> list[tuple[str, str]]:
     sizes = dict(unit.program.sizes)
     for i, step in enumerate(steps):
         if unit.codes[step.name].scratch:
-            spans[f"{step.name}.scratch"], sizes[f"{step.name}.scratch"] = (i, i), unit.codes[step.name].scratch
+            spans[scratch_of(step)], sizes[scratch_of(step)] = (i, i), unit.codes[step.name].scratch
     found = []
     for a, b in itertools.combinations([name for name in spans if name in plan.offsets], 2):
         if plan.shared.get(a) == b or plan.shared.get(b) == a:
@@ -93,6 +95,47 @@ def test_a_place_is_shared_only_by_elements_of_one_size() -> None:
         ("y",),
     )
     assert "b" not in compile_graph(found).plan.shared
+
+
+def conv(op: str, inputs: tuple[str, ...], output: str, source: str) -> tuple[Node, dict[str, np.ndarray]]:
+    """A 3x3 layer that keeps the shape, and its constants."""
+    same, one = ((1, 1), (1, 1)), (1, 1)
+    attrs: dict[str, object] = {"format": "pot3d", "stride": one, "padding": same, "dilation": one, "groups": 1}
+    if op == "conv_transpose":
+        attrs["output_padding"] = (0, 0)
+    codes = np.random.default_rng(1).integers(0, 8, (2, 2, 3, 3)).astype(np.uint8)
+    names = {"codes": f"{source}.codes", "shift": f"{source}.shift"}
+    return Node(op, inputs, output, attrs, names, source), {
+        names["codes"]: codes, names["shift"]: np.full(2, 3, np.uint8)
+    }  # fmt: skip
+
+
+@needs_cc
+@pytest.mark.parametrize("op", ["conv", "conv_transpose"])
+def test_a_layer_does_not_write_over_a_residual_that_is_its_input_too(op: str, tmp_path: Path) -> None:
+    layer, constants = conv(op, ("a", "a"), "b", "up")
+    values = {name: Value(name, SHAPE, S8) for name in ("x", "a", "b", "y")}
+    nodes = (Node("requantize", ("x",), "a"), layer, clamp("b", "y"))
+    unit = assert_equal(Graph(("x",), ("y",), values, nodes, constants), {"x": samples(S8)}, tmp_path)
+    assert "b" not in unit.plan.shared
+
+
+@needs_cc
+def test_a_value_may_be_called_as_a_copy_is(tmp_path: Path) -> None:
+    name = "x (output)"
+    found = graph([clamp("x", name), clamp(name, "y")], {"x": S8, name: S8, "y": S8}, ("x", name))
+    unit = assert_equal(found, {"x": samples(S8)}, tmp_path)
+    assert len({border.memory for border in unit.program.outputs}) == 2
+
+
+@needs_cc
+def test_a_value_may_be_called_as_a_scratch_memory_is(tmp_path: Path) -> None:
+    name = "s00_fc.scratch"
+    first, constants = conv("conv", ("x",), name, "fc")
+    second, more = conv("conv", (name,), "b", "fc2")
+    values = {value: Value(value, SHAPE, S8) for value in ("x", name, "b", "y")}
+    found = Graph(("x",), ("y",), values, (first, second, clamp("b", "y")), constants | more)
+    assert_equal(found, {"x": samples(S8)}, tmp_path, mode="plain")
 
 
 @needs_cc

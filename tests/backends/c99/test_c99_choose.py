@@ -1,14 +1,18 @@
 """The chooser: least cycles within flash and room, and messages where none fits."""
 
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bitshift.backends.c99.choose import BudgetError, _knapsack, choose
+from bitshift.backends.c99.choose import BudgetError, _knapsack, choose, needed, usable
 from bitshift.backends.c99.kernels import KERNELS, MODES
 from bitshift.backends.c99.targets import TARGETS, get_target
+from bitshift.backends.c99.unit import compile_graph
+from bitshift.core.fixed import FixedPoint
+from bitshift.core.graph import Graph, Node, Value
 from c99_layers import conv_graph, layer_of, linear_graph
 
 M0 = get_target("cortex-m0")
@@ -61,6 +65,60 @@ def test_the_knapsack_finds_what_trying_all_finds():
         picked = [of[i] for of, i in zip(options, _knapsack(options, limit), strict=True)]
         assert sum(flash for _, flash in picked) <= limit
         assert sum(cost for cost, _ in picked) == best
+
+
+def test_the_least_flash_is_the_least_of_which_enough_is_usable():
+    for used in range(0, 5000, 7):
+        assert usable(needed(used)) >= used > usable(needed(used) - 1)
+
+
+def few_weights():
+    """A linear layer of 16 weights in 8,000, where lists take less flash than packed codes."""
+    graph = linear_graph(np.random.default_rng(0), shape=(1000,), outputs=8, format="pot3")
+    codes = np.zeros_like(graph.constants["codes"])
+    codes[:, :2] = 1
+    return replace(graph, constants={**graph.constants, "codes": codes})
+
+
+def one_pixel():
+    """A convolution of one pixel, which straight-line code reads where it lies: plain unpacks a row of codes."""
+    graph = conv_graph(np.random.default_rng(0), shape=(800, 1, 1), outputs=16, kernel=(1, 1))
+    first = Node("add", ("in", "in"), "x")
+    values = {**graph.values, "in": Value("in", (800, 1, 1), FixedPoint(8, 4))}
+    return Graph(("in",), graph.outputs, values, (first, *graph.nodes), graph.constants)
+
+
+@pytest.mark.parametrize(("what", "make"), [("flash", few_weights), ("ram", one_pixel)])
+@pytest.mark.parametrize("target", ["generic", "cortex-m0", "avr"])
+def test_the_smallest_that_a_message_names_is_what_it_takes(target, what, make):
+    graph = make()
+    with pytest.raises(ValueError, match="smallest") as failed:
+        compile_graph(graph, target=target, **{what: 1})
+    numbers = r"(?:smallest that this network can run in is|the network) ([\d,]+)"
+    (least,) = (int(found.replace(",", "")) for found in re.findall(numbers, str(failed.value)))
+    unit = compile_graph(graph, target=target, **{what: least})
+    assert [kernel.name for kernel in unit.kernels.values()] != ["plain"]
+    with pytest.raises(ValueError, match="smallest"):
+        compile_graph(graph, target=target, **{what: least - 1})
+
+
+@pytest.mark.parametrize("mode", ["unrolled", "lists"])
+def test_a_mode_that_does_not_fit_is_refused_not_exchanged(mode):
+    graph = linear_graph(np.random.default_rng(0), shape=(256,), outputs=64)
+    with pytest.raises(
+        ValueError, match=rf"mode '{mode}' needs ([\d,]+) bytes of flash, flash is 10,000.*'auto' needs"
+    ) as no:
+        compile_graph(graph, target="cortex-m0", mode=mode, flash=10_000)
+    (least,) = re.findall(rf"mode '{mode}' needs ([\d,]+)", str(no.value))
+    unit = compile_graph(graph, target="cortex-m0", mode=mode, flash=int(least.replace(",", "")))
+    assert [kernel.name for kernel in unit.kernels.values()] == [mode]
+
+
+def test_a_network_without_layers_in_too_little_flash_is_refused():
+    values = {name: Value(name, (4,), FixedPoint(8, 4)) for name in "xy"}
+    graph = Graph(("x",), ("y",), values, (Node("clamp", ("x",), "y", {"lo": 0, "hi": None}),), {})
+    with pytest.raises(ValueError, match=r"node 'y' \(clamp\): takes about 120 bytes of flash"):
+        compile_graph(graph, flash=50)
 
 
 def test_a_layer_keeps_to_its_room():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,8 +102,25 @@ def network() -> Graph:
     return draft.graph(draft.linear(flat, 10))
 
 
+def wide(make):
+    """``make`` with offsets that need 64 bits, but in layers whose outputs keep them."""
+
+    def made() -> Graph:
+        graph, rng = make(), np.random.default_rng(0)
+        rounded = [node for node in graph.nodes if "offset" in node.consts and graph.values[node.output].type.bits == 8]
+        names = [node.consts["offset"] for node in rounded]
+        changed = {name: rng.integers(-(1 << 40), 1 << 40, len(graph.constants[name])) for name in names}
+        return replace(graph, constants={**graph.constants, **changed})
+
+    return made
+
+
 @pytest.mark.parametrize("name", ["cortex-m0", *(pytest.param(t, marks=pytest.mark.slow) for t in list(BOARDS)[1:])])
-@pytest.mark.parametrize("make", [small_network, network])
+@pytest.mark.parametrize(
+    "make",
+    [small_network, network, wide(small_network), wide(network)],
+    ids=["small", "net", "small, wide", "net, wide"],
+)
 def test_a_flash_budget_is_kept_by_what_the_compiler_makes(make, name, tmp_path):
     graph, target = make(), get_target(name)
     with pytest.raises(ValueError, match="at the smallest") as refused:

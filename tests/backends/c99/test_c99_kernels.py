@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import c99_layers
 from bitshift.backends.c99.kernels import KERNELS
 from bitshift.backends.c99.kernels.geometry import geometry, tall
 from bitshift.backends.c99.kernels.lists import Lists
@@ -33,6 +34,27 @@ SHAPES = {
     "1x1": {"shape": (9, 4, 5), "outputs": 8, "kernel": (1, 1)},
     "1x1, the last pixel alone": {"shape": (6, 7, 5), "outputs": 4, "kernel": (1, 1)},
     "1x1 stride 2": {"shape": (5, 7, 9), "outputs": 4, "kernel": (1, 1), "stride": (2, 2)},
+    "1x1 stride 2, padded behind": {
+        "shape": (5, 2, 2),
+        "outputs": 8,
+        "kernel": (1, 1),
+        "stride": (2, 2),
+        "padding": ((0, 1), (0, 1)),
+    },
+    "1-d 1x1 stride 2, padded behind": {
+        "shape": (5, 4),
+        "outputs": 8,
+        "kernel": (1,),
+        "stride": (2,),
+        "padding": ((0, 3),),
+    },
+    "1x1 stride 3, a column, padded behind": {
+        "shape": (5, 4, 1),
+        "outputs": 8,
+        "kernel": (1, 1),
+        "stride": (3, 1),
+        "padding": ((0, 7), (0, 0)),
+    },
     "dilated": {"shape": (2, 9, 9), "outputs": 4, "kernel": (3, 3), "dilation": (2, 2), "padding": ((2, 2), (2, 2))},
     "1-d": {"shape": (4, 19), "outputs": 6, "kernel": (5,), "padding": ((2, 2),), "stride": (2,)},
     "groups": {"shape": (8, 5, 6), "outputs": 8, "kernel": (3, 3), "padding": SAME, "groups": 2},
@@ -52,6 +74,18 @@ def test_convolutions_give_the_integers_of_the_reference(shape, name, target, tm
     if why:
         pytest.skip(why)
     check(graph, kernel, target, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["depthwise", "packed-1", "unrolled"])
+def test_rows_of_more_than_65535_pixels_end_where_fast_integers_have_16_bits(name, tmp_path, monkeypatch):
+    graph = conv_graph(np.random.default_rng(3), shape=(1, 70_001), outputs=5, kernel=(1,), padding=((1, 1),))
+    if name == "depthwise":
+        graph = conv_graph(np.random.default_rng(3), shape=(1, 140_000), outputs=1, kernel=(3,), padding=((1, 1),))
+    header = tmp_path / "fast16.h"
+    header.write_text("#include <stdint.h>\n#define uint_fast16_t uint16_t\n")
+    monkeypatch.setattr(c99_layers, "FLAGS", [*c99_layers.FLAGS, "-include", str(header)])
+    assert KERNELS[name].refuses(layer_of(graph), get_target("generic")) is None
+    check(graph, KERNELS[name], "generic", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["packed-1", "unrolled", "lists"])

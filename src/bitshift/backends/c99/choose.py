@@ -26,7 +26,7 @@ def usable(flash: int) -> int:
 
 def needed(used: int) -> int:
     """The least flash of which ``used`` bytes are usable."""
-    return -(-16 * (used + 256) // 15)
+    return used + 256 + (used + 255) // 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,8 @@ def choose(
     Raises:
         BudgetError: ``flash`` or ``room`` is too small for every choice; says the smallest that would do.
     """
+    if not layers:
+        return {}
     room = room or {}
     options = [_options(layer, target, mode, room.get(layer.name)) for layer in layers]
     least = sum(min(o.estimate.flash for o in of) for of in options)

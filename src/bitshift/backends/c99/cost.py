@@ -11,7 +11,8 @@ layers share are counted for each.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bitshift.backends.c99.layer import Estimate, Layer
@@ -38,6 +39,10 @@ class Rates:
         fetch, term, output, group: bytes of a load, a weight's term, a lane's rounding and what a group of channels
             adds in straight-line code.
         code: bytes of a depthwise layer's code; other kernels' are in proportion.
+        wide, more: bytes that a lane's rounding in 64 bits adds, and a residual to that, each in a loop and in
+            straight-line code; helpers: what they add once a layer.
+        long: cycles that a rounding in 64 bits adds; half of them a residual.
+        loop, statement, helper: bytes of a loop, a statement, a call in 64 bits of an op without weights.
     """
 
     load: float
@@ -55,28 +60,40 @@ class Rates:
     output: int
     group: int
     code: int
+    wide: tuple[int, int]
+    more: tuple[int, int]
+    helpers: int
+    long: int
+    loop: float
+    statement: float
+    helper: float
 
 
 RATES = {
     "generic": Rates(
         load=1, store=1, add=1, turn=2, call=32, finish=6, round=6, look=5, tap=16, window=3,
         fetch=2, term=4.7, output=45, group=95, code=600,
+        wide=(135, 60), more=(130, 60), helpers=160, long=50, loop=32, statement=3, helper=30,
     ),
     "cortex-m0": Rates(
         load=2, store=2, add=1, turn=6, call=95, finish=30, round=22, look=6, tap=31, window=6,
         fetch=2.2, term=1.9, output=41, group=87, code=380,
+        wide=(65, 55), more=(75, 55), helpers=225, long=90, loop=24, statement=1.5, helper=20,
     ),
     "cortex-m": Rates(
         load=2, store=1, add=1, turn=3, call=42, finish=6, round=5, look=5.5, tap=20, window=5,
         fetch=0.3, term=4.1, output=26, group=70, code=400,
+        wide=(70, 50), more=(75, 52), helpers=200, long=50, loop=24, statement=1.5, helper=16,
     ),
     "rv32": Rates(
         load=1, store=1, add=1, turn=1.7, call=31, finish=5, round=5, look=5, tap=15, window=1.5,
         fetch=2, term=4.7, output=45, group=95, code=650,
+        wide=(135, 60), more=(130, 75), helpers=160, long=50, loop=32, statement=3, helper=30,
     ),
     "avr": Rates(
         load=2, store=2, add=2, turn=15, call=160, finish=310, round=65, look=16, tap=58, window=20,
         fetch=2, term=4.5, output=120, group=119, code=600,
+        wide=(290, 75), more=(260, 125), helpers=670, long=900, loop=40, statement=8, helper=110,
     ),
 }  # fmt: skip
 
@@ -141,7 +158,8 @@ def packed(layer: Layer, plan: packeds.Plan, target: Target) -> Estimate:
     )
     tables = geo.groups * geo.outputs * boxes + _vectors(layer)
     code = rate.code * (1.2 + 0.2 * pairs + 0.75 * (blocks > 1) + 0.35 * (plan.spills > 0))
-    return Estimate(cycles=int(cycles), flash=tables + int(code), scratch=plan.scratch)
+    found = Estimate(cycles=int(cycles), flash=tables + int(code), scratch=plan.scratch)
+    return widened(found, layer, target, lanes=plan.image.lanes)
 
 
 def unrolled(plan: unrolleds.Plan, target: Target) -> Estimate:
@@ -183,7 +201,8 @@ def depthwise(layer: Layer, plan: depthwises.Plan, target: Target) -> Estimate:
     terms, outputs = plan.terms.size, len(layer.codes)
     cycles = terms * (plan.sums * one + rate.call) + outputs * plan.sums * (plan.image.lanes * rate.finish + rate.turn)
     flash = terms + _vectors(layer) + rate.code + 160
-    return Estimate(cycles=int(cycles + filled(plan.image, target)), flash=flash, scratch=plan.scratch)
+    found = Estimate(cycles=int(cycles + filled(plan.image, target)), flash=flash, scratch=plan.scratch)
+    return widened(found, layer, target, lanes=plan.image.lanes)
 
 
 def lists(layer: Layer, plan: indexed.Plan, target: Target) -> Estimate:
@@ -202,13 +221,33 @@ def lists(layer: Layer, plan: indexed.Plan, target: Target) -> Estimate:
     flash = (
         places.size * wide + counts.size + _vectors(layer) + rate.code // 3 + (burst - 1) * (118 if width > 1 else 40)
     )
-    return Estimate(cycles=int(cycles), flash=flash, scratch=0)
+    return widened(Estimate(cycles=int(cycles), flash=flash, scratch=0), layer, target, lanes=1)
 
 
 def _vectors(layer: Layer) -> int:
     """Bytes of rule 4's constants: the offset's, and one for each shift that is not the same everywhere."""
     uneven = sum(len(set(v.tolist())) > 1 for v in (layer.shift, layer.mult, layer.res_shift))
-    return len(layer.codes) * (4 if layer.wide else narrowest(layer.offset)[1]) + len(layer.codes) * uneven
+    return len(layer.codes) * (8 if layer.wide else narrowest(layer.offset)[1]) + len(layer.codes) * uneven
 
 
-__all__ = ["Rates", "depthwise", "filled", "lists", "packed", "rates", "unrolled"]
+def widened(estimate: Estimate, layer: Layer, target: Target, *, lanes: int, straight: bool = False) -> Estimate:
+    """``estimate`` with what rounding in 64 bits adds, at ``lanes`` places of the code."""
+    if not layer.wide:
+        return estimate
+    rate, more = rates(target), layer.residual is not None
+    flash = rate.helpers + lanes * (rate.wide[straight] + more * rate.more[straight])
+    cycles = math.prod(layer.y.shape) * rate.long * (1 + 0.5 * more)
+    return replace(estimate, cycles=estimate.cycles + int(cycles), flash=estimate.flash + flash)
+
+
+def op_bytes(text: str, target: Target) -> int:
+    """Bytes of the code of an op without weights, about, from its C text."""
+    rate, loops = rates(target), text.count("for (")
+    statements, helpers = text.count(";") - 2 * loops, len(_HELPER.findall(text))
+    return int(rate.loop * loops + rate.statement * statements + rate.helper * helpers)
+
+
+_HELPER = re.compile(r"= bs_wide_\w+\(")
+
+
+__all__ = ["Rates", "depthwise", "filled", "lists", "op_bytes", "packed", "rates", "unrolled", "widened"]

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from bitshift import __version__
@@ -29,6 +30,18 @@ C_HEADERS = frozenset(
 
 AVR_NEAR = 0x10000
 """Bytes that a pointer of an 8-bit AVR reaches, in flash and in data memory."""
+
+AVR_RESERVE = 1024
+"""Of these in flash, bytes that wait for what lies before the constants: the vector table, tables of the firmware."""
+
+MARKERS = re.compile(
+    r"written by `?bitshift \S+ emit-c`? |^(//|/\*|#|;) bitshift emit-c: |^author=bitshift$|^name: bitshift_"
+    r"|^(if\(CONFIG_|config )BITSHIFT_",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What one of the first lines of every file says that bitshift wrote."""
+MARKED = 5
+"""Lines that may hold it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +96,14 @@ def _label(unit: Unit, name: str, origin: str, digest: str) -> files.Label:
         raise ValueError(f"name {name!r}: allowed are C identifiers of 1 to 31 letters, digits and _, a letter first")
     if name.lower() in C_HEADERS:
         raise ValueError(f"name {name!r}: {name}.h would hide the C header of that name; choose another name")
-    return files.Label(name=name, origin=origin, version=__version__, hash=digest, target=unit.target.title)
+    if re.fullmatch(r"s\d{2,}(_\w*)?", name):
+        raise ValueError(
+            f"name {name!r}: the functions of the layers are called s00_LAYER, s01_LAYER, ...; choose a name that does "
+            "not begin as they do"
+        )
+    return files.Label(
+        name=name, origin=files.readable(origin), version=__version__, hash=digest, target=unit.target.title
+    )
 
 
 def export_c(
@@ -117,6 +137,7 @@ def export_c(
 
     Raises:
         GraphError: the network holds what C cannot have; names the layer and what would help.
+        OSError: the model file cannot be read.
         ModelFileError: the file is no model file.
         ValueError: a wrong option, a budget that cannot be met, or a folder that cannot be written or holds files of
             these names that bitshift did not write.
@@ -135,7 +156,7 @@ def export_c(
     unit = compile_graph(graph, target=target, mode=mode, flash=flash, ram=ram)
     steps = rows(unit)
     if unit.target.name == "avr":
-        _check_avr(unit, steps)
+        _check_avr(unit, steps, samples)
     label = _label(unit, name, origin, hashlib.sha256(data).hexdigest()[:16])
     texts = _texts(unit, label, steps, samples)
     if arduino:
@@ -143,8 +164,9 @@ def export_c(
     if zephyr:
         texts = layouts.zephyr(texts, label)
     if example:
-        ram = unit.plan.size + sum(b.port.size_bytes for b in (*unit.program.inputs, *unit.program.outputs))
-        board = get_board(target, flash=sum(row.flash for row in steps), ram=ram)
+        sample = _sample_bytes(unit)
+        stored = sum(row.flash for row in steps) + samples * sample
+        board = get_board(target, flash=stored, ram=unit.plan.size + sample)
         texts |= {f"example/{file}": text for file, text in example_files(name, board, unit.target).items()}
     result = _emitted(unit, steps, Path(folder), tuple(texts))
     _write(result.folder, texts)
@@ -161,7 +183,7 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
     try:
         for file in texts:
             at = folder / file
-            if at.exists() and "bitshift" not in at.read_text(encoding="utf-8", errors="replace").lower():
+            if at.exists() and not _is_ours(at):
                 raise ValueError(
                     f"{at} is there, and bitshift did not write it: name another folder, or move that file"
                 )
@@ -173,6 +195,16 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
         raise ValueError(
             f"{error.filename or folder} cannot be written: {error.strerror}; name another folder"
         ) from error
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return MARKERS.search("".join(islice(file, MARKED))) is not None
+
+
+def _sample_bytes(unit: Unit) -> int:
+    """Bytes of all inputs and outputs."""
+    return sum(b.port.size_bytes for b in (*unit.program.inputs, *unit.program.outputs))
 
 
 def _read(model: Graph | str | os.PathLike[str]) -> tuple[Graph, str, bytes]:
@@ -199,8 +231,14 @@ def _emitted(unit: Unit, steps: Sequence[Row], folder: Path, names: tuple[str, .
     )
 
 
-def _check_avr(unit: Unit, steps: Sequence[Row]) -> None:
+def _check_avr(unit: Unit, steps: Sequence[Row], samples: int) -> None:
     """What an 8-bit AVR cannot address, which its compiler would say in other words or not at all."""
+    for border in unit.program.inputs:
+        if border.port.size_bytes > files.AVR_ARRAY:
+            raise ValueError(
+                f"input {border.name!r}: {border.port.size_bytes:,} bytes; an array on an AVR has at most "
+                f"{files.AVR_ARRAY:,}: use a smaller input, or a 32-bit target"
+            )
     for step, row in zip(unit.program.steps, steps, strict=True):
         for what, size in (
             ("constants", row.constants), ("working memory", row.scratch), ("outputs", step.y.size_bytes),
@@ -215,12 +253,27 @@ def _check_avr(unit: Unit, steps: Sequence[Row]) -> None:
             f"{steps[unit.plan.fullest].title}: {unit.plan.size:,} bytes of working memory live in this step; an AVR "
             f"addresses {AVR_NEAR:,}: use a smaller input, fewer channels in this layer, or a 32-bit target"
         )
-    constants = sum(row.constants for row in steps)
-    if constants > AVR_NEAR:
+    _check_avr_flash(unit, steps, samples)
+
+
+def _check_avr_flash(unit: Unit, steps: Sequence[Row], samples: int) -> None:
+    """Constants and stored samples together: their addresses would wrap silently."""
+    constants, sample = sum(row.constants for row in steps), _sample_bytes(unit)
+    room = AVR_NEAR - AVR_RESERVE
+    if constants + sample > room:
         row = max(steps, key=lambda row: row.constants)
         raise ValueError(
-            f"{constants:,} bytes of constants, most of them in {row.title} ({row.constants:,}); an AVR reads "
-            f"{AVR_NEAR:,} bytes of flash with near pointers: use a format of fewer bits, or a 32-bit target"
+            f"{constants:,} bytes of constants, most of them in {row.title} ({row.constants:,}), and {sample:,} of a "
+            f"sample of the self-test; an AVR reads {AVR_NEAR:,} bytes of flash with near pointers, of which "
+            f"{AVR_RESERVE:,} stay free for the vector table: use a format of fewer bits, or a 32-bit target"
+        )
+    largest = max(b.port.size_bytes for b in (*unit.program.inputs, *unit.program.outputs))
+    fitting = min(files.AVR_ARRAY // largest, (room - constants) // sample)
+    if samples > fitting:
+        raise ValueError(
+            f"samples is {samples}: the self-test stores {sample:,} bytes for each, beside {constants:,} of constants; "
+            f"on an AVR an array has at most {files.AVR_ARRAY:,} bytes, and constants and samples at most {room:,}: "
+            f"samples may be {fitting} at most"
         )
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from bitshift.backends.c99.helpers import PRELUDE, text_of
 from bitshift.backends.c99.layer import Code, Port
-from bitshift.backends.c99.memory import Plan
-from bitshift.backends.c99.program import Border, Program
+from bitshift.backends.c99.memory import Plan, scratch_of
+from bitshift.backends.c99.program import Border, Memory, Program
 from bitshift.backends.c99.text import indent, table
 
 AVR_ARRAY = 0x7FFF
@@ -20,7 +20,7 @@ AVR_ARRAY = 0x7FFF
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """What the files say about the network: C prefix, what made it, and the hash of the model file."""
+    """What the files say about the network: C prefix, what made it (:func:`readable`), the hash of the model file."""
 
     name: str
     origin: str
@@ -36,16 +36,17 @@ class Label:
     @property
     def made(self) -> str:
         """What made the file, for its first line."""
-        return f"{_comment(self.origin)}, written by bitshift {self.version} emit-c for {self.target}"
+        return f"{self.origin}, written by bitshift {self.version} emit-c for {self.target}"
 
 
 @dataclass(frozen=True)
 class Argument:
-    """A parameter of ``NAME_run`` and the prefix of its macros."""
+    """A parameter of ``NAME_run``, the prefix of its macros, and whether it is an input."""
 
     variable: str
     macro: str
     border: Border
+    given: bool
 
     @property
     def port(self) -> Port:
@@ -58,7 +59,10 @@ def arguments(program: Program, upper: str) -> tuple[list[Argument], list[Argume
 
     def named(kind: str, variable: str, borders: Sequence[Border]) -> list[Argument]:
         numbers = [""] if len(borders) == 1 else [str(i) for i in range(len(borders))]
-        return [Argument(f"{variable}{n}", f"{upper}_{kind}{n}", b) for n, b in zip(numbers, borders, strict=True)]
+        given = kind == "INPUT"
+        return [
+            Argument(f"{variable}{n}", f"{upper}_{kind}{n}", b, given) for n, b in zip(numbers, borders, strict=True)
+        ]
 
     return named("INPUT", "x", program.inputs), named("OUTPUT", "y", program.outputs)
 
@@ -104,19 +108,19 @@ def header(program: Program, label: Label, plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _comment(text: str) -> str:
-    """``text`` where it cannot end a comment."""
-    return "".join(c if c.isprintable() else "?" for c in text).replace("*/", "* /")
+def readable(text: str) -> str:
+    """``text`` as part of one line, where it neither ends nor begins a comment."""
+    return "".join(c if c.isprintable() else "?" for c in text).replace("*/", "* /").replace("/*", "/ *")
 
 
 def _port_macros(argument: Argument) -> list[str]:
     port, macro = argument.port, argument.macro
     reading = "stands for the value q * 2**-FRAC"
-    if "INPUT" in macro:
+    if argument.given:
         how = "floor(value * 2**FRAC)" if argument.border.rounding == "floor" else "floor(value * 2**FRAC + 0.5)"
         reading = f"q = {how}, limited to {port.lo} to {port.hi}"
     return [
-        f"/* {_comment(argument.border.name)}: {list(port.shape)}, {port.ctype}; {reading}. */",
+        f"/* {readable(argument.border.name)}: {list(port.shape)}, {port.ctype}; {reading}. */",
         f"#define {macro}_SIZE {port.size}",
         f"#define {macro}_BYTES {port.size_bytes}",
         f"#define {macro}_SHAPE {{{', '.join(map(str, port.shape)) or '1'}}}",
@@ -175,7 +179,7 @@ def source(program: Program, label: Label, plan: Plan, codes: Mapping[str, Code]
         f'#include "{label.name}.h"\n\n#include <stddef.h>\n#include <stdint.h>\n'
     )
     parts = [begin, PRELUDE, text_of(needs)]
-    parts += [f"/* {_comment(step.title)} */\n{codes[step.name].text}" for step in program.steps]
+    parts += [f"/* {readable(step.title)} */\n{codes[step.name].text}" for step in program.steps]
     if plan.size:
         parts.append(_arena(up, plan.size))
     parts.append("\n".join([prototype(program, label), "{", *indent(_calls(program, label, plan, codes)), "}"]) + "\n")
@@ -199,7 +203,7 @@ def _calls(program: Program, label: Label, plan: Plan, codes: Mapping[str, Code]
     inputs, outputs = arguments(program, label.upper)
     outside = {a.border.memory: a.variable for a in (*inputs, *outputs)}
 
-    def place(memory: str, ctype: str, *, constant: bool) -> str:
+    def place(memory: Memory, ctype: str, *, constant: bool) -> str:
         if memory in outside:
             return outside[memory]
         pointer = f"({'const ' if constant else ''}{ctype} *)"
@@ -212,7 +216,7 @@ def _calls(program: Program, label: Label, plan: Plan, codes: Mapping[str, Code]
         names = [place(m, p.ctype, constant=True) for m, p in zip(step.inputs, step.ports, strict=True)]
         names.append(place(step.output, step.y.ctype, constant=False))
         if codes[step.name].scratch:
-            names.append(f"arena + {plan.offsets[f'{step.name}.scratch'] // 4}")
+            names.append(f"arena + {plan.offsets[scratch_of(step)] // 4}")
         lines += [f"{step.name}({', '.join(names)});", "BS_STEP_END();"]
     return lines
 
@@ -268,4 +272,4 @@ def _read(port: Port) -> str:
     return f"BS_READ{8 * port.type.dtype.itemsize}"
 
 
-__all__ = ["Label", "arguments", "header", "prototype", "selftest", "source"]
+__all__ = ["Label", "arguments", "header", "prototype", "readable", "selftest", "source"]

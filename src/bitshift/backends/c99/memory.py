@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from bitshift.backends.c99.layer import Code
-from bitshift.backends.c99.program import Program, Step
+from bitshift.backends.c99.program import Memory, Program, Step
 
 ALIGN = 4
 
@@ -15,7 +15,7 @@ ALIGN = 4
 class Block:
     """``size`` bytes that are needed from step ``first`` to step ``last``, both included."""
 
-    name: str
+    name: Memory
     size: int
     first: int
     last: int
@@ -26,23 +26,28 @@ class Plan:
     """Where everything lies in the arena.
 
     Args:
-        offsets: byte offset of each memory, and of a step's scratch under ``STEP.scratch``; multiples of 4.
+        offsets: byte offset of each memory, and of a step's scratch under :func:`scratch_of` it; multiples of 4.
         size: bytes of the arena.
         bound: bytes that live at once in the fullest step: no plan is smaller.
         live: that sum by step.
         shared: memories that lie in another one's place, by name: the step's output in its input.
     """
 
-    offsets: dict[str, int]
+    offsets: dict[Memory, int]
     size: int
     bound: int
     live: tuple[int, ...]
-    shared: dict[str, str]
+    shared: dict[Memory, Memory]
 
     @property
     def fullest(self) -> int:
         """The step in which most bytes live."""
         return max(range(len(self.live)), key=self.live.__getitem__) if self.live else 0
+
+
+def scratch_of(step: Step) -> Memory:
+    """The key of ``step``'s scratch memory: a pair, as any name may be that of a value."""
+    return step.name, "scratch"
 
 
 def plan(program: Program, codes: Mapping[str, Code]) -> Plan:
@@ -66,39 +71,43 @@ ORDERS: tuple[Callable[[Block], tuple[int, ...]], ...] = (
 )
 
 
-def _root(shared: Mapping[str, str], name: str) -> str:
+def _root(shared: Mapping[Memory, Memory], name: Memory) -> Memory:
     while name in shared:
         name = shared[name]
     return name
 
 
-def _shared(program: Program, codes: Mapping[str, Code], last: Mapping[str, int]) -> dict[str, str]:
+def _shared(program: Program, codes: Mapping[str, Code], last: Mapping[Memory, int]) -> dict[Memory, Memory]:
     """Outputs that take the place of an input that nobody reads afterwards, where the step's code allows it."""
-    shared: dict[str, str] = {}
-    taken: set[str] = set()
+    shared: dict[Memory, Memory] = {}
+    taken: set[Memory] = set()
     for i, step in enumerate(program.steps):
         if step.output in program.external:
             continue
-        for at in sorted(codes[step.name].in_place):
-            if at < len(step.inputs) and _may_share(program, step, at, last[step.inputs[at]] == i, taken):
+        allowed = codes[step.name].in_place
+        for at in sorted(allowed):
+            if at < len(step.inputs) and _may_share(program, step, at, allowed, last[step.inputs[at]] == i, taken):
                 shared[step.output] = step.inputs[at]
                 taken.add(step.inputs[at])
                 break
     return shared
 
 
-def _may_share(program: Program, step: Step, at: int, dies: bool, taken: set[str]) -> bool:
+def _may_share(
+    program: Program, step: Step, at: int, allowed: Collection[int], dies: bool, taken: Collection[Memory]
+) -> bool:
     memory = step.inputs[at]
-    once = step.inputs.count(memory) == 1 or step.layer is None
+    # What is read as another input, too, is written over only where that input allows it likewise.
+    every = all(i in allowed for i, name in enumerate(step.inputs) if name == memory)
     size = step.ports[at].type.dtype.itemsize
     same = step.y.type.dtype.itemsize == size and step.y.shape == step.ports[at].shape
-    return dies and once and same and memory not in program.external and memory not in taken
+    return dies and every and same and memory not in program.external and memory not in taken
 
 
 def _blocks(
-    program: Program, codes: Mapping[str, Code], last: Mapping[str, int], shared: Mapping[str, str]
+    program: Program, codes: Mapping[str, Code], last: Mapping[Memory, int], shared: Mapping[Memory, Memory]
 ) -> list[Block]:
-    lives: dict[str, list[int]] = {}
+    lives: dict[Memory, list[int]] = {}
     for i, step in enumerate(program.steps):
         if step.output not in program.external:
             lives.setdefault(_root(shared, step.output), []).extend((i, last.get(step.output, i)))
@@ -109,7 +118,7 @@ def _blocks(
     for i, step in enumerate(program.steps):
         if codes[step.name].scratch:
             size = _aligned(codes[step.name].scratch)
-            blocks.append(Block(name=f"{step.name}.scratch", size=size, first=i, last=i))
+            blocks.append(Block(name=scratch_of(step), size=size, first=i, last=i))
     return blocks
 
 
@@ -117,7 +126,7 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
 
 
-Placed = dict[str, tuple[int, Block]]
+Placed = dict[Memory, tuple[int, Block]]
 
 
 def _top(placed: Placed) -> int:
@@ -143,4 +152,4 @@ def _place(blocks: list[Block]) -> Placed:
     return placed
 
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "plan", "scratch_of"]

@@ -24,6 +24,9 @@ LAYERS = ("conv", "linear")
 NORMED = (*LAYERS, "conv_transpose", "embedding", "rescale")
 """Ops whose constants may hold a multiplier."""
 
+Memory = str | tuple[str, str]
+"""A memory's key: the name of its first value; a pair, which no value is called, for what is no value's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -31,8 +34,8 @@ class Step:
 
     name: str
     title: str
-    inputs: tuple[str, ...]
-    output: str
+    inputs: tuple[Memory, ...]
+    output: Memory
     ports: tuple[Port, ...]
     layer: Layer | None = None
     site: Site | None = None
@@ -51,23 +54,23 @@ class Border:
     """An input or output of the network: its name in the graph, its memory, and how floats become its integers."""
 
     name: str
-    memory: str
+    memory: Memory
     port: Port
     rounding: str = "half_up"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """Steps in order, the network's borders, and the bytes of every memory (by the name of its first value)."""
+    """Steps in order, the network's borders, and the bytes of every memory."""
 
     graph: Graph
     inputs: tuple[Border, ...]
     outputs: tuple[Border, ...]
     steps: tuple[Step, ...]
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[Memory, int] = field(default_factory=dict)
 
     @cached_property
-    def external(self) -> frozenset[str]:
+    def external(self) -> frozenset[Memory]:
         """Memories that the caller owns: inputs and outputs."""
         return frozenset(border.memory for border in (*self.inputs, *self.outputs))
 
@@ -94,7 +97,8 @@ class _Builder:
     def __init__(self, graph: Graph, bounds: dict[str, Bound]) -> None:
         self.graph = graph
         self.bounds = bounds
-        self.memory = {name: name for name in graph.inputs}
+        self.memory: dict[str, Memory] = {name: name for name in graph.inputs}
+        self.copies: dict[Memory, Port] = {}
         self.floats = {name: name for name in graph.inputs if not isinstance(graph.values[name].type, FixedPoint)}
         """Float views of an input, by name: what a quantize may read."""
         self.ports: dict[str, Port] = {}
@@ -115,7 +119,8 @@ class _Builder:
                 self._step(node)
         inputs = tuple(self._input(name) for name in self.graph.inputs)
         outputs = self._outputs()
-        sizes = {self.memory[name]: port.size_bytes for name, port in self.ports.items()}
+        ports = {self.memory[name]: port for name, port in self.ports.items()} | self.copies
+        sizes = {memory: port.size_bytes for memory, port in ports.items()}
         return Program(graph=self.graph, inputs=inputs, outputs=outputs, steps=tuple(self.steps), sizes=sizes)
 
     def _border(self, node: Node) -> bool:
@@ -130,10 +135,7 @@ class _Builder:
         if node.op == "dequantize":
             readers = self.graph.users(node.output)
             if readers:
-                raise GraphError(
-                    f"{title(readers[0])}: computes with floats; the C network has integers only: train it with "
-                    "activations=8 (or another width) and without keep='float'"
-                )
+                raise self._inexact(readers[0])
             self._alias(node.output, first)
             return True
         if node.op == "reshape":
@@ -174,10 +176,7 @@ class _Builder:
         type = self.graph.values[node.output].type
         floats = [name for name in node.inputs if name not in self.ports]
         if floats or not isinstance(type, FixedPoint):
-            raise GraphError(
-                f"{title(node)}: computes with floats ({floats[0] if floats else node.output!r}); the C network has "
-                "integers only: train it with activations=8 (or another width) and without keep='float'"
-            )
+            raise self._inexact(node, f" ({floats[0] if floats else node.output!r})")
         found = self.bounds[node.output]
         assert found.range is not None
         self.memory[node.output] = node.output
@@ -199,6 +198,36 @@ class _Builder:
             )
         )  # fmt: skip
 
+    def _inexact(self, node: Node, what: str = "") -> GraphError:
+        """An error about ``node``, which computes with floats, or, where it quantises some, about what gave them."""
+        if node.op == "quantize":
+            made = {other.output: other for other in self.graph.nodes}
+            node, what = made.get(node.inputs[0], node), ""
+        reader = self._reader(node)
+        begin = f"{title(node)}: computes with floats{what}"
+        if reader is None:
+            return GraphError(
+                f"{begin}; the C network has integers only: train it with activations=8 (or another width) and without "
+                "keep='float'"
+            )
+        return GraphError(
+            f"{begin}, which are quantised for {title(reader)}; the C network has integers only, and no op on them "
+            f"gives the same: take the {node.op} out of the model, or, before the first layer, leave it to the firmware"
+        )
+
+    def _reader(self, node: Node) -> Node | None:
+        """What reads ``node``'s floats behind a quantise, if anything does."""
+        open_, seen = [node], set[str]()
+        while open_:
+            at = open_.pop(0)
+            for user in self.graph.users(at.output):
+                if at.op == "quantize":
+                    return user
+                if user.output not in seen:
+                    seen.add(user.output)
+                    open_.append(user)
+        return None
+
     def _outputs(self) -> tuple[Border, ...]:
         """A memory becomes the caller's; one that is an input, or another output already, is copied at the end."""
         taken = {self.memory[name] for name in self.graph.inputs}
@@ -213,10 +242,10 @@ class _Builder:
             borders.append(Border(name=name, memory=memory, port=port))
         return tuple(borders)
 
-    def _copy(self, name: str, port: Port) -> str:
+    def _copy(self, name: str, port: Port) -> Memory:
         node = Node("reshape", (name,), name, {"shape": port.shape})
         step = f"s{len(self.steps):02d}_copy"
-        memory = f"{name} (output)"
+        memory = name, "output"
         site = Site(
             name=step, title=f"output {name!r}", node=node, graph=self.graph, xs=(port,), y=port,
             bound=Bound(range=(port.lo, port.hi)),
@@ -231,8 +260,7 @@ class _Builder:
                 site=site,
             )
         )
-        self.memory[memory] = memory
-        self.ports[memory] = port
+        self.copies[memory] = port
         return memory
 
 
@@ -265,4 +293,4 @@ def _layer(site: Site) -> Layer:
     )  # fmt: skip
 
 
-__all__ = ["Border", "Program", "Step", "build", "identifier", "title"]
+__all__ = ["Border", "Memory", "Program", "Step", "build", "identifier", "title"]

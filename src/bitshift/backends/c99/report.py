@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bitshift.backends.c99.files import Label, arguments, prototype
+from bitshift.backends.c99.files import Label, arguments, prototype, readable
 from bitshift.backends.c99.unit import Unit, flash_of
 
 
@@ -45,8 +45,17 @@ def rows(unit: Unit) -> list[Row]:
 
 
 def _line(row: Row) -> str:
-    cells = [row.title, row.kernel or "-", *(f"{n:,}" for n in (row.constants, row.flash, row.scratch, row.live))]
+    cells = [
+        _cell(row.title),
+        row.kernel or "-",
+        *(f"{n:,}" for n in (row.constants, row.flash, row.scratch, row.live)),
+    ]
     return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str) -> str:
+    """``text`` where it does not end a cell of a table."""
+    return readable(text).replace("|", "\\|")
 
 
 def readme(unit: Unit, label: Label, steps: Sequence[Row]) -> str:
@@ -57,12 +66,12 @@ def readme(unit: Unit, label: Label, steps: Sequence[Row]) -> str:
     call = ", ".join(a.variable for a in (*inputs, *outputs))
     buffers = "\n".join(f"static {a.port.ctype} {a.variable}[{a.macro}_SIZE];" for a in (*inputs, *outputs))
     borders = "\n".join(
-        f"| `{a.variable}` | {a.border.name} | {list(a.port.shape)} | `{a.port.ctype}` | 2^{-a.port.type.frac} "
+        f"| `{a.variable}` | {_cell(a.border.name)} | {list(a.port.shape)} | `{a.port.ctype}` | 2^{-a.port.type.frac} "
         f"| {a.port.size_bytes:,} |"
         for a in (*inputs, *outputs)
     )
     table = "\n".join(_line(row) for row in steps)
-    reasons = "\n".join(f"- {row.title}: {row.kernel}; {row.why}" for row in steps if row.why)
+    reasons = "\n".join(f"- {readable(row.title)}: {row.kernel}; {row.why}" for row in steps if row.why)
     return (
         f"""\
 # {name}: a network in C99

@@ -20,7 +20,7 @@ from bitshift.backends.c99.layer import Code, Estimate, Layer
 from bitshift.backends.c99.proof import centre, fits, planes
 from bitshift.backends.c99.rule4 import Rule4
 from bitshift.backends.c99.targets import Target
-from bitshift.backends.c99.text import Lines, indent, narrowest, read, stepped, table
+from bitshift.backends.c99.text import Lines, counter, indent, narrowest, read, stepped, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class _Emitter:
             return [f"for (r = {rows}; r != 0; r--) {{", *indent(over), "}"]
 
         body = [
-            "uint_fast16_t r, n;", "const uint_fast8_t shift = term & 31;",
+            f"{counter(max(rows, columns))} r, n;", "const uint_fast8_t shift = term & 31;",
             "if ((term & 32) == 0) {", *indent(loops("+")), "} else {", *indent(loops("-")), "}",
         ]  # fmt: skip
         arguments = f"{kind} *sums, const {self.image.cell} *cells, uint_fast8_t term"
@@ -170,16 +170,19 @@ class _Emitter:
             "} while ((code & 64) == 0);",
             *([move] if move else []),
         ]
+        walked = one
+        if taps > 1:
+            walked = [f"{counter(taps)} tap;", f"for (tap = 0; tap < {taps}; tap++) {{", *indent(one), "}"]
         per_output = [
-            "uint_fast16_t n;",
+            f"{counter(plan.sums)} n;",
             f"const {image.cell} *at_cell = cells;",
             f"for (n = 0; n < {plan.sums}; n++) {{", "    sums[n] = 0;", "}",
-            *(["uint_fast16_t tap;", f"for (tap = 0; tap < {taps}; tap++) {{", *indent(one), "}"] if taps > 1 else one),
+            *walked,
             *self.rule.load("o"),
             *self._finish(),
             "o++;",
         ]  # fmt: skip
-        body = ["uint_fast16_t count;", "size_t to = out;"]
+        body = [f"{counter(geo.outputs)} count;", "size_t to = out;"]
         body += [
             f"for (count = {geo.outputs}; count != 0; count--) {{",
             *indent(per_output),
@@ -222,7 +225,7 @@ class _Emitter:
         inner += stepped(("at_y", jump))
         inner += walk.settled("at_y", "sum")
         return [
-            f"const {word} *sum = sums;", "size_t at_y = to;", "uint_fast16_t row, column;",
+            f"const {word} *sum = sums;", "size_t at_y = to;", f"{counter(max(rows, columns))} row, column;",
             f"for (row = {rows}; row != 0; row--) {{", *indent(inner), "}",
         ]  # fmt: skip
 

@@ -49,6 +49,12 @@ class Geometry:
         return self.groups * self.outputs * self.inputs * self.places
 
     @property
+    def pointwise(self) -> bool:
+        """Whether each output reads the pixel at its own place; a stride remains where its last window is padding."""
+        same = self.size == self.out and self.stride == (1, 1)
+        return same and self.kernel == (1, 1) and self.before == (0, 0)
+
+    @property
     def padded(self) -> bool:
         """Whether some window meets a zero of the padding."""
         return any(
@@ -107,8 +113,7 @@ def _simplify(geo: Geometry) -> Geometry:
                 dilation=_with(geo.dilation, axis, 1),
                 x_step=_with(geo.x_step, axis + 1, geo.x_step[axis + 1] * geo.stride[axis]),
             )
-    flat = geo.kernel == (1, 1) and geo.size == geo.out and geo.before == (0, 0)
-    if flat and all(step[1] == geo.out[1] * step[2] for step in (geo.x_step, geo.y_step)):
+    if geo.pointwise and all(step[1] == geo.out[1] * step[2] for step in (geo.x_step, geo.y_step)):
         both = (1, geo.out[0] * geo.out[1])
         geo = replace(geo, size=both, out=both)
     return geo
@@ -119,7 +124,7 @@ def tall(geo: Geometry) -> Geometry:
 
     Strips are cut between rows: so a strip is a few pixels of all channels, not all pixels.
     """
-    if geo.groups > 1 or geo.kernel != (1, 1) or geo.before != (0, 0) or geo.size != geo.out or geo.out[0] > 1:
+    if geo.groups > 1 or not geo.pointwise or geo.out[0] > 1:
         return geo
     column = (geo.out[1], 1)
     x, y = ((step[0], step[2], step[2]) for step in (geo.x_step, geo.y_step))

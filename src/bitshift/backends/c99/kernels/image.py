@@ -13,7 +13,7 @@ import numpy as np
 
 from bitshift.backends.c99.kernels.geometry import Geometry
 from bitshift.backends.c99.layer import Layer
-from bitshift.backends.c99.text import Lines, indent, unsigned
+from bitshift.backends.c99.text import Lines, counter, indent, unsigned
 from bitshift.core.windows import extent
 
 PIXELS = 8
@@ -51,14 +51,7 @@ class Image:
     @property
     def tall(self) -> bool:
         """Whether it is a column of pixels that are read one by one (:func:`~.geometry.tall`)."""
-        geo = self.geo
-        return (
-            geo.groups == 1
-            and geo.kernel == (1, 1)
-            and geo.before == (0, 0)
-            and geo.size == geo.out
-            and geo.out[1] == 1
-        )
+        return self.geo.groups == 1 and self.geo.pointwise and self.geo.out[1] == 1
 
     @property
     def strips(self) -> int:
@@ -185,11 +178,11 @@ class Image:
             body += ["{", *indent(channel), "}"]
         body += [f"cells += {self.row - geo.channels};"] if self.row != geo.channels else []
         body += [*([] if inside else ["y++;"]), f"at += {row_step};"]
-        counters = ["uint_fast16_t r;"]
+        counters = [f"{counter(self.size[0])} r;"]
         if geo.channels > 1:
-            counters.append("uint_fast16_t c;")
-        if any(count > 2 for count, *_ in self.segments()):
-            counters.append("uint_fast16_t n;")
+            counters.append(f"{counter(geo.channels)} c;")
+        if (longest := max(count for count, *_ in self.segments())) > 2:
+            counters.append(f"{counter(longest)} n;")
         zero = [] if inside or not lanes else [f"const {self.xtype} zero = 0;"]
         lines = [*zero, *counters, f"for (r = {self.size[0]}; r != 0; r--) {{", *indent(body), "}"]
         unused = [*(["(void)y;"] if inside else []), *([] if lanes else ["(void)x;"])]
@@ -206,10 +199,11 @@ class Image:
         lanes = ["a", "b"][: self.lanes]
         if self.lanes == 2:
             lines.append(f"const {self.xtype} *b0 = x + (at + {cells * along});")
-        rows = f"y > {cells - self.rows} ? (uint_fast16_t)({cells} - y) : {self.rows}" if short else str(self.rows)
-        lines.append(f"uint_fast16_t count = {rows};")
+        kind = counter(self.rows)
+        rows = f"y > {cells - self.rows} ? ({kind})({cells} - y) : {self.rows}" if short else str(self.rows)
+        lines.append(f"{kind} count = {rows};")
         if lone:
-            lines += [f"const int lone = {lone};", "count = (uint_fast16_t)(count - (lone ? 1 : 0));"]
+            lines += [f"const int lone = {lone};", f"count = ({kind})(count - (lone ? 1 : 0));"]
         one = [f"*d = {self._value(first=True, second=self.lanes == 2)};", f"d += {geo.channels};"]
         one += [f"{lane} += {along};" for lane in lanes]
         wide = next((k for k in (4, 3, 2) if self.rows % k == 0), 1)
@@ -219,7 +213,8 @@ class Image:
         if lone:
             channel.append(f"if (lone) {{ *d = {self._value(first=True, second=False)}; }}")
         channel += [*(f"{lane}0 += {apart};" for lane in lanes), "cells++;"]
-        lines += ["uint_fast16_t c;"] if turns == "1" else ["uint_fast16_t c, n;"]
+        both = counter(max(geo.channels, self.rows))
+        lines += [f"{both} c;"] if turns == "1" else [f"{both} c, n;"]
         lines += [f"for (c = {geo.channels}; c != 0; c--) {{", *indent(channel), "}"]
         head = f"static void {name}({self.cell} *cells, const {self.xtype} *x, ptrdiff_t y, ptrdiff_t at)"
         return [head, "{", *indent([*lines, "(void)y;", "(void)count;"]), "}"]

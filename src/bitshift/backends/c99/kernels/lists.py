@@ -17,7 +17,7 @@ from bitshift.backends.c99.layer import Code, Estimate, Layer
 from bitshift.backends.c99.proof import planes
 from bitshift.backends.c99.rule4 import Rule4
 from bitshift.backends.c99.targets import Target
-from bitshift.backends.c99.text import indent, loop, narrowest, read, table
+from bitshift.backends.c99.text import counter, indent, loop, narrowest, read, table
 
 BURST = 8
 """A power of two: no library divides."""
@@ -101,7 +101,7 @@ class Lists(Planned[Plan]):
         row = [
             f"const {count_type} *count = {name}_counts;",
             f"const {place_type} *place = {name}_places;",
-            f"uint_fast16_t left_o, n{', bursts' if burst > 1 else ''};",
+            f"{counter(max(outputs, int(counts.max())))} left_o, n{', bursts' if burst > 1 else ''};",
             "uint_fast8_t plane;",
             "size_t o = 0;",
             f"for (left_o = {outputs}; left_o != 0; left_o--) {{",

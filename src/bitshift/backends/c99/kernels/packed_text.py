@@ -12,7 +12,7 @@ from bitshift.backends.c99.kernels.geometry import rows_of
 from bitshift.backends.c99.kernels.packed_plan import Plan
 from bitshift.backends.c99.layer import Code, Layer
 from bitshift.backends.c99.rule4 import Rule4
-from bitshift.backends.c99.text import Lines, Vector, indent, loop, narrowest, read, table
+from bitshift.backends.c99.text import Lines, Vector, counter, indent, loop, narrowest, read, table
 
 
 def write(layer: Layer, plan: Plan) -> Code:
@@ -129,7 +129,7 @@ class _Emitter:
         image, pairs = self.image, self.symbols.pairs
         lines: Lines = []
         if image.rows > 1 and image.pairs[1] > 1:
-            lines.append(f"uint_fast16_t column = {image.pairs[1]};")
+            lines.append(f"{counter(image.pairs[1])} column = {image.pairs[1]};")
         declare = [f"const {image.cell} *from[{pairs}];", f"size_t place[{pairs * image.lanes}];"]
         step = ["todo--;", *walk.advance(image)]
         if pairs == 1:
@@ -162,7 +162,7 @@ class _Emitter:
     def _outputs(self, begin: Sequence[str], body: Sequence[str]) -> Lines:
         """``body`` for every output of the group; ``o`` counts over all groups."""
         first = "first" if self.geo.groups > 1 else "0"
-        lines = [*begin, "uint_fast16_t count;", f"size_t o = {first};"]
+        lines = [*begin, f"{counter(self.geo.outputs)} count;", f"size_t o = {first};"]
         inner = [f"for (count = {self.geo.outputs}; count != 0; count--) {{", *indent([*body, "o++;"]), "}", "(void)o;"]
         return ["{", *indent([*lines, *inner]), "}"]
 
@@ -183,7 +183,8 @@ class _Emitter:
         entries = self.geo.outputs * symbols.pairs
         if self.start.uniform:
             lines, word = self._start()
-            clear = ["uint_fast16_t n;", *lines, f"for (n = 0; n < {entries}; n++) {{", f"    sums[n] = {word};", "}"]
+            begin = [f"{counter(max(entries, plan.parts))} n;", *lines]
+            clear = [*begin, f"for (n = 0; n < {entries}; n++) {{", f"    sums[n] = {word};", "}"]
         else:
             clear = self._outputs([f"{symbols.type} *sum = sums;"], [*self._begin(), f"sum += {symbols.pairs};"])
         if plan.parts:
@@ -192,9 +193,8 @@ class _Emitter:
         fill = [f"end = {symbols.fill}(end, from, {self._column('place', 'run')}, {self._column('cells', 'run')});"]
         fill += ["run++;"] if walked else []
         if self._varies("runs") or self._columns["runs"][0] > 1:
-            fill = [
-                "uint_fast16_t turn;", f"for (turn = {self._column('runs')}; turn != 0; turn--) {{", *indent(fill), "}"
-            ]  # fmt: skip
+            kind, turns = counter(int(self._columns["runs"].max())), self._column("runs")
+            fill = [f"{kind} turn;", f"for (turn = {turns}; turn != 0; turn--) {{", *indent(fill), "}"]
         per_block = [
             f"{symbols.type} *end = table;", *fill, "(void)end;",
             f"const uint_fast16_t boxes = {self._column('boxes')};",

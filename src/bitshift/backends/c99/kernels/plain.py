@@ -32,7 +32,8 @@ class Plain:
     def estimate(self, layer: Layer, target: Target) -> Estimate:
         """Cost on ``target``."""
         cycles, flash = cost.plain(layer, buckets(layer.format), target)
-        return Estimate(cycles=cycles, flash=flash, scratch=_scratch(layer))
+        found = Estimate(cycles=cycles, flash=flash, scratch=_scratch(layer))
+        return cost.widened(found, layer, target, lanes=1)
 
     def emit(self, layer: Layer, target: Target) -> Code:  # noqa: ARG002 - one text for all
         """The C text."""

@@ -27,7 +27,9 @@ class Unrolled(Planned[Plan]):
 
     def estimate(self, layer: Layer, target: Target) -> Estimate:
         """Cost on ``target``."""
-        return cost.unrolled(self.plan(layer, target), target)
+        plan = self.plan(layer, target)
+        found = cost.unrolled(plan, target)
+        return cost.widened(found, layer, target, lanes=len(plan.rows) * plan.image.lanes, straight=True)
 
     def emit(self, layer: Layer, target: Target) -> Code:
         """The C text."""

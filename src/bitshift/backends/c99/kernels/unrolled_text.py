@@ -8,7 +8,7 @@ from bitshift.backends.c99.kernels.unrolled_sums import Sums
 from bitshift.backends.c99.layer import Code, Layer
 from bitshift.backends.c99.rule4 import Amount, Rule4, rounded
 from bitshift.backends.c99.targets import Target
-from bitshift.backends.c99.text import Lines, indent, stepped, unsigned
+from bitshift.backends.c99.text import Lines, counter, indent, stepped, unsigned
 
 REACH = 31
 """Cells that a Thumb load reaches by a constant offset."""
@@ -56,7 +56,7 @@ class _Emitter:
         layer, image, geo = self.layer, self.image, self.geo
         names = [f"{layer.name}_g{group}" for group in range(geo.groups)]
         arguments = self._arguments()
-        counts = ["uint_fast16_t rows", "size_t apart"]
+        counts = [f"{counter(image.rows)} rows", "size_t apart"]
         if image.odd and not image.across:
             counts.append("uint_fast16_t single")
         for group, name in enumerate(names):
@@ -113,7 +113,7 @@ class _Emitter:
             jumps["r"] = jumps["y"]
         row += stepped(*jumps.items())
         row = walk.hidden(row) + walk.settled("y", *(["r"] if layer.residual is not None else []))
-        lines = ["uint_fast16_t column;", "for (; rows != 0; rows--) {", *indent(row), "}"]
+        lines = [f"{counter(columns)} column;", "for (; rows != 0; rows--) {", *indent(row), "}"]
         if image.lanes == 1:
             lines.append("(void)apart;")
         head = f"BS_SMALL static void {name}({', '.join(arguments)})"
@@ -123,7 +123,7 @@ class _Emitter:
         image = self.image
         lines: Lines = []
         if image.rows > 1 and image.pairs[1] > 1:
-            lines.append(f"uint_fast16_t column = {image.pairs[1]};")
+            lines.append(f"{counter(image.pairs[1])} column = {image.pairs[1]};")
         call = ["cells, y + out"]
         lanes = [f"size_t high = {walk.high(image)};"] if image.lanes == 2 else []
         if image.lanes == 2:

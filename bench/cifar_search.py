@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from cifar_cases import PRETRAINED, Case
 from cifar_table import figures, published, splits, train
-from common import Row, arguments, main
+from common import Row, arguments, kept, main
 
 from bitshift.nn.config import Rule
 from bitshift.train.data import PadCropFlip
@@ -60,11 +60,12 @@ def rows(options: argparse.Namespace) -> list[Row]:
         extra[case.name] = [{"pattern": r.pattern, "format": str(r.format)} for r in (case.shift or {})["rules"]]
         rows.append(Row(case=case.name, metric="bits a weight", value=choice.cost / weights, unit="bits"))
         rows.append(Row(case=case.name, metric="sum of KL", value=choice.damage, unit="nat"))
+    before, scanned = kept(options), {row.metric for row in rows}
     for case in cases:
         for seed in options.seeds:
             train(case, options, seed)
-        rows += figures(case, options)
-    options.extra = {"rules": extra}
+        rows += figures(case, options, [x for x in before if x.case == case.name and x.metric not in scanned])
+    options.extra = getattr(options, "extra", {}) | {"rules": extra}
     return sorted(rows, key=lambda row: [case.name for case in cases].index(row.case))
 
 

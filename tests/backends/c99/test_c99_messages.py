@@ -17,6 +17,12 @@ from bitshift.core.graph import Graph, GraphError, Node, Value
 S8, F32 = FixedPoint(8, 4), Float32()
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written although it should be refused does not lie in the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
 def linear(*, mult: int = 1, outputs: int = 3, inputs: int = 4, levels: int = 0, **types: object) -> Graph:
     """One linear layer ``classifier.fc`` from ``inputs`` to ``outputs``."""
     values = {

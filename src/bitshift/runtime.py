@@ -375,7 +375,10 @@ def _check_outputs(arrays: list[Any], ends: tuple[Value, ...], *, values: bool) 
 
 
 def _check_apart(outputs: list[Any], ends: tuple[Value, ...], inputs: list[Any], begins: tuple[Value, ...]) -> None:
-    """Refuse outputs that share memory with an input or with each other, as the engine does."""
+    """Refuse outputs that may share memory with an input or with each other, by the ends of what they lie in.
+
+    The engine looks at what it reads, which of a strided input is a copy.
+    """
     others = [("input", value, array) for value, array in zip(begins, inputs, strict=True)]
     for value, array in zip(ends, outputs, strict=False):
         for kind, other, found in others:

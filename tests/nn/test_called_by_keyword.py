@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bitshift import ShiftConfig, convert, export, freeze
+from bitshift.nn import FixedPointQuant
 
 
 class ByName(nn.Module):
@@ -67,3 +68,9 @@ def test_a_network_that_names_the_argument_is_converted_like_one_that_does_not(
         assert torch.equal(by_place, by_name)
     assert reports[0] == reports[1]
     assert files[0] == files[1]
+
+
+def test_quantisers_of_ours_take_it_by_that_name_trained_and_frozen() -> None:
+    sample = torch.randn(3, 4, generator=torch.Generator().manual_seed(4))
+    net, _ = convert(ByName([FixedPointQuant("8.4"), nn.Linear(4, 4)], "input").eval(), ShiftConfig(), sample=sample)
+    assert torch.equal(freeze(net, sample)(sample), net(sample))

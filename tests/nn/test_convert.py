@@ -491,6 +491,7 @@ def test_dropout_follows_the_training_flag_after_tracing():
         (lambda net, x: F.dropout(x, 0.25, net.training), False),
         (lambda net, x: torch.dropout(x, 0.25, train=net.training), False),
         (lambda net, x: F.alpha_dropout(x, 0.25), False),
+        (lambda net, x: F.dropout(x, 0.0), False),
     ],
 )
 def test_dropout_that_was_on_in_eval_is_reported(drop, said: bool):
@@ -539,6 +540,13 @@ def test_options_of_one_method_say_nothing_to_another_of_a_rule(method: str, oth
     assert getattr(told[2].method, "alpha", None) == getattr(plain[2].method, "alpha", None) != 0.5
 
 
+def test_who_asks_for_a_free_scale_of_apot_keeps_its_normalisation():
+    config = ShiftConfig(method="apot", bits=4, activations=8, init="pretrained", options={"scale": "free"})
+    result, _ = convert(two_layers(), config, sample=torch.randn(2, 64))
+    methods = [m.method for m in result.modules() if isinstance(m, ShiftLayer)]
+    assert [(m.power_of_two, m.normalise) for m in methods] == [(False, True)] * 2
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
 def test_deepshift_has_no_scale_from_scratch_whatever_follows(bits: int):
     for method in ("deepshift_ps", "deepshift_q"):
@@ -556,7 +564,7 @@ def test_the_report_says_whose_format_a_tied_layer_takes():
     rules = (Rule(pattern="0", format="pot3d"), Rule(pattern="2", format="pot2d"))
     config = ShiftConfig(method="nearest", init="pretrained", rules=rules)
     result, report = convert(net, config, sample=torch.randn(2, 8))
-    assert "its weight is tied to '0', and so has pot3d too" in str(report)
+    assert "its weight is tied to '0', whose method, format and options it takes" in str(report)
     assert [result[i].method.format.name for i in (0, 2)] == ["pot3d", "pot3d"]
 
 

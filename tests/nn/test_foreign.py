@@ -235,6 +235,15 @@ def test_signed_integers_of_a_graph_stay_signed():
     assert grids == [(-128, 127), (-128, 127)]
 
 
+def test_wider_integers_of_a_graph_tell_no_grid():
+    class Wide(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.quantize_per_tensor(x, 0.25, 0, torch.qint32).dequantize()
+
+    plain, _ = to_float(torch.fx.symbolic_trace(Wide()))
+    assert not any(isinstance(m, KnownRange) for m in plain.modules())
+
+
 def test_what_has_no_float_counterpart_is_named():
     quantised = ao.quantize_dynamic(nn.Sequential(nn.LSTM(3, 4)), {nn.LSTM}, dtype=torch.qint8)
     with pytest.raises(ConvertError, match=r"module '0' is a quantised LSTM of torch.ao.*convert the float model"):

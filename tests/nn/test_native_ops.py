@@ -213,10 +213,15 @@ def test_a_change_of_a_tensor_in_place_is_seen(which: int) -> None:
 def test_other_data_of_a_tensor_are_seen(which: int) -> None:
     call = small(grid((1, 4, 5, 5), 0, "u8"))
     before = torch.ops.bitshift.conv(*call)
+    old = call[which].clone()
     call[which].data = call[which].flip(0)
     got = torch.ops.bitshift.conv(*call)
     assert torch.equal(got, ops.exact_conv(*call))
     assert not torch.equal(got, before)
+    for data in (old, old.flip(0)):  # the second may lie where the first lay when the layer was packed
+        call[which].data = torch.zeros_like(old)
+        call[which].data = data.clone()
+        assert torch.equal(torch.ops.bitshift.conv(*call), ops.exact_conv(*call))
 
 
 @pytest.mark.parametrize("which", [1, 2, 3, 4])

@@ -63,6 +63,15 @@ def test_tables_are_there_behind_to_empty(name: str) -> None:
     assert torch.equal(*grads)
 
 
+def test_tables_stay_where_they_are_when_a_state_is_loaded() -> None:
+    method = get_method("denseshift").random((4, 8), "pot3d", generator=torch.Generator().manual_seed(0))
+    places = [t.data_ptr() for t in method.buffers()]
+    with torch.inference_mode():
+        method.load_state_dict(method.state_dict())
+    assert [t.data_ptr() for t in method.buffers()] == places
+    method.weight().sum().backward()
+
+
 def test_steps_of_layers_with_one_input_are_no_latents() -> None:
     config = ShiftConfig(method="uniform", bits=4, init="pretrained", latents="bfloat16")
     net, _ = convert(nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1)), config, sample=torch.randn(2, 1))

@@ -161,20 +161,20 @@ class ActQuant(nn.Module):
         self.initialised.fill_(True)
         self._ready = True
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Any shape; ``train`` keeps the dtype, ``eval`` gives float32."""
         if self._seen is not None:
-            self._seen.append(_sample(x, _SAMPLES).cpu())
-            return x.float()  # an exact average pool in front gives float64
+            self._seen.append(_sample(input, _SAMPLES).cpu())
+            return input.float()  # an exact average pool in front gives float64
         if not self.training:
             kind = self.grid
-            if torch.is_grad_enabled() and x.requires_grad:
-                return _GridSTE.apply(x.double(), self.log2_step, kind.lo, kind.hi).float()  # type: ignore[no-any-return]
-            return exact_quantize(x, kind.bits, kind.frac, kind.signed, "half_up")
+            if torch.is_grad_enabled() and input.requires_grad:
+                return _GridSTE.apply(input.double(), self.log2_step, kind.lo, kind.hi).float()  # type: ignore[no-any-return]
+            return exact_quantize(input, kind.bits, kind.frac, kind.signed, "half_up")
         if not self._is_ready():
-            self.initialise(_sample(x, _SAMPLES))
+            self.initialise(_sample(input, _SAMPLES))
         lo, hi = (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1) if self.signed else (0, (1 << self.bits) - 1)
-        return _GridSTE.apply(x, self.log2_step, lo, hi)  # type: ignore[no-any-return]
+        return _GridSTE.apply(input, self.log2_step, lo, hi)  # type: ignore[no-any-return]
 
     def describe(self) -> str:
         """``s8.4`` or, before the first data, ``s8, grid from the first data``."""
@@ -233,9 +233,9 @@ class FixedPointQuant(nn.Module):
         """The largest value."""
         return 2.0 ** (self.integer_bits - 1) - (1.0 if self.upper == "deepshift" else 2.0**-self.fraction_bits)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Any shape, float32 out."""
-        return _FloorIdentity.apply(x, self.bits, self.fraction_bits, self.top)  # type: ignore[no-any-return]
+        return _FloorIdentity.apply(input, self.bits, self.fraction_bits, self.top)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """The specification."""

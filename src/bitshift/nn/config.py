@@ -16,10 +16,10 @@ class Rule:
     """An exception for the layers whose module path matches ``pattern`` (fnmatch: ``layer1.*``, ``*.downsample.0``).
 
     ``keep="float"`` leaves the layer alone, ``"int8"`` makes it a uniform 8-bit layer; the other fields, where not
-    None, replace the configuration's (``options`` are added to them). So a new head starts by its method's own random
-    rule in a network that otherwise starts from its weights: ``Rule(pattern="head.*", init="random")``. The first rule
-    that matches a layer wins. ``keep=False`` says nothing: the first and last layer stay as ``keep_first`` and
-    ``keep_last`` have them, whatever else the rule says.
+    None, replace the configuration's (``options`` are added to them where the method is the configuration's). So a new
+    head starts by its method's own random rule in a network that otherwise starts from its weights:
+    ``Rule(pattern="head.*", init="random")``. The first rule that matches a layer wins. ``keep=False`` says nothing:
+    the first and last layer stay as ``keep_first`` and ``keep_last`` have them, whatever else the rule says.
     """
 
     pattern: str

@@ -13,6 +13,7 @@ from bitshift.nn.foreign_range import KnownRange
 from bitshift.nn.plan import ConvertError
 from bitshift.nn.trace import argument
 
+_BOUNDS = {torch.qint8: (-128, 127), torch.quint8: (0, 255)}
 _PLAIN = {"hardswish": F.hardswish, "relu6": F.relu6}
 _SUMS = {"add": operator.add, "add_relu": operator.add, "mul": operator.mul, "mul_relu": operator.mul}
 
@@ -43,7 +44,7 @@ def _float_form(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     if node.target is torch.quantize_per_tensor:
         return _ranged(
             module, node, _source(node), scale=argument(node, 1, "scale"), zero_point=argument(node, 2, "zero_point"),
-            signed=argument(node, 3, "dtype") is torch.qint8,
+            dtype=argument(node, 3, "dtype"),
         )  # fmt: skip
     name = str(node.target)
     if not name.startswith("quantized."):
@@ -68,7 +69,7 @@ def _float_form(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     grid = [*node.args[at : at + 2], *(node.kwargs.get(k) for k in ("scale", "zero_point") if k in node.kwargs)]
     if len(grid) != 2:
         return new
-    return _ranged(module, node, new, scale=grid[0], zero_point=grid[1], signed=_is_signed(module, new))
+    return _ranged(module, node, new, scale=grid[0], zero_point=grid[1], dtype=_dtype_of(module, new))
 
 
 def _source(node: fx.Node) -> fx.Node:
@@ -78,29 +79,29 @@ def _source(node: fx.Node) -> fx.Node:
     return source
 
 
-def _is_signed(module: fx.GraphModule, value: fx.Node) -> bool:
-    """Whether the integers nearest in front of ``value`` are qint8; the result of a quantised op has its input's."""
+def _dtype_of(module: fx.GraphModule, value: fx.Node) -> torch.dtype:
+    """That of the integers nearest in front of ``value``: the result of a quantised op has its input's."""
     while value.all_input_nodes:
         value = value.all_input_nodes[0]
         if value.op == "call_module":
             ranges = [m for m in module.get_submodule(str(value.target)).modules() if isinstance(m, KnownRange)]
             if ranges:
-                return ranges[-1].low < 0
-    return False
+                return torch.qint8 if ranges[-1].low < 0 else torch.quint8
+    return torch.quint8
 
 
 def _ranged(
-    module: fx.GraphModule, node: fx.Node, value: fx.Node, *, scale: Any, zero_point: Any, signed: bool
+    module: fx.GraphModule, node: fx.Node, value: fx.Node, *, scale: Any, zero_point: Any, dtype: Any
 ) -> fx.Node:
-    """``value``, behind it the grid that the quantised op had."""
+    """``value``, behind it the grid that the quantised op had; none behind integers that are not of 8 bits."""
     numbers = [_constant(module, v) for v in (scale, zero_point)]
-    if numbers[0] is None or numbers[1] is None:
+    if numbers[0] is None or numbers[1] is None or dtype not in _BOUNDS:
         return value
     path, n = f"{node.name}_range", 1
     while hasattr(module, path):
         n += 1
         path = f"{node.name}_range_{n}"
-    module.add_submodule(path, KnownRange(numbers[0], int(numbers[1]), *((-128, 127) if signed else (0, 255))))
+    module.add_submodule(path, KnownRange(numbers[0], int(numbers[1]), *_BOUNDS[dtype]))
     with module.graph.inserting_before(node):
         return module.graph.call_module(path, (value,))
 

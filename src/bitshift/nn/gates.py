@@ -71,7 +71,7 @@ class GateMethod(Method):
         self._set_tables(latents.device)
 
     def _set_tables(self, device: torch.device) -> None:
-        """What the rule says, on ``device``."""
+        """What the rule says, on ``device``; written into the tables that are there, which a graph may hold."""
         rule = self._rule
         for name, table in (
             ("_values", bits_of(rule.levels)),
@@ -79,11 +79,16 @@ class GateMethod(Method):
             ("_codes", torch.from_numpy(self.format.encode(rule.levels).copy())),
             ("_live", torch.from_numpy(rule.live())),
         ):
-            self.register_buffer(name, table.to(device), persistent=False)
+            held = getattr(self, name, None)
+            if held is not None and held.device == device:
+                held.copy_(table)
+            else:
+                self.register_buffer(name, table.to(device), persistent=False)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._set_tables(self.scale_exp.device)  # behind to_empty() they hold whatever the memory held
+        if hasattr(self, "_rule"):  # not in a module that was pickled before it had one
+            self._set_tables(self.scale_exp.device)  # behind to_empty() they hold whatever the memory held
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or cast; the stack stays contiguous, because its five axes are no image for ``to(channels_last)``."""

@@ -48,11 +48,12 @@ def check_penalty(who: str, **values: float) -> None:
             raise ValueError(f"{who}: {name}={value!r} must be 0 or a positive number")
 
 
-def numbers_of(who: str, **values: object) -> list[tuple[float, ...]]:
+def numbers_of(who: str, **values: Any) -> list[tuple[float, ...]]:
     """Each of ``values``, a number or several, as a tuple; ValueError for what is neither."""
     found = []
     for name, value in values.items():
-        several: tuple[Any, ...] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        one = isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
+        several: tuple[Any, ...] = (value,) if one else tuple(value)
         if not all(map(_is_number, several)):
             raise ValueError(f"{who}: {name}={value!r} must be a number or a list of numbers")
         found.append(tuple(map(float, several)))
@@ -60,7 +61,8 @@ def numbers_of(who: str, **values: object) -> list[tuple[float, ...]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    found = value.item() if getattr(value, "ndim", None) == 0 and isinstance(value, Tensor) else value
+    return isinstance(found, Real) and not isinstance(found, bool)
 
 
 def check_rate(who: str, **rates: float | None) -> None:

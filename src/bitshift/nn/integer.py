@@ -180,11 +180,11 @@ class _Conversion:
                 "feature_alpha_dropout": nn.FeatureAlphaDropout,
             }
             cls = kinds.get(name, nn.Dropout)
-            path = self.add_module(node.name, cls(argument(node, 1, "p", 0.5)))
-            always = (
-                "alpha" not in name
-            )  # what functional.*dropout* does without a word; with torch.dropout's it is there
-            if argument(node, 2, "train" if node.target is torch.dropout else "training", always) is True:
+            p = argument(node, 1, "p", 0.5)
+            path = self.add_module(node.name, cls(p))
+            # without a word functional's drop, but for the two of alpha; torch.dropout has to be told
+            on = argument(node, 2, "train" if node.target is torch.dropout else "training", "alpha" not in name)
+            if on is True and p:
                 note = "on in eval, too, in the float network (training=True, or left out); here in training only"
                 self.extra.append(Row(path=path, was=name, became=cls.__name__, note=note))
             new = self.insert(node, path, (self.flow.source(node),))

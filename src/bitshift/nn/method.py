@@ -49,7 +49,10 @@ class Method(nn.Module, ABC):
         return tuple(tensor.shape[-len(self.shape) :]) == self.shape
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move or cast; scales, steps and clips stay float32 at least: float16 ends where scales of weights lie."""
+        """Move or cast; scales, steps and clips stay float32 at least: float16 ends where scales of weights lie.
+
+        FSDP wants parameters of one type: leave them float32 there, with ``MixedPrecision(param_dtype=...)``.
+        """
         own = (*self.named_parameters(recurse=False), *self.named_buffers(recurse=False))
         before = {n: t.detach() for n, t in own if t.is_floating_point() and not self.holds_weights(t)}
         super()._apply(fn, recurse)

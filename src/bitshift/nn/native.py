@@ -47,6 +47,8 @@ class _Layer:
 
     tensors: tuple[weakref.ref[Tensor], ...]
     states: tuple[tuple[int, int], ...]
+    memory: tuple[Any, ...]
+    """Where they lay: held, so that no other tensor's address can be one of these."""
     scale: Any
     offset: Any
     lo: int = 0
@@ -177,7 +179,8 @@ def _layer(tensors: tuple[Tensor, ...]) -> _Layer | None:
         # The entry goes when the codes go, so that their id cannot name other codes later.
         first = weakref.ref(codes, lambda gone: _forget(place, gone))
         refs = (first, *(weakref.ref(t) for t in tensors[1:]))
-        _layers[place] = made = _Layer(refs, tuple(map(_state, tensors)), scale, shift)
+        memory = tuple(t.untyped_storage() for t in tensors)
+        _layers[place] = made = _Layer(refs, tuple(map(_state, tensors)), memory, scale, shift)
         return made
 
 

@@ -84,7 +84,7 @@ class AffineNorm(ChannelNorm):
         return gain, self.bias.double() - self.running_mean.double() * gain
 
     def forward(self, input: Tensor) -> Tensor:
-        """``(N, C, ...)`` normalised, in the dtype of ``y``."""
+        """``(N, C, ...)`` normalised, in the dtype of ``input``."""
         if not self.training:
             return self._affine(input)
         with torch.no_grad():
@@ -217,7 +217,7 @@ class ShiftNorm(ChannelNorm):
         self.running_var.lerp_(variance * (count / max(count - 1, 1)), rate)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``(N, C, ...)`` normalised, in the dtype of ``y``."""
+        """``(N, C, ...)`` normalised, in the dtype of ``input``."""
         if not self.training:
             return self._affine(input)
         with torch.autocast(input.device.type, enabled=False):

@@ -142,7 +142,9 @@ def _choice(config: ShiftConfig, rule: Rule | None, keep: bool | str) -> Choice:
     if rule and rule.options:
         method.check_options(rule.options)
         options = {**options, **rule.options}
-    options = {**shifts.get(method.name, {}), **options}
+    shifting = shifts.get(method.name, {})
+    if not shifting.keys() & options.keys():  # who sets one of them has chosen
+        options = {**shifting, **options}
     if rule and (rule.format or rule.bits):
         name, bits = rule.format, rule.bits
     elif rule and rule.method and rule.method != config.method and config.format:
@@ -223,7 +225,7 @@ def _keep_ties(choices: dict[nn.Module, Choice], paths: Mapping[nn.Module, list[
         if not any(isinstance(m, nn.Embedding) for m in modules):
             for module in modules[1:]:  # layers of one kind have one method, the first one's
                 if choices[module] != first and first.method is not None and choices[module].method is not None:
-                    note = f"its weight is tied to {paths[modules[0]][0]!r}, and so has {first.format} too"
+                    note = f"its weight is tied to {paths[modules[0]][0]!r}, whose method, format and options it takes"
                     choices[module] = replace(first, note=note)
             continue
         for module in modules:

@@ -118,8 +118,8 @@ class _JointBatchNorm3d(nn.BatchNorm3d):
 
 
 class _JointAffineNorm(AffineNorm):
-    def forward(self, y: Tensor) -> Tensor:
-        return _batch_norm(self, y) if self.training else super().forward(y)
+    def forward(self, input: Tensor) -> Tensor:
+        return _batch_norm(self, input) if self.training else super().forward(input)
 
 
 class _JointShiftNorm(ShiftNorm):

@@ -114,6 +114,14 @@ def test_a_mode_that_does_not_fit_is_refused_not_exchanged(mode):
     assert [kernel.name for kernel in unit.kernels.values()] == [mode]
 
 
+@pytest.mark.parametrize("mode", ["packed", "unrolled"])
+def test_a_mode_that_does_not_fit_the_memory_is_refused_not_exchanged(mode):
+    graph = conv_graph(np.random.default_rng(0), shape=(8, 12, 12), outputs=8, kernel=(3, 3), padding=((1, 1), (1, 1)))
+    assert [kernel.name for kernel in compile_graph(graph, target="cortex-m0", ram=72).kernels.values()] == ["plain"]
+    with pytest.raises(ValueError, match="72"):
+        compile_graph(graph, target="cortex-m0", mode=mode, ram=72)
+
+
 def test_a_network_without_layers_in_too_little_flash_is_refused():
     values = {name: Value(name, (4,), FixedPoint(8, 4)) for name in "xy"}
     graph = Graph(("x",), ("y",), values, (Node("clamp", ("x",), "y", {"lo": 0, "hi": None}),), {})

@@ -99,7 +99,7 @@ def _options(layer: Layer, target: Target, mode: str, room: int | None) -> list[
     kernels = [KERNELS[name] for name in MODES[mode]]
     found = [_Option(kernel=k, estimate=k.estimate(layer, target)) for k in kernels if not k.refuses(layer, target)]
     fitting = [o for o in found if room is None or o.estimate.scratch <= room]
-    if not fitting or mode == "auto":
+    if not found or mode == "auto":
         fitting.append(_Option(kernel=plain, estimate=plain.estimate(layer, target)))
     if room is not None and all(o.estimate.scratch > room for o in fitting):
         least = min(o.estimate.scratch for o in [*found, *fitting])

@@ -168,7 +168,7 @@ def _ram_message(unit: Unit, least: int, ram: int) -> str:
     fullest = unit.plan.fullest
     live = f"{unit.program.steps[fullest].title}: {unit.plan.live[fullest]:,} bytes live in this step"
     if least <= ram:
-        return f"{live}, ram is {ram:,} bytes; mode 'auto' or 'plain' needs {least:,}"
+        return f"{live}, ram is {ram:,} bytes; mode 'auto' needs {least:,}"
     return (
         f"{live}, ram is {ram:,} bytes; the smallest that this network can run in is {least:,} (inputs and outputs of "
         "the network not counted): use a smaller input, fewer channels in this layer, or an earlier stride or pool"

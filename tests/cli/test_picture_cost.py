@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from bitshift.cli import main
-from bitshift.cli.summary import picture_operations
+from bitshift.cli.summary import multiplication_words, picture_operations
 from bitshift.core import modelfile
-from bitshift.core.graph import Graph
+from bitshift.core.cost import count
+from bitshift.core.fixed import Float32
+from bitshift.core.graph import Graph, Node, Value
 
 
 def with_scale(graph: Graph, scale: float) -> Graph:
@@ -23,6 +25,13 @@ def test_a_scale_that_is_a_power_of_two_multiplies_nothing(small_graph: Callable
     for scale in (2.0**-7, 1 / 64, 1.0, -0.5):
         assert picture_operations(with_scale(small_graph(), scale)) is None
     assert picture_operations(small_graph(meta=False)) is None, "no pictures"
+
+
+def test_a_graph_of_float_functions_alone_is_named_by_them() -> None:
+    x, y = Value("x", (3,), Float32()), Value("y", (3,), Float32())
+    graph = Graph(("x",), ("y",), {"x": x, "y": y}, (Node("unary", ("x",), "y", {"fn": "sigmoid"}),), {}, {})
+    assert multiplication_words(graph) == "3 functions of floats a sample"
+    assert not count(graph).multiplication_free
 
 
 def test_any_other_scale_is_a_multiplication_a_pixel_wherever_they_are_counted(

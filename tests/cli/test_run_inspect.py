@@ -78,17 +78,21 @@ def test_run_takes_several_inputs_by_name(tmp_path: Path, capsys: pytest.Capture
     assert "give each by name: left=FILE right=FILE" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("axes", [(), (1,)])
 def test_run_names_the_label_of_an_argmax_output(
-    tmp_path: Path, small_graph: MakeGraph, capsys: pytest.CaptureFixture[str]
+    axes: tuple[int, ...], tmp_path: Path, small_graph: MakeGraph, capsys: pytest.CaptureFixture[str]
 ) -> None:
     g = small_graph()
-    values = {**g.values, "best": Value("best", (), FixedPoint(32, 0))}
-    nodes = (*g.nodes, Node("argmax", ("y",), "best"))
+    scores, best = Value("scores", (*axes, 3), g.values["y"].type), Value("best", axes, FixedPoint(32, 0))
+    values = {**g.values, "scores": scores, "best": best}
+    nodes = (
+        *g.nodes, Node("reshape", ("y",), "scores", {"shape": [*axes, 3]}), Node("argmax", ("scores",), "best")
+    )  # fmt: skip
     graph = Graph(g.inputs, ("best",), values, nodes, g.constants, g.meta)
     modelfile.save(graph, tmp_path / "argmax.safetensors")
     x = np.random.default_rng(0).normal(size=(1, 4, 5)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
-    index = int(runtime.load(tmp_path / "argmax.safetensors").run(x[None])[0])
+    index = int(runtime.load(tmp_path / "argmax.safetensors").run(x[None]).item())
     got = answer(capsys, "run", tmp_path / "argmax.safetensors", tmp_path / "x.npy")
     assert got["results"][0]["outputs"]["best"] == {"index": index, "label": ("cat", "dog", "owl")[index]}
 

@@ -1,13 +1,18 @@
 """``bitshift search`` from a float network to a rules file that ``convert`` takes."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from bitshift.cli import main
+from bitshift.cli.errors import CliError
+from bitshift.cli.verbs.search import Search
 from bitshift.train.models import build
 
 
@@ -165,6 +170,15 @@ def test_a_budget_of_kilobytes_counts_a_kept_weight_of_two_layers_once(trained, 
     flags = [*tied, "--rows", "24", "--output", str(trained / "rules.json"), "--rules", str(rules), "--json"]
     assert main(["search", *flags, "--kb", str((784 + 3 * 784 / 4) / 1000)]) == 0
     assert [layer["path"] for layer in json.loads(capsys.readouterr().out)["layers"]] == ["fc"]
+
+
+def test_a_budget_of_kilobytes_may_be_exactly_the_cheapest():
+    """1.001 kB are 8008 bits, but 8e3 * 1.001 is less in floats."""
+    flags = {"model": "lenet_bn", "weights": Path("w"), "data": "d", "output": Path("o.json"), "formats": ("int8",)}
+    layers = (SimpleNamespace(weights=1001),)
+    Search(kb=1.001, **flags)._check_kb(layers, nn.Linear(1, 1), ())
+    with pytest.raises(CliError, match=r"--kb 1 is below 1\.001"):
+        Search(kb=1.0, **flags)._check_kb(layers, nn.Linear(1, 1), ())
 
 
 def test_a_budget_of_kilobytes_counts_the_layers_that_rules_keep(trained, capsys):

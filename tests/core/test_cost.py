@@ -155,6 +155,7 @@ def test_the_float_twin_is_the_same_whatever_the_weights_are_here(type: FixedPoi
     twins = [float_twin(conv_table(format, type, **consts)) for format in ("pot3d", "pot4x2", "apot5", "int8")]
     assert all(twin == twins[0] for twin in twins)
     assert (twins[0].float_multiplications, twins[0].float_adds) == (48, 48 + 8)
+    assert twins[0].comparisons == 0
 
 
 def test_a_mean_and_float_weights_multiply_in_the_float_twin_as_they_do_themselves() -> None:

@@ -51,6 +51,14 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "turned batch": (lambda x: x.transpose(0, 1), "moves the batch axis"),
     "mean over the batch": (lambda x: x.mean((0, 1)), "along the batch axis"),
     "some of the batch": (lambda x: x.sigmoid()[: x.shape[0] // 2], "end depends on the size of the batch"),
+    "all but one of the batch": (lambda x: x[: x.shape[0] - 1], "end depends on the size of the batch"),
+    "an index over 8 bits": (
+        lambda x: F.pad(x, (0, 251)).argmax(2).to(torch.uint8), r"casts to torch\.uint8; only .* behind clamp or argmax"
+    ),
+    "random attention": (
+        lambda x: x + F.scaled_dot_product_attention(*[torch.ones(2, 3, 4)] * 3, dropout_p=0.5).sum(),
+        "draws random numbers",
+    ),
     "a sample of the batch's size": (lambda x: F.pad(x, (0, x.shape[0])), "pad depends on the size of the batch"),
     "an operand torch repeats": (lambda x: x.sigmoid() * torch.ones(1, 1, 1, 1), "first axis must be the batch"),
     "random numbers": (lambda x: x.sigmoid() + torch.rand(4, 1), r"aten\.rand.*draws random numbers.*register_buffer"),
@@ -106,6 +114,30 @@ def test_a_fixed_batch_size_is_refused() -> None:
 def test_a_branch_on_the_batch_size_is_refused(function: Callable[[Tensor], Tensor], sizes: str) -> None:
     with pytest.raises(LoweringError, match=f"works only for batches {sizes}: its forward depends on the batch size"):
         lower(model(function), sample=torch.zeros(4, 3))
+
+
+def test_an_assert_of_a_large_batch_size_is_no_branch() -> None:
+    def limited(x: Tensor) -> Tensor:
+        assert x.shape[0] < 100_000
+        return x.relu()
+
+    assert [n.op for n in lower(model(limited), sample=torch.zeros(4, 3)).nodes] == ["clamp"]
+
+
+def test_constants_of_functions_that_draw_nothing_in_eval_are_computed() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, dropout=0.5)
+            self.register_buffer("x", torch.linspace(-1, 1, 40).view(2, 5, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            more = F.rrelu(self.attention(self.x, self.x, self.x)[0], training=self.training)
+            return x + F.scaled_dot_product_attention(more, more, more).sum()
+
+    net, x = Constant().eval(), torch.zeros(2, 3)
+    graph = lower(net, sample=x)
+    assert torch.allclose(torch.from_numpy(graph.const(graph.nodes[0], "bias").copy()), net(x)[0, 0])
 
 
 ID = torch.tensor([[300, 2, 2**24 + 1]] * 2)
@@ -213,6 +245,13 @@ def test_wrong_descriptions_are_refused(given: dict, error: type[Exception], mes
         lower(net, sample=torch.zeros(1, 1, 2, 2), **given)
 
 
+@pytest.mark.parametrize(("channels", "shape"), [(1, (4,)), (1, (2, 2)), (1, (1, 2, 2)), (3, (12,)), (3, (3, 2, 2))])
+def test_a_picture_may_be_a_row_of_numbers(channels: int, shape: tuple[int, ...]) -> None:
+    picture = {**IMAGE, "channels": channels, "mean": [0.0] * channels, "scale": [1.0] * channels}
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4 * channels, 3)).eval()
+    assert lower(net, sample=torch.zeros(1, *shape), preprocess=picture).meta["preprocess"] == picture
+
+
 def test_channels_that_do_not_come_first_are_refused() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
     picture = {**IMAGE, "channels": 3, "mean": [0.0] * 3, "scale": [1.0] * 3}
@@ -259,6 +298,7 @@ def test_inputs_may_come_as_a_list_of_any_length() -> None:
     graph = lower(All().eval(), sample=(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2, 5)))
     assert len(graph.inputs) == 3
     assert graph.values[graph.outputs[0]].shape == (12,)
+    assert len(lower(All().eval(), sample=torch.zeros(2, 3)).inputs) == 1
 
 
 def test_a_bfloat16_layer_keeps_its_weights() -> None:
@@ -266,6 +306,14 @@ def test_a_bfloat16_layer_keeps_its_weights() -> None:
     graph = lower(net, sample=torch.zeros(2, 4, dtype=torch.bfloat16))
     weight = graph.const(graph.nodes[0], "weight")
     assert torch.equal(torch.from_numpy(weight.copy()), net.weight.detach().float())
+
+
+def test_an_input_of_a_long_name_can_be_written(tmp_path: Path) -> None:
+    name = "pixels" * 35
+    space: dict = {"nn": nn}
+    exec(f"class Net(nn.Module):\n    def forward(self, {name}):\n        return {name}.relu()", space)
+    export(space["Net"]().eval(), tmp_path / "net", sample=torch.zeros(2, 3))
+    assert load(tmp_path / "net").inputs[0].startswith("pixelspixels")
 
 
 def test_modules_with_any_name_become_constants_that_a_file_can_hold(tmp_path: Path) -> None:

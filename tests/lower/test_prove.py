@@ -45,19 +45,23 @@ def test_a_wrong_pass_is_named_by_output_index_and_both_values(monkeypatch: pyte
     assert not (tmp_path / "wrong.shift").exists()
 
 
-def test_a_graph_that_reads_one_input_for_another_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Two(nn.Module):
-        def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-            q = (8, 5, True, "half_up")
-            return torch.ops.bitshift.quantize(left, *q) * 2 + torch.ops.bitshift.quantize(right, *q)
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("other", [{"left": "right", "right": "left"}, {"left": "last", "last": "left"}], ids=str)
+def test_a_graph_that_reads_one_input_for_another_is_refused(
+    rows: int, other: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Three(nn.Module):
+        def forward(self, left: torch.Tensor, right: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+            a, b, c = (torch.ops.bitshift.quantize(x, 8, 5, True, "half_up") for x in (left, right, last))
+            return a * 2 + b + c * 4
 
     def swapped(graph: Graph) -> Graph:
         graph = optimise(graph)
-        other = {"left": "right", "right": "left"}
         nodes = [replace(n, inputs=tuple(other.get(i, i) for i in n.inputs)) for n in graph.nodes]
         return replace(graph, nodes=tuple(nodes))
 
-    x = torch.rand(3, 4)
+    x = torch.rand(rows, 4, generator=torch.Generator().manual_seed(0))
+    lower(Three().eval(), sample=(x, x, x))
     monkeypatch.setattr(lowering, "optimise", swapped)
-    with pytest.raises(LoweringError, match=r"at index \[0, 0\].*report"):
-        lower(Two().eval(), sample=(x, x))
+    with pytest.raises(LoweringError, match=r"at index \[\d, \d\].*report"):
+        lower(Three().eval(), sample=(x, x, x))

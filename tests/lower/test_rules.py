@@ -228,12 +228,51 @@ def test_arithmetic_that_is_not_exact_in_integers_is_done_in_float() -> None:
         lambda x: torch.ops.bitshift.quantize(x + (0.5 - 2.0**-25), 8, 0, True, "half_up"),
         lambda x: x + 0.1,
         lambda x: x.clamp(min=0.05) + 1,
+        lambda x: torch.ops.bitshift.quantize(x + x.clamp(min=0) + (0.5 - 2.0**-25), 8, 0, True, "half_up"),
     ],
 )
 def test_a_sum_that_torch_rounds_is_done_in_float(function: Callable[[Tensor], Tensor]) -> None:
     model = nn.Sequential(Quantize(8, 5), Many({"sum": function})).eval()
     x = torch.arange(-40.0, 40.0).view(4, 20) / 8
     assert_equal(lower(model, sample=x), model, x)
+
+
+def q(x: Tensor, bits: int = 8, frac: int = 5) -> Tensor:
+    return torch.ops.bitshift.quantize(x, bits, frac, True, "half_up")
+
+
+INTEGER: dict[str, Callable[[Tensor], Tensor]] = {
+    "a mean": lambda x: q(F.adaptive_avg_pool2d(q(x), 1).flatten(1) + torch.tensor([0.5, 0.25, 1.0])),
+    "a sum": lambda x: q(q(x) + q(x).relu() + 0.5),
+    "a pool": lambda x: q(F.avg_pool2d(q(x), 2) + 0.5),
+    "a sum that is limited": lambda x: q(F.relu6(q(x, 12, 8) + 3) - 3),
+    "an index": lambda x: q(x).flatten(1).argmax(1).float(),
+    "an index in few bits": lambda x: q(x).flatten(1).argmax(1).to(torch.uint8),
+    "an index as a number": lambda x: q(q(x).flatten(1).argmax(1) * 0.5, 8, 0),
+    "all of the batch": lambda x: q(x)[: x.shape[0]],
+}
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_what_float32_computes_exactly_for_the_range_of_a_value_stays_an_integer(name: str) -> None:
+    model, x = Many({name: INTEGER[name]}).eval(), samples((3, 4, 4), seed=3)
+    graph = lower(model, sample=x)
+    assert not any(isinstance(v.type, Float32) for v in graph.values.values()), graph.pretty()
+    assert_equal(graph, model, x)
+
+
+def test_integers_behind_limits_stay_integers_in_float_arithmetic() -> None:
+    ids = torch.tensor([[2**24 + 1, 3, -4, 255, 256]] * 2)
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "scaled": lambda ids: q(ids.clamp(0, 255).float() / 256),
+        "shifted": lambda ids: ids.clamp(0, 255) + 0.5,
+        "few bits": lambda ids: ids.clamp(-128, 127).to(torch.int8),
+    }
+    model = Many(functions).eval()
+    graph = lower(model, sample=ids)
+    assert not any(isinstance(v.type, Float32) for v in graph.values.values()), graph.pretty()
+    for got, wanted in zip(real(graph, run_checked(graph, {"x": ids.int().numpy()})), model(ids), strict=True):
+        assert np.array_equal(got, wanted.double().numpy())
 
 
 @pytest.mark.parametrize("bound", [{"min": 5.0}, {"max": -1.0}, {"min": 4.0, "max": 6.0}, {"min": -9.0, "max": -8.5}])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitshift.core.cost import count, energy_pj
+from bitshift.core.cost import count, energy_pj, multiplication_free
 from bitshift.core.fixed import FixedPoint, is_power_of_two
 from bitshift.core.formats import FORMATS
 from bitshift.core.graph import Graph, Node
@@ -176,10 +176,15 @@ def multiplications(cost: Cost) -> int:
 
 
 def multiplication_words(graph: Graph) -> str:
-    """``multiplication-free``, if nothing that a sample takes multiplies, else the count of its multiplications."""
+    """``multiplication-free``, if nothing that a sample takes multiplies, else how many multiplications it takes.
+
+    A graph whose only multiplications are inside functions of floats (sigmoid) is given by the count of these.
+    """
     total = sample_operations(graph)[1]
-    if not multiplications(total) + total.float_functions:
+    if multiplication_free(total):
         return "multiplication-free"
+    if not multiplications(total):
+        return f"{total.float_functions:,} functions of floats a sample"
     return f"{multiplications(total):,} multiplications a sample"
 
 

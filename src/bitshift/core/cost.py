@@ -45,17 +45,22 @@ class CostTable:
 
     @property
     def multiplication_free(self) -> bool:
-        """Whether no integer or float multiplication is left."""
-        return not (self.total.multiplications or self.total.float_multiplications)
+        """Whether nothing multiplies, see :func:`multiplication_free`."""
+        return multiplication_free(self.total)
 
     def multiplications(self) -> tuple[NodeCost, ...]:
         """The nodes that still multiply."""
-        return tuple(r for r in self.rows if r.cost.multiplications or r.cost.float_multiplications)
+        return tuple(r for r in self.rows if not multiplication_free(r.cost))
 
     @property
     def energy_pj(self) -> float:
         """Energy of all operations of one sample, see :func:`energy_pj`."""
         return energy_pj(self.total)
+
+
+def multiplication_free(cost: Cost) -> bool:
+    """Whether ``cost`` has no multiplication of integers or floats, nor a function of floats, which multiplies too."""
+    return not (cost.multiplications or cost.float_multiplications or cost.float_functions)
 
 
 def count(graph: Graph) -> CostTable:
@@ -101,8 +106,9 @@ def float_twin(table: CostTable) -> Cost:
     """The same sums of products in float32: what a network of float weights of the same shape would do.
 
     A product is one float multiplication and one float addition, however many terms its weight has here; a mean
-    multiplies once an output. The shifts and multipliers of requantising fall away, other additions and comparisons
-    stay.
+    multiplies once an output. The shifts, multipliers and limits of requantising fall away (also those of a relu that
+    is folded into it); other comparisons stay, and all other additions: of biases, with which a half step for rounding
+    is one offset.
     """
     return sum((_float_row(row) for row in table.rows), Cost())
 
@@ -116,7 +122,7 @@ def _float_row(row: NodeCost) -> Cost:
         float_multiplications=cost.products or means + cost.float_multiplications,
         float_adds=cost.adds + cost.float_adds - further,
         float_functions=cost.lookups + cost.float_functions,
-        comparisons=cost.comparisons,
+        comparisons=cost.comparisons - 2 * cost.requantisations,  # two limits a value
     )
 
 

@@ -76,7 +76,7 @@ def _two_rows(x: Tensor) -> Tensor:
     """
     if x.ndim == 0 or x.shape[0] == 0:
         raise LoweringError(f"sample input of shape {list(x.shape)}: the first axis must be a batch of at least one")
-    return x.clone() if x.shape[0] > 1 else torch.cat([x, x])
+    return x.detach() if x.shape[0] > 1 else torch.cat([x, x])
 
 
 def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Captured:
@@ -117,19 +117,22 @@ def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Captured:
 
 
 def _check_batch(program: ExportedProgram, batch: Any) -> None:
-    """Refuse a ``batch`` that torch.export could keep free within limits only: forward branches on its size."""
+    """Refuse a ``batch`` that torch.export could keep free within narrow limits only: forward branches on its size.
+
+    An upper limit of 65,536 or more is taken for an assert.
+    """
     allowed = program.range_constraints.get(batch.node.expr)
     if allowed is None:
         sizes = f"of the form {batch}"
-    elif allowed.upper < 1 << 62:  # else it stands for infinity
+    elif allowed.upper < 1 << 16:
         sizes = f"of {allowed.lower} to {allowed.upper}"
     elif allowed.lower > 2:  # torch.export takes every free size for at least 2
         sizes = f"of at least {allowed.lower}"
     else:
         return
     raise LoweringError(
-        f"the model works only for batches {sizes}: its forward depends on the batch size, as by a branch on "
-        "x.shape[0]; take that out, the graph runs one sample at a time"
+        f"the model works only for batches {sizes}: its forward depends on the batch size, as by a branch or "
+        "an assert on x.shape[0]; take that out, the graph runs one sample at a time"
     )
 
 
@@ -137,7 +140,7 @@ def _dynamic_shapes(model: nn.Module, count: int) -> Any:
     """A free batch axis for each of ``count`` inputs, in the structure of forward's parameters."""
     shapes: list[Any] = [{0: Dim.AUTO} for _ in range(count)]
     for at, parameter in enumerate(inspect.signature(model.forward).parameters.values()):
-        if parameter.kind == inspect.Parameter.VAR_POSITIONAL:
+        if parameter.kind == inspect.Parameter.VAR_POSITIONAL and at < count:
             return (*shapes[:at], tuple(shapes[at:]))
     return tuple(shapes)
 

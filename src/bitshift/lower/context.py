@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from bitshift.core.fixed import FixedPoint, Float32, ValueType
 from bitshift.core.graph import Graph, Node, Value
+from bitshift.core.ops.base import Range, get_op, type_range
 from bitshift.lower.capture import Captured, describe, module_path
 from bitshift.lower.errors import LoweringError
 
@@ -121,6 +122,8 @@ class Context:
         # Inputs that never meet have a name each for the size of the one batch.
         self.batch = tuple(dict.fromkeys(str(n.meta["val"].shape[0]) for n in captured.inputs))
         self._floats: dict[str, str] = {}
+        self._ranges: dict[str, Range] = {}
+        self._ranged = 0
         for node in captured.inputs:
             kind = FixedPoint(32, 0) if _first(node).dtype in _IDS else Float32()
             self.items[node] = self.add_value(node.name, self.sample_shape(node), kind)
@@ -161,8 +164,27 @@ class Context:
         """Per-sample shape of graph value ``name``."""
         return self.values[name].shape
 
+    def range(self, name: str) -> Range:
+        """Smallest and largest integer that graph value ``name`` can hold, by the ops before it; None for a float."""
+        for node in self.nodes[self._ranged :]:
+            names = (*node.inputs, node.output)
+            constants = {c: self.constants[c] for c in node.consts.values()}
+            alone = Graph(
+                tuple(dict.fromkeys(node.inputs)), names[-1:], {n: self.values[n] for n in names}, (node,), constants
+            )
+            ranges = [self._ranges.get(n, type_range(self.values[n].type)) for n in node.inputs]
+            self._ranges[node.output] = get_op(node.op).bound(node, ranges, alone).range
+        self._ranged = len(self.nodes)
+        return self._ranges.get(name, type_range(self.values[name].type))
+
+    def reach(self, name: str) -> int:
+        """The largest magnitude in :meth:`range`; 0 for a float."""
+        lo, hi = self.range(name) or (0, 0)
+        return max(-lo, hi)
+
     def add_value(self, name: str, shape: Sequence[int], kind: ValueType) -> str:
-        """Declare a value; a taken name gets a number."""
+        """Declare a value; a name that no file can hold is shortened, a taken one gets a number."""
+        name = file_name(name)
         unique, n = name, 1
         while unique in self.values:
             n += 1

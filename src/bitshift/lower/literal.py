@@ -109,4 +109,7 @@ def _constant(context: Context, node: fx.Node, sized: bool) -> Item:
 def _is_random(context: Context, node: fx.Node) -> bool:
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
-    return bool(Call(node, context).raw.get("train", True))  # dropout in eval draws nothing
+    given = Call(node, context).raw
+    if "dropout_p" in given:  # of attention
+        return given["dropout_p"] != 0
+    return bool(given.get("train", given.get("training", True)))  # dropout and rrelu in eval draw nothing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -117,10 +118,10 @@ def _preprocess(graph: Graph, found: Mapping[str, Any]) -> dict[str, Any]:
     shape = graph.values[graph.inputs[0]].shape
     modelfile.check_meta({"preprocess": plain})
     made = (plain["channels"], *plain["size"])
-    if shape != made:
+    if shape not in (made, (math.prod(made),), *([made[1:]] if made[0] == 1 else [])):
         raise LoweringError(
             f"preprocess makes {made[0]} channels of {plain['size']}, but the model's input has shape {list(shape)}; "
-            f"it must be {list(made)}, channels first"
+            f"it must be {list(made)}, channels first, or its {math.prod(made)} numbers in a row"
         )
     return plain
 

@@ -22,7 +22,8 @@ log = logging.getLogger("bitshift")
 def prove_equal(model: nn.Module, graph: Graph, inputs: Sequence[Tensor]) -> None:
     """Compare a checked ``graph`` with ``model`` on at most two samples of ``inputs``; integers must agree exactly.
 
-    Several inputs are taken from different samples each, so that one cannot stand for another.
+    Several inputs are taken from different samples each, so that one cannot stand for another; where there are fewer
+    samples than inputs, float ones have their elements rolled inside the sample.
 
     A graph that computes in floats anywhere is not compared: its sums round in an order of their own. Neither is a
     sample that holds NaN, for which a model need not do what the quantiser does.
@@ -31,7 +32,7 @@ def prove_equal(model: nn.Module, graph: Graph, inputs: Sequence[Tensor]) -> Non
         LoweringError: the first output and index that differ, with both values.
     """
     floats = next((n for n in graph.nodes if isinstance(graph.values[n.output].type, Float32)), None)
-    rows = [x.detach().roll(at, 0)[:2] for at, x in enumerate(inputs)]
+    rows = [_rows(x.detach(), at) for at, x in enumerate(inputs)]
     if floats is not None or any(bool(x.isnan().any()) for x in rows):
         log.debug("graph not compared with the model: %s", f"{floats} is float" if floats else "the sample holds NaN")
         return
@@ -54,6 +55,13 @@ def prove_equal(model: nn.Module, graph: Graph, inputs: Sequence[Tensor]) -> Non
                 f"output {name!r} at index {list(at)} of the sample: expected {wanted[at]!s} (the frozen model), got "
                 f"{got[at]!s} (its graph); {len(differs)} of {got.size} values differ. {_REPORT}"
             )
+
+
+def _rows(x: Tensor, at: int) -> Tensor:
+    """Two samples of input number ``at``: others than those of the inputs before it, as far as there are any."""
+    rows = x[(torch.arange(2, device=x.device) + at) % len(x)]
+    times = at // len(x)  # ids stay in their places: each may have a table of its own
+    return rows.reshape(2, -1).roll(times, 1).view(rows.shape) if times and x.is_floating_point() else rows
 
 
 _REPORT = "This is a bug in bitshift, nothing was written: please report it with the model and the sample"

@@ -42,13 +42,13 @@ examples:
         from bitshift.cli.exporting import export_network
         from bitshift.cli.models import NET
         from bitshift.cli.runs import open_run
+        from bitshift.cli.targets import check_target
 
         if self.rows < 1:
             raise CliError(f"--rows {self.rows}: must be at least 1")
         run = open_run(self.run_directory)
         path = self.output or run.path / NET
-        if path.is_dir():
-            raise CliError(f"--output {path} is a directory; name a file in it")
+        check_target("--output", path)
         data = run.open_data("train", self.data)
         done = export_network(run.network(), data, path, name=self.name or run.spec.describe(), rows=self.rows)
         out.line(f"{path}: {size_text(done.bytes)}, {run.spec.describe()}, {done.multiplications}")

@@ -186,8 +186,8 @@ def _answer(model: Model, name: str, values: np.ndarray, top: int) -> dict[str, 
     best = node is not None and node.op == "argmax"
     if values.ndim == 0 and not best:
         return {"value": float(values)}
-    if values.ndim == 0:
-        index = int(values)
+    if best and values.size == 1:
+        index = int(values.item())
         return {"index": index, "label": labels[index] if index < len(labels) else str(index)}
     if values.ndim > 1 or best:
         return {"shape": list(values.shape), "min": float(values.min()), "max": float(values.max())}

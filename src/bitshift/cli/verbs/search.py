@@ -138,10 +138,12 @@ examples:
         if self.kb is None:
             return
         narrowest = min(get_format(name).bits for name in self.formats)
-        least = narrowest * sum(layer.weights for layer in layers) + self._kept_bits(model, kept)
-        if 8e3 * self.kb < least:
+        least, fixed = narrowest * sum(layer.weights for layer in layers), self._kept_bits(model, kept)
+        budget = 8e3 * self.kb - fixed
+        if budget < least - 1e-9 * max(1.0, abs(budget)):  # the tolerance of choose
             raise CliError(
-                f"--kb {self.kb:g} is below {least / 8e3:.6g}, the cheapest formats with what --rules keep; {RAISE}"
+                f"--kb {self.kb:g} is below {(least + fixed) / 8e3:.6g}, the cheapest formats with what --rules keep; "
+                f"{RAISE}"
             )
 
     def _budget(

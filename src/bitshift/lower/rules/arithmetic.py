@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitshift.core.fixed import FixedPoint, Float32
+from bitshift.core.fixed import Float32
 from bitshift.core.roles import MAX_MULT
 from bitshift.lower.context import Call, Context, Item
 from bitshift.lower.rules.pointwise import WRAPS, as_number, deferred, difference, product
@@ -166,7 +166,7 @@ def shifted(context: Context, call: Call, x: str, constant: np.ndarray) -> str:
     if kind is not None:
         frac = max(kind.frac, *(dyadic(float(c))[1] for c in constant))
         mult = 1 << (frac - kind.frac)
-        if mult <= MAX_MULT and _sum_is_exact(call, kind, mult, float(np.abs(constant).max()) * 2.0**frac):
+        if mult <= MAX_MULT and _sum_is_exact(context, call, x, mult, float(np.abs(constant).max()) * 2.0**frac):
             consts = {"offset": _integers([float(c) * 2.0**frac for c in constant], call)}
             if mult > 1:
                 consts["mult"] = np.array([mult], np.int64)
@@ -174,13 +174,13 @@ def shifted(context: Context, call: Call, x: str, constant: np.ndarray) -> str:
     return scaled(context, call, context.as_float(x, call), np.ones(1), constant)
 
 
-def _sum_is_exact(call: Call, kind: FixedPoint, mult: int, constant: float) -> bool:
-    """Whether torch rounds no sum of ``mult * q`` and ``constant`` for any integer q of type ``kind``."""
+def _sum_is_exact(context: Context, call: Call, x: str, mult: int, constant: float) -> bool:
+    """Whether torch rounds no sum of ``mult * q`` and ``constant`` for any integer q that ``x`` can hold."""
     if not call.dtype.is_floating_point:
         return True
-    if is_wide(kind):  # its numbers are not known here: a float64 has room for what a layer computes
-        return call.dtype == torch.float64
-    return max(-kind.lo, kind.hi) * mult + constant <= 2 / torch.finfo(call.dtype).eps
+    if is_wide(context.type(x)) and call.dtype == torch.float64:  # has room for what a layer computes
+        return True
+    return context.reach(x) * mult + constant <= 2 / torch.finfo(call.dtype).eps
 
 
 def times(context: Context, call: Call, x: str, constant: np.ndarray) -> str:
@@ -206,10 +206,13 @@ def times(context: Context, call: Call, x: str, constant: np.ndarray) -> str:
 
 
 def _computed(context: Context, call: Call, x: str) -> str:
-    """``x`` as torch reads it for ``call``: integers over 24 bits are rounded where a float32 is computed."""
+    """``x`` as torch reads it for ``call``: integers beyond 2**24 are rounded where a float32 is computed."""
     _check_dtype(call)
-    kind = context.fixed(x)
-    rounds = kind is not None and not is_wide(kind) and kind.bits > 24 and call.dtype == torch.float32
+    if call.dtype != torch.float32:
+        return x
+    found = [n.meta.get("val") for n in call.node.all_input_nodes]
+    converted = any(isinstance(v, Tensor) and not v.dtype.is_floating_point for v in found)
+    rounds = (converted or not is_wide(context.type(x))) and context.reach(x) > 1 << 24
     return context.as_float(x, call) if rounds else x
 
 

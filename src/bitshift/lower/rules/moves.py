@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import fx
 
+from bitshift.core.ops.base import Range
 from bitshift.lower.context import Call, Context, Item
 from bitshift.lower.rules.pointwise import as_number
 from bitshift.lower.rules.registry import rule
-from bitshift.lower.wide import is_wide
 
 
 @rule(
@@ -36,17 +37,27 @@ def dropout(_context: Context, call: Call) -> Item:
 
 @rule("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten.to.other")
 def cast(context: Context, call: Call) -> Item:
-    """Casts between types that hold the values exactly change nothing; over 24 bits float32 rounds."""
+    """Casts between types that hold the values exactly change nothing; beyond 2**24 float32 rounds."""
     x = call.value("self")
     kind = context.fixed(x)
-    if kind is not None and (is_wide(kind) or kind.bits > 24) and call.dtype == torch.float32:
+    if call.dtype == torch.float32 and context.reach(x) > 1 << 24:
         return context.as_float(x, call)  # torch rounds here: what follows is float arithmetic
-    if call.dtype in (torch.float32, torch.float64) or (kind is not None and kind.frac == 0 and call.has_integers):
+    if call.dtype in (torch.float32, torch.float64):
+        return x
+    if kind is not None and kind.frac == 0 and (call.has_integers or _holds(call.dtype, context.range(x))):
         return x
     raise call.error(
-        f"casts to {call.dtype}; only float32 and float64 stay exact, and int32 and int64 of integers: cast outside "
-        "the model"
+        f"casts to {call.dtype}; only float32 and float64 stay exact, and of integers int32, int64 and what holds "
+        "their range, as behind clamp or argmax: cast outside the model"
     )
+
+
+def _holds(dtype: torch.dtype, found: Range) -> bool:
+    """Whether the integers of ``dtype`` hold the range ``found``."""
+    if found is None or dtype not in (torch.uint8, torch.int8, torch.int16):
+        return False
+    limits = torch.iinfo(dtype)
+    return limits.min <= found[0] and found[1] <= limits.max
 
 
 @rule(
@@ -124,7 +135,9 @@ def slice_(context: Context, call: Call) -> Item:
     shape = context.shape(x)
     rank = len(shape) + 1
     if call["dim"] % rank == 0:
-        if call["start"] in (None, 0) and call["step"] == 1 and call["end"] in (None, 2**63 - 1):
+        end = call.raw["end"]
+        whole = isinstance(end, fx.Node) and str(end.meta.get("val")) in context.batch
+        if call["start"] in (None, 0) and call["step"] == 1 and (whole or call["end"] in (None, 2**63 - 1)):
             return x
         raise call.error("takes part of the batch; the graph runs one sample at a time")
     axis = call["dim"] % rank - 1

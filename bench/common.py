@@ -160,11 +160,16 @@ def write(path: Path, rows: Sequence[Row], more: Mapping[str, Any] | None = None
     part.replace(path)
 
 
-def kept(options: argparse.Namespace) -> list[Row]:
-    """The rows that ``options.json`` holds already, for a benchmark that adds to them; none yet, or --quick: none."""
+def kept_document(options: argparse.Namespace) -> dict[str, Any]:
+    """What ``options.json`` holds already, for a benchmark that adds to it; none yet, or --quick: no rows."""
     if options.quick or not options.json or not options.json.exists():
-        return []
-    return [Row(**row) for row in json.loads(options.json.read_text())["rows"]]
+        return {"rows": []}
+    return json.loads(options.json.read_text())
+
+
+def kept(options: argparse.Namespace) -> list[Row]:
+    """The rows of :func:`kept_document`."""
+    return [Row(**row) for row in kept_document(options)["rows"]]
 
 
 def with_kept(options: argparse.Namespace, found: Sequence[Row], place: Callable[[str], int]) -> list[Row]:

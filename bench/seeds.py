@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from common import kept
+from common import kept_document
 
 from bitshift.train.config import SHOWN_ONLY, TrainConfig
 
@@ -50,14 +50,6 @@ def recipe(result: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in result["train"].items() if k not in SAME_ROW} | {"about": result["about"]}
 
 
-def kept_results(options: argparse.Namespace) -> dict[str, dict[int, dict[str, Any]]]:
-    """The single results in ``options.json``; none yet, or --quick: none."""
-    if options.quick or not options.json or not options.json.exists():
-        return {}
-    each = json.loads(options.json.read_text()).get(EACH, {})
-    return {case: {int(seed): result for seed, result in seeds.items()} for case, seeds in each.items()}
-
-
 def results(options: argparse.Namespace, case: str, runs: Mapping[int, Path]) -> dict[int, dict[str, Any]]:
     """Results of ``case`` by seed: of the finished ``runs``, and of the other seeds in the JSON.
 
@@ -68,7 +60,9 @@ def results(options: argparse.Namespace, case: str, runs: Mapping[int, Path]) ->
         SystemExit: they are not of one recipe.
     """
     here = {seed: found for seed, run in runs.items() if (found := finished(run)) is not None}
-    both = dict(sorted((kept_results(options).get(case, {}) | here).items()))
+    before = kept_document(options)
+    known = {int(seed): result for seed, result in before.get(EACH, {}).get(case, {}).items()}
+    both = dict(sorted((known | here).items()))
     for seed, found in both.items():
         first = next(iter(both.values()))
         if recipe(found) != recipe(first):
@@ -80,7 +74,7 @@ def results(options: argparse.Namespace, case: str, runs: Mapping[int, Path]) ->
     if both:
         options.extra = getattr(options, "extra", {})
         options.extra.setdefault(EACH, {})[case] = {str(seed): found for seed, found in both.items()}
-    counted = max((row.runs for row in kept(options) if row.case == case), default=0)
+    counted = max((row["runs"] for row in before["rows"] if row["case"] == case), default=0)
     if counted > len(both):
         _log.warning(
             "%s: %s has a row of %d seeds, of which %d are known; it stays", case, options.json, counted, len(both)

@@ -120,11 +120,15 @@ def _advice(error: TransferError, state: Mapping[str, Tensor], spec: NetworkSpec
     return "Give the --model that was trained, or say with --new-head which parts are new"
 
 
-def _refuse_other_latents(backbone: Backbone, model: nn.Module, new: Sequence[str], generator: torch.Generator) -> None:
+def _refuse_other_latents(
+    backbone: Backbone, model: nn.Module, spec: NetworkSpec, new: Sequence[str], generator: torch.Generator
+) -> None:
     """CliError if latents of the run would mean something else in ``model``: tensors of two methods may look alike."""
     trained = backbone.spec
     if trained is None or trained.shift is None:
         return
+    if (trained.model, trained.shift) == (spec.model, spec.shift):
+        return  # as the run says itself: no need to convert its network again
     there = convert(trained.build_float(), trained.shift, sample=trained.sample(), generator=generator)[0]
     theirs = {path: _meaning(m) for path, m in there.named_modules() if isinstance(m, Method)}
     for path, method in model.named_modules():
@@ -161,7 +165,7 @@ def _build_on(
         shift = with_new_head(shift, model, new)
         model, report = convert(model, shift, sample=spec.sample(), generator=generator)
         done = load_backbone(model, state, new=new)
-        _refuse_other_latents(backbone, model, new, generator)
+        _refuse_other_latents(backbone, model, spec, new, generator)
     else:
         done = load_backbone(model, state, new=new)
         shift = with_new_head(replace(shift, init="pretrained"), model, new)

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from bitshift.nn.kernels import cpu, on_cpu
 from bitshift.nn.ops import power_of_two
-from bitshift.nn.wide import wide_again
+from bitshift.nn.wide import HALF, wide_again
 
 _LEAST_VARIANCE = 2.0**-40
 
@@ -93,7 +93,7 @@ class AffineNorm(ChannelNorm):
         mean, variance = self.running_mean, self.running_var
         # batch_norm wants parameters of the statistics' type; a half input goes with float32, any other with its own
         wide = torch.promote_types(torch.promote_types(input.dtype, mean.dtype), torch.float32)
-        half = input.dtype in (torch.bfloat16, torch.float16) and wide == torch.float32
+        half = input.dtype in HALF and wide == torch.float32
         x, weight, bias = input if half else input.to(wide), self.weight.to(wide), self.bias.to(wide)
         if mean.dtype == wide:
             return F.batch_norm(x, mean, variance, weight, bias, True, rate, self.eps).to(input.dtype)

@@ -21,6 +21,7 @@ from bitshift.nn.layers.transposed import (
     check_output_size,
 )
 from bitshift.nn.ops import decode
+from bitshift.nn.wide import HALF
 
 OPS = torch.ops.bitshift
 
@@ -123,7 +124,7 @@ class FrozenFloatLayer(_Window):
         input, single = self._batched(input)
         y = getattr(OPS, f"{self.op}_float")(input, *weights, *self.window)
         check_output_size(y, output_size, self.axes)
-        y = y.to(input.dtype) if input.dtype in (torch.bfloat16, torch.float16) else y
+        y = y.to(input.dtype) if input.dtype in HALF else y
         return y.squeeze(0) if single else y
 
     def extra_repr(self) -> str:

@@ -18,6 +18,8 @@ from bitshift.core.reference import run_checked
 from bitshift.lower import LoweringError, lower
 from bitshift.lower.literal import literal_graph
 from bitshift.lower.passes import optimise
+from bitshift.nn import ShiftConfig, convert, freeze
+from bitshift.nn.activations import calibrate
 from lower_models import Quantize, assert_equal, real, run, samples
 
 
@@ -292,6 +294,11 @@ IDS: dict[str, Callable[[Tensor], Tensor]] = {
     "plus": lambda ids: ids + 0.5,
     "divided": lambda ids: ids / 2,
     "long": lambda ids: ids.int().long(),
+    "plus an activation": lambda ids: ids.clamp(0, 2**25) + q(ids.clamp(0, 3).float(), 8, 0),
+    "a sum": lambda ids: ids.clamp(0, 2**24 - 1).float() + ids.clamp(0, 1) * 0.5,
+    "limited": lambda ids: ids.clamp(0.0, 2.0**25),
+    "joined": lambda ids: torch.cat([ids.clamp(0, 2**25), ids.clamp(0, 1) * 0.5], 1),
+    "stacked": lambda ids: torch.stack([ids.clamp(0, 2**25), ids.clamp(0, 1) * 0.5], 1),
 }
 
 
@@ -301,6 +308,57 @@ def test_integers_over_24_bits_are_rounded_where_torch_rounds_them(name: str) ->
     graph = lower(model, sample=ids)
     got = real(graph, run_checked(graph, {graph.inputs[0]: ids.int().numpy()}))
     assert np.array_equal(got[0], IDS[name](ids).double().numpy())
+
+
+def test_a_sum_of_distant_grids_is_rounded_where_torch_rounds_it() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return q(q(x, 16, 0) + q(x / 2**13, 16, 15), 16, 2)
+
+    x = torch.tensor([[1000.0, 1023.75, -999.9]] * 2)
+    assert_equal(lower(Sum().eval(), sample=x), Sum(), x)
+
+
+def test_what_wraps_around_in_few_bits_is_no_table_of_floats() -> None:
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "abs": lambda x: q(q(x, 8, 0).to(torch.int8).abs(), 16, 0),
+        "square": lambda x: q(q(x, 8, 0).clamp(0, 127).to(torch.uint8).square(), 16, 0),
+    }
+    model, x = Many(functions).eval(), torch.tensor([[-128.0, 100.0, 3.0]] * 2)
+    assert_equal(lower(model, sample=x), model, x)
+
+
+class Tokens(nn.Module):
+    """A table and a linear layer, called by ``function``."""
+
+    def __init__(self, function: Callable[[Tokens, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.function, self.table, self.linear = function, nn.Embedding(10, 4), nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.function(self, ids)
+
+
+BEHIND_A_TABLE: dict[str, Callable[[Tokens, Tensor], Tensor]] = {
+    "times": lambda net, ids: net.linear(net.table(ids) * 2.0),
+    "plus": lambda net, ids: net.linear(net.table(ids) + 0.5),
+    "mean": lambda net, ids: net.linear(net.table(ids).mean(1)) * 2.0,
+    "cast": lambda net, ids: net.linear(net.table(ids).float()).relu() + 0.25,
+    "index": lambda net, ids: net.linear(net.table(ids)).argmax(-1).float(),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND_A_TABLE)
+@pytest.mark.parametrize("activations", [None, 8])
+def test_arithmetic_stands_behind_a_table(name: str, activations: int | None) -> None:
+    model, ids = Tokens(BEHIND_A_TABLE[name]).eval(), torch.arange(20).view(4, 5) % 10
+    config = ShiftConfig(method="uniform", bits=8, activations=activations, init="pretrained")
+    model = freeze(calibrate(convert(model, config, sample=ids)[0], [ids]).eval(), ids)
+    graph = lower(model, sample=ids)
+    got = real(graph, run_checked(graph, {graph.inputs[0]: ids.int().numpy()}))
+    with torch.no_grad():
+        assert np.allclose(got[0], model(ids).numpy(), rtol=0, atol=2.0**-18)
 
 
 def test_tokens_are_looked_up_and_averaged() -> None:

@@ -547,6 +547,14 @@ def test_who_asks_for_a_free_scale_of_apot_keeps_its_normalisation():
     assert [(m.power_of_two, m.normalise) for m in methods] == [(False, True)] * 2
 
 
+@pytest.mark.parametrize("options", [{}, {"normalise": True}, {"normalise": False}, {"alpha": 2.0}])
+def test_other_options_of_apot_leave_its_scale_a_power_of_two(options: dict):
+    config = ShiftConfig(method="apot", bits=4, activations=8, init="pretrained", options=options)
+    result, _ = convert(two_layers(), config, sample=torch.randn(2, 64))
+    methods = [m.method for m in result.modules() if isinstance(m, ShiftLayer)]
+    assert [(m.power_of_two, m.normalise) for m in methods] == [(True, options.get("normalise", False))] * 2
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
 def test_deepshift_has_no_scale_from_scratch_whatever_follows(bits: int):
     for method in ("deepshift_ps", "deepshift_q"):

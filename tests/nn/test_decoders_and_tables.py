@@ -152,6 +152,14 @@ def test_a_tie_is_kept_or_refused_as_a_whole() -> None:
     _, report = bs.convert(Language(), bs.ShiftConfig(method="s3", rules=(bs.Rule(pattern="head", bits=2),)))
     assert "choose one for both" in report.row("emb").note
     assert "choose one for both" in report.row("head").note
+    for rule, words in (
+        (bs.Rule(pattern="emb", init="random"), ("pot3 (s3, random)", "pot3 (s3, pretrained)")),
+        (bs.Rule(pattern="emb", options={"alpha": 1e-4}), ("pot3 (s3, pretrained, alpha=0.0001)", "pot3 (s3, ")),
+    ):
+        _, report = bs.convert(Language(), bs.ShiftConfig(method="s3", init="pretrained", rules=(rule,)))
+        assert f"which gets {words[1]}" in report.row("emb").note
+        assert f"not {words[0]}: choose one" in report.row("emb").note
+        assert f"which gets {words[0]}, not {words[1]}" in report.row("head").note
 
 
 def test_a_row_of_padding_needs_a_level_zero() -> None:

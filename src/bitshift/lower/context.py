@@ -80,7 +80,7 @@ class Call:
     @property
     def dtype(self) -> torch.dtype:
         """Torch's dtype of the (first) result."""
-        return _first(self.node).dtype
+        return dtype_of(self.node)
 
     @property
     def has_integers(self) -> bool:
@@ -110,6 +110,11 @@ def _first(node: fx.Node) -> Tensor:
     return value[0] if isinstance(value, (tuple, list)) else value  # type: ignore[return-value]
 
 
+def dtype_of(node: fx.Node) -> torch.dtype:
+    """Torch's dtype of the (first) result of ``node``."""
+    return _first(node).dtype
+
+
 class Context:
     """Values, nodes and constants of the graph so far. State: exactly those, plus what each fx node became."""
 
@@ -125,7 +130,7 @@ class Context:
         self._ranges: dict[str, Range] = {}
         self._ranged = 0
         for node in captured.inputs:
-            kind = FixedPoint(32, 0) if _first(node).dtype in _IDS else Float32()
+            kind = FixedPoint(32, 0) if dtype_of(node) in _IDS else Float32()
             self.items[node] = self.add_value(node.name, self.sample_shape(node), kind)
 
     def resolve(self, argument: Any) -> Any:
@@ -173,6 +178,8 @@ class Context:
                 tuple(dict.fromkeys(node.inputs)), names[-1:], {n: self.values[n] for n in names}, (node,), constants
             )
             ranges = [self._ranges.get(n, type_range(self.values[n].type)) for n in node.inputs]
+            if node.op == "embedding":  # which rows its ids can name is asked of the finished graph
+                ranges = [(0, 0)]
             self._ranges[node.output] = get_op(node.op).bound(node, ranges, alone).range
         self._ranged = len(self.nodes)
         return self._ranges.get(name, type_range(self.values[name].type))

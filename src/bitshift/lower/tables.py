@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from bitshift.core.fixed import FixedPoint
-from bitshift.lower.context import Call, Context
+from bitshift.lower.context import Call, Context, dtype_of
 from bitshift.lower.wide import is_wide
 
 MAX_BITS = 8
@@ -41,7 +41,7 @@ def table_of(context: Context, quantise: Call, out: FixedPoint) -> tuple[str, np
     """The table behind a ``bitshift::quantize`` call, if its input is a function of one value of at most 8 bits.
 
     Returns the name of that value and ``(2**bits,)`` entries in ``out``'s dtype, or None when the input is no such
-    expression. Evaluated by torch in float32, as the frozen model does.
+    expression. Evaluated by torch in the value's own dtype, as the frozen model does.
     """
     start = quantise.raw["x"]
     if not isinstance(start, fx.Node) or str(start.target) not in POINTWISE or _is_integer_path(context, start):
@@ -88,7 +88,7 @@ def _evaluate(leaf: fx.Node, order: list[fx.Node], kind: FixedPoint, context: Co
     values: dict[fx.Node, Tensor] = {}
     grid = np.arange(kind.lo, kind.hi + 1, dtype=np.float64) * 2.0**-kind.frac
     # Repeated to a full vector: torch's scalar and SIMD paths may differ in the last bit; real tensors take the latter.
-    values[leaf] = torch.from_numpy(np.tile(grid.astype(np.float32), -(-_ROWS // grid.size)))
+    values[leaf] = torch.from_numpy(np.tile(grid, -(-_ROWS // grid.size))).to(dtype_of(leaf))
 
     def known(argument: Any) -> Any:
         if isinstance(argument, fx.Node):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,13 +9,8 @@ import torch
 from torch import fx, nn
 
 from bitshift.nn.plan import ConvertError
-from bitshift.nn.trace import VIEWS, Flow, argument
+from bitshift.nn.trace import VIEWS, WRITERS, Flow, argument
 
-_WRITERS: dict[Any, Any] = {
-    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}  # fmt: skip
-"""Statements like ``x += y``, and what gives the same value without a write."""
 _VIEWS: set[Any] = VIEWS | {torch.unbind, "unbind", "expand", "expand_as", "detach"}
 _PARTS: set[Any] = {torch.chunk, torch.split, torch.unbind, "chunk", "split", "unbind"}
 _VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten)
@@ -37,7 +31,7 @@ def follow_writes(traced: fx.GraphModule) -> None:
         if target is None:
             continue
         if node.op == "call_function":
-            node.target = _WRITERS.get(node.target, node.target)
+            node.target = WRITERS.get(node.target, node.target)
         if flow.kind(target) == "number":
             continue
         for other in _sharing(traced, target):
@@ -61,7 +55,7 @@ def _written(traced: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     elif node.op in ("call_function", "call_method"):
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         under = name.endswith("_") and not name.endswith("__")
-        writes = node.target in _WRITERS or under or node.kwargs.get("inplace") is True
+        writes = node.target in WRITERS or under or node.kwargs.get("inplace") is True
     else:
         writes = False
     return first if writes else None

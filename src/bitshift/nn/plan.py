@@ -124,7 +124,9 @@ def check_patterns(patterns: Iterable[str], candidates: Iterable[str], who: str)
 
 
 _POWERS: dict[str, dict[str, Any]] = {"uniform": {"step": "pot"}, "apot": {"scale": "pot", "normalise": False}}
-"""Options of methods whose scale is free by default, for integer networks without a multiplier: shifts are enough."""
+"""Options of methods whose scale is free by default, for integer networks without a multiplier: shifts are enough.
+
+The first one says that the scale is a power of two; who sets that one has chosen."""
 
 
 def _choice(config: ShiftConfig, rule: Rule | None, keep: bool | str) -> Choice:
@@ -143,7 +145,7 @@ def _choice(config: ShiftConfig, rule: Rule | None, keep: bool | str) -> Choice:
         method.check_options(rule.options)
         options = {**options, **rule.options}
     shifting = shifts.get(method.name, {})
-    if not shifting.keys() & options.keys():  # who sets one of them has chosen
+    if next(iter(shifting), None) not in options:
         options = {**shifting, **options}
     if rule and (rule.format or rule.bits):
         name, bits = rule.format, rule.bits
@@ -228,12 +230,30 @@ def _keep_ties(choices: dict[nn.Module, Choice], paths: Mapping[nn.Module, list[
                     note = f"its weight is tied to {paths[modules[0]][0]!r}, whose method, format and options it takes"
                     choices[module] = replace(first, note=note)
             continue
-        for module in modules:
-            other = next(m for m in modules if m is not module)
-            own, its = (choices[m].format or "float" for m in (module, other))
+        words = _told_apart([choices[m] for m in modules])
+        for module, own in zip(modules, words, strict=True):
+            others = [(m, w) for m, w in zip(modules, words, strict=True) if m is not module]
+            other, its = next((pair for pair in others if pair[1] != own), others[0])
             if choices[module].method is not None:
                 note = f"its weight is tied to {paths[other][0]!r}, which gets {its}, not {own}: choose one for both"
                 choices[module] = Choice(None, note=note)
+
+
+def _told_apart(choices: Sequence[Choice]) -> list[str]:
+    """Each choice in words: its format, and the method, start and options where formats alone do not differ."""
+    formats = [c.format or "float" for c in choices]
+    if len(set(formats)) > 1:
+        return formats
+    return [
+        f"{c.format} ({', '.join([c.method.name, 'pretrained' if c.pretrained else 'random', *_settings(c)])})"
+        if c.method
+        else "float"
+        for c in choices
+    ]
+
+
+def _settings(choice: Choice) -> list[str]:
+    return [f"{name}={value}" for name, value in (choice.options or {}).items()]
 
 
 def make_method(

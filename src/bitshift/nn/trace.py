@@ -9,6 +9,7 @@ import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partialmethod
 from typing import Any, Literal
 
 import torch
@@ -115,6 +116,15 @@ def _drops_paths(module: nn.Module | None) -> bool:
         return module.eval().forward(probe) is probe  # no call: torch.fx is listening to calls while it traces
 
 
+WRITERS: dict[Callable[..., Any], Callable[..., Any]] = {
+    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
+    operator.itruediv: operator.truediv, operator.ifloordiv: operator.floordiv, operator.imod: operator.mod,
+    operator.ipow: operator.pow, operator.iand: operator.and_, operator.ior: operator.or_,
+    operator.ixor: operator.xor, operator.ilshift: operator.lshift, operator.irshift: operator.rshift,
+}  # fmt: skip
+"""Statements like ``x += y``, and what gives the same value without a write."""
+
+
 class _Proxy(fx.Proxy):
     """A stand-in that notes ``x += y`` as the write that it is; torch.fx takes it for ``x = x + y``.
 
@@ -125,17 +135,9 @@ class _Proxy(fx.Proxy):
         name = operation.__name__.removeprefix("i")
         return self.tracer.create_proxy("call_function", operation, (self, other), {}, name=name)
 
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._write(operator.iadd, other)
 
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._write(operator.isub, other)
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._write(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._write(operator.itruediv, other)
+for _operation in WRITERS:
+    setattr(_Proxy, f"__{_operation.__name__}__", partialmethod(_Proxy._write, _operation))
 
 
 class _Tracer(fx.Tracer):

@@ -12,7 +12,7 @@ from torch import Tensor
 from bitshift.core.fixed import Float32
 from bitshift.core.roles import MAX_MULT
 from bitshift.lower.context import Call, Context, Item
-from bitshift.lower.rules.pointwise import WRAPS, as_number, deferred, difference, product
+from bitshift.lower.rules.pointwise import WRAPS, as_number, deferred, difference, operand, product
 from bitshift.lower.rules.registry import rule
 from bitshift.lower.wide import Wide, dyadic, is_wide
 
@@ -41,18 +41,22 @@ def add(context: Context, call: Call) -> Item:
 
 
 def add_values(context: Context, call: Call, a: str, b: str) -> str:
-    """The exact sum of two values of one shape."""
+    """The sum of two values of one shape: exact at the finer of the two grids where torch's is, else a float sum."""
     _check_dtype(call)
     if context.shape(a) != context.shape(b):
         raise call.error(
             f"adds shapes {list(context.shape(a))} and {list(context.shape(b))}; only equal shapes are added"
         )
+    a, b = operand(context, call, a), operand(context, call, b)
     fa, fb = context.fixed(a), context.fixed(b)
-    if fa is None or fb is None:
-        _check_real(call)
-        a, b = context.as_float(a, call), context.as_float(b, call)
-        return context.emit("add", [a, b], Float32(), call)
-    return context.emit("add", [a, b], Wide.at(max(fa.frac, fb.frac)), call)
+    if fa is not None and fb is not None:
+        frac = max(fa.frac, fb.frac)
+        reach = (context.reach(a) << (frac - fa.frac)) + (context.reach(b) << (frac - fb.frac))
+        if _sum_is_exact(context, call, (a, b), reach):
+            return context.emit("add", [a, b], Wide.at(frac), call)
+    _check_real(call)
+    a, b = context.as_float(a, call), context.as_float(b, call)
+    return context.emit("add", [a, b], Float32(), call)
 
 
 @rule("aten.sub.Tensor", "aten.sub_.Tensor", "aten.sub.Scalar")
@@ -159,14 +163,16 @@ def scaled(context: Context, call: Call, x: str, scale: np.ndarray, bias: np.nda
 
 def shifted(context: Context, call: Call, x: str, constant: np.ndarray) -> str:
     """``x + constant``: exact at the finer of the two grids where torch's sum is exact too, else a float sum."""
-    x = _computed(context, call, x)
+    _check_dtype(call)
+    x = operand(context, call, x)
     kind = context.fixed(x)
     if not constant.any():
         return x
     if kind is not None:
         frac = max(kind.frac, *(dyadic(float(c))[1] for c in constant))
         mult = 1 << (frac - kind.frac)
-        if mult <= MAX_MULT and _sum_is_exact(context, call, x, mult, float(np.abs(constant).max()) * 2.0**frac):
+        reach = context.reach(x) * mult + float(np.abs(constant).max()) * 2.0**frac
+        if mult <= MAX_MULT and _sum_is_exact(context, call, (x,), reach):
             consts = {"offset": _integers([float(c) * 2.0**frac for c in constant], call)}
             if mult > 1:
                 consts["mult"] = np.array([mult], np.int64)
@@ -174,18 +180,19 @@ def shifted(context: Context, call: Call, x: str, constant: np.ndarray) -> str:
     return scaled(context, call, context.as_float(x, call), np.ones(1), constant)
 
 
-def _sum_is_exact(context: Context, call: Call, x: str, mult: int, constant: float) -> bool:
-    """Whether torch rounds no sum of ``mult * q`` and ``constant`` for any integer q that ``x`` can hold."""
+def _sum_is_exact(context: Context, call: Call, names: Sequence[str], reach: float) -> bool:
+    """Whether torch rounds no sum of the values ``names`` that is at most ``reach`` steps of its grid long."""
     if not call.dtype.is_floating_point:
         return True
-    if is_wide(context.type(x)) and call.dtype == torch.float64:  # has room for what a layer computes
+    if call.dtype == torch.float64 and any(is_wide(context.type(n)) for n in names):  # room for what a layer computes
         return True
-    return context.reach(x) * mult + constant <= 2 / torch.finfo(call.dtype).eps
+    return reach <= 2 / torch.finfo(call.dtype).eps
 
 
 def times(context: Context, call: Call, x: str, constant: np.ndarray) -> str:
     """``x * constant``: exact integers where torch's float product is exact too, else a float product."""
-    x = _computed(context, call, x)
+    _check_dtype(call)
+    x = operand(context, call, x)
     kind = context.fixed(x)
     if (constant == 1).all():
         return x
@@ -203,17 +210,6 @@ def times(context: Context, call: Call, x: str, constant: np.ndarray) -> str:
             consts = {} if set(mult) == {1} else {"mult": np.array(mult, np.int64)}
             return context.emit("rescale", [x], Wide.at(kind.frac + frac), call, consts=consts)
     return scaled(context, call, context.as_float(x, call), constant, np.zeros(1))
-
-
-def _computed(context: Context, call: Call, x: str) -> str:
-    """``x`` as torch reads it for ``call``: integers beyond 2**24 are rounded where a float32 is computed."""
-    _check_dtype(call)
-    if call.dtype != torch.float32:
-        return x
-    found = [n.meta.get("val") for n in call.node.all_input_nodes]
-    converted = any(isinstance(v, Tensor) and not v.dtype.is_floating_point for v in found)
-    rounds = (converted or not is_wide(context.type(x))) and context.reach(x) > 1 << 24
-    return context.as_float(x, call) if rounds else x
 
 
 def _check_dtype(call: Call) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.lower.context import Call, Context, Item
 from bitshift.lower.rules.moves import emit_reshape
+from bitshift.lower.rules.pointwise import operand
 from bitshift.lower.rules.registry import rule
 from bitshift.lower.wide import Wide, is_wide
 
@@ -19,6 +20,7 @@ def cat(context: Context, call: Call) -> Item:
         raise call.error(
             "one of the tensors is a constant or a result the graph cannot hold; concatenate computed values only"
         )
+    names = [operand(context, call, n) for n in names]
     return emit_concat(context, call, names, call.axis(call["dim"], len(call.shape)))
 
 
@@ -31,7 +33,7 @@ def stack(context: Context, call: Call) -> Item:
         if not isinstance(name, str):
             raise call.error("one of the tensors is a constant; stack computed values only")
         shape = (*call.shape[:axis], 1, *call.shape[axis + 1 :])
-        names.append(emit_reshape(context, call, name, shape, suffix=f"_{at}"))
+        names.append(emit_reshape(context, call, operand(context, call, name), shape, suffix=f"_{at}"))
     return emit_concat(context, call, names, axis)
 
 

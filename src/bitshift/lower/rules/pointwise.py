@@ -29,6 +29,16 @@ def as_number(item: Item, call: Call) -> float | None:
     return float(np.float32(item)) if call.dtype == torch.float32 else float(item)
 
 
+def operand(context: Context, call: Call, x: str) -> str:
+    """``x`` as torch reads it for ``call``: integers beyond 2**24 are rounded where a float32 is computed."""
+    if call.dtype != torch.float32 or context.fixed(x) is None:
+        return x
+    found = [n.meta.get("val") for n in call.node.all_input_nodes]
+    converted = any(isinstance(v, Tensor) and not v.dtype.is_floating_point for v in found)
+    rounds = (converted or not is_wide(context.type(x))) and context.reach(x) > 1 << 24
+    return context.as_float(x, call) if rounds else x
+
+
 def emit_clamp(context: Context, call: Call, x: str, lo: float | None, hi: float | None) -> str:
     """``clamp(x, lo, hi)`` with real bounds; None and infinities are open. Exact on fixed point values."""
     lo = None if lo is None or lo == -np.inf else lo
@@ -39,6 +49,7 @@ def emit_clamp(context: Context, call: Call, x: str, lo: float | None, hi: float
         raise call.error("a bound is NaN")
     if lo is not None and hi is not None and lo > hi:
         raise call.error(f"the lower bound {lo} is over the upper bound {hi}")
+    x = operand(context, call, x)
     kind = context.fixed(x)
     if kind is None:
         if lo is None and hi is None:

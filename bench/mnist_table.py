@@ -5,7 +5,8 @@
 The recipes (`bitshift train --list deepshift_q_mnist`) are the paper's: batch 64, rate 0.01, constant, every layer,
 16.16 fixed-point activations. The paper trains 10 epochs of 60,000 digits; --epochs says how many of the given set
 (default: 30 FC, 20 Conv), the same for every row of a net, so that one from the float net has two such budgets, as in
-the paper. Gaps are to the float net of the same seed. Runs lie in --work and are resumed; the table holds every run
+the paper. Rows "cosine" are not the paper's: the rate falls to 0, in float too, and PS starts from that float net.
+Gaps are to the float net of the same seed and schedule. Runs lie in --work and are resumed; the table holds every run
 that is finished, here or in the JSON, which keeps what each seed reached; --train names a part.
 """
 
@@ -24,19 +25,27 @@ import torch
 from common import Row, arguments, kept, main
 
 from bitshift.cli.recipes import recipe_plan
-from bitshift.cli.training import Plan, open_splits, train
+from bitshift.cli.training import Plan, normalised, open_splits, train
 from bitshift.train.recipes import RECIPES
 
 NETS = {"mlp": "FC", "lenet": "Conv"}
 EPOCHS = {"mlp": 30, "lenet": 20}
 FLOAT = "float"
+COSINE = ", cosine"
 ROWS = {
     FLOAT: "deepshift_q_mnist",
     "DeepShift-Q, scratch": "deepshift_q_mnist",
     "DeepShift-PS, scratch": "deepshift_ps_mnist",
     "DeepShift-Q, pretrained": "deepshift_q_mnist_pretrained",
     "DeepShift-PS, pretrained": "deepshift_ps_mnist_pretrained",
+    FLOAT + COSINE: "deepshift_q_mnist",
+    "DeepShift-PS, pretrained" + COSINE: "deepshift_ps_mnist_pretrained",
 }
+
+
+def twin(row: str) -> str:
+    """The float row that ``row`` is compared with, and starts from where it is a pretrained one."""
+    return FLOAT + COSINE if row.endswith(COSINE) else FLOAT
 
 
 def published(net: str, row: str) -> float:
@@ -62,16 +71,17 @@ def plan(options: argparse.Namespace, net: str, row: str, seed: int) -> Plan:
     base, count = recipe_plan(ROWS[row]), epochs(options, net)
     budget = replace(
         base.train,
+        schedule="cosine" if row.endswith(COSINE) else base.train.schedule,
         epochs=count,
         seed=seed,
         eval_every=count,
         log_every=100,
         checkpoint_every_steps=500,
     )
-    start = folder(options, net, FLOAT, seed) if base.float_train is not None else None
+    start = folder(options, net, twin(row), seed) if base.float_train is not None else None
     return replace(
         base, model=net, data=str(options.data), train=budget, float_train=None, pretrained=start,
-        shift=None if row == FLOAT else base.shift,
+        shift=None if row == twin(row) else base.shift,
     )  # fmt: skip
 
 
@@ -86,7 +96,7 @@ def summary(case: str, metric: str, values: list[float], unit: str, against: str
 
 def figures(options: argparse.Namespace, net: str, row: str, before: list[Row]) -> Iterator[Row]:
     """What the finished runs of one row say, beside the paper's figures; ``before``, its rows so far, without any."""
-    case, twin = f"{NETS[net]}, {row}", f"{NETS[net]}, {FLOAT}"
+    case = f"{NETS[net]}, {row}"
 
     def accuracies(case: str, row: str) -> dict[int, float]:
         found = seeds.results(options, case, {s: folder(options, net, row, s) for s in options.seeds})
@@ -97,15 +107,18 @@ def figures(options: argparse.Namespace, net: str, row: str, before: list[Row]) 
         yield from (x for x in before if x.case == case)
         return
     yield summary(case, "test accuracy", list(done.values()), "%")
-    if row != FLOAT:
-        floats = accuracies(twin, FLOAT)
+    yield Row(case=case, metric="epochs", value=epochs(options, net), unit="epochs")
+    if row != twin(row):
+        floats = accuracies(f"{NETS[net]}, {twin(row)}", twin(row))
         gaps = [value - floats[seed] for seed, value in done.items() if seed in floats]
         if gaps:
-            yield summary(case, "gap to float", gaps, "points", "float, same seed")
+            yield summary(case, "gap to float", gaps, "points", f"{twin(row)}, same seed")
+    if row.endswith(COSINE):
+        return
+    if row != FLOAT:
         paper = published(net, row) - published(net, FLOAT)
         yield Row(case=case, metric="published gap", value=round(paper, 2), unit="points")
     yield Row(case=case, metric="published", value=published(net, row), unit="%")
-    yield Row(case=case, metric="epochs", value=epochs(options, net), unit="epochs")
 
 
 def rows(options: argparse.Namespace) -> list[Row]:
@@ -120,7 +133,8 @@ def rows(options: argparse.Namespace) -> list[Row]:
         for net in options.nets:
             for row in ROWS:
                 if options.train is None or row in options.train:
-                    train(plan(options, net, row, seed), data, folder(options, net, row, seed))
+                    chosen = plan(options, net, row, seed)
+                    train(chosen, normalised(data, chosen.normalise), folder(options, net, row, seed))
     before = kept(options)
     return [line for net in NETS for row in ROWS for line in figures(options, net, row, before)]
 

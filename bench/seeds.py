@@ -30,7 +30,8 @@ SAME_ROW = ("seed", "compile")
 def finished(run: Path) -> dict[str, Any] | None:
     """Accuracy in per cent and loss in nat of the last state in the run directory ``run``; None before its end.
 
-    With it ``train``, the fields of the run's TrainConfig that are not the default, and ``about``, what was trained.
+    With it ``train``, the fields of the run's TrainConfig that are not the default, and ``about``, what was trained
+    and on which pixels.
     """
     file = run / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -40,7 +41,7 @@ def finished(run: Path) -> dict[str, Any] | None:
     config = json.loads((run / "config.json").read_text())
     plain = {field.name: field.default for field in fields(TrainConfig)}
     train = {k: v for k, v in config["train"].items() if k not in SHOWN_ONLY and v != plain[k]}
-    about = {k: v for k, v in config["about"].items() if k not in PATHS}
+    about = {k: v for k, v in config["about"].items() if k not in PATHS} | {"normalise": config["data"]["normalise"]}
     accuracy = round(100 * ends[-1]["valid_accuracy"], 6)
     return {"accuracy": accuracy, "loss": ends[-1]["valid_loss"], "train": train, "about": about}
 

@@ -19,11 +19,15 @@ def options_of(tmp_path: Path, *more: str) -> argparse.Namespace:
     return made.parse_args(["--json", str(tmp_path / "out.json"), *more])
 
 
-def run_of(folder: Path, seed: int, accuracy: float = 0.875, *, lr: float = 0.1, compile: bool = False) -> Path:
+def run_of(
+    folder: Path, seed: int, accuracy: float = 0.875, *, lr: float = 0.1, compile: bool = False, mean: float = 128.0
+) -> Path:
     folder.mkdir(parents=True)
     train = TrainConfig(epochs=2, batch_size=8, lr=lr, seed=seed, compile=compile, device="cpu", log_every=7).as_dict()
     about = {"model": "resnet20", "pretrained": str(folder)}
-    (folder / "config.json").write_text(json.dumps({"train": train, "about": about}))
+    (folder / "config.json").write_text(
+        json.dumps({"train": train, "about": about, "data": {"normalise": {"mean": [mean]}}})
+    )
     end = {"kind": "result", "valid_accuracy": accuracy, "valid_loss": 0.5}
     (folder / "metrics.jsonl").write_text('{"kind": "step"}\n' + json.dumps(end) + "\n")
     return folder
@@ -37,7 +41,7 @@ def test_a_run_says_what_it_reached_and_how_without_its_place(tmp_path: Path) ->
     found = seeds.finished(run_of(tmp_path / "run", 3, compile=True))
     assert found == {
         "accuracy": 87.5, "loss": 0.5, "train": {"epochs": 2, "batch_size": 8, "lr": 0.1, "seed": 3, "compile": True},
-        "about": {"model": "resnet20"},
+        "about": {"model": "resnet20", "normalise": {"mean": [128.0]}},
     }  # fmt: skip
 
 
@@ -73,6 +77,8 @@ def test_two_recipes_make_no_row(tmp_path: Path) -> None:
     common.write(first.json, [row_of(1)], first.extra)
     with pytest.raises(SystemExit, match=r"'a': seed 0 was trained by .*'lr': 0.1.*seed 1 by .*'lr': 0.2"):
         seeds.results(options_of(tmp_path), "a", {1: run_of(tmp_path / "later", 1, lr=0.2)})
+    with pytest.raises(SystemExit, match=r"'mean': \[128.0\].*seed 1 by .*'mean': \[33.0\]"):
+        seeds.results(options_of(tmp_path), "a", {1: run_of(tmp_path / "pixels", 1, mean=33.0)})
 
 
 def test_a_row_of_more_seeds_than_are_known_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

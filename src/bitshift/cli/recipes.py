@@ -241,12 +241,19 @@ def fixed_text(recipe: Recipe) -> list[tuple[str, str]]:
     rows.append(
         (
             "pixels",
-            {"imagenet": "ImageNet's mean and deviation", "pixel": "(p - 128) / 64"}.get(
-                recipe.normalise or "", "as the data set comes"
-            ),
+            _PIXELS.get(recipe.normalise or "", "as the data set comes"),
         )
     )
     return rows
+
+
+_PIXELS = {
+    "imagenet": "ImageNet's mean and deviation",
+    "cifar10": "CIFAR-10's mean and deviation",
+    "mnist": "MNIST's mean and deviation",
+    "half": "(p / 255 - 0.5) / 0.5",
+    "pixel": "(p - 128) / 64",
+}
 
 
 def _activations(shift: ShiftConfig) -> str:

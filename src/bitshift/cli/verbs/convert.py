@@ -63,9 +63,10 @@ examples:
     augment: str | None = None
     """Augmentation that the network was trained with: norm statistics, and so the calibration, belong to it."""
     normalise: str | None = None
-    """imagenet or pixel: pixels that the network takes; default: the data set's own."""
+    """Pixels that the network takes: imagenet, cifar10, mnist, half, pixel or data (`bitshift train --help`); default:
+    the data set's own."""
     pretrained_normalise: str | None = None
-    """What --weights were trained on, imagenet or pixel, if that differs from --normalise: the first layer takes the
+    """What --weights were trained on (a name as for --normalise), if that differs from it: the first layer takes the
     difference. A run directory says it itself."""
     output: Path | None = None
     """Run directory to write."""

@@ -70,7 +70,7 @@ examples:
     augment: str | None = None
     """Augmentation that the network was trained with; norm statistics belong to it."""
     normalise: str | None = None
-    """Pixels: imagenet (what published networks expect), pixel ((p - 128) / 64), or data (as the data set comes);
+    """Pixels: imagenet (what published networks expect), cifar10, mnist, half, pixel or data (`bitshift train --help`);
     default: what --weights were trained with, if that is a run directory, else data."""
     activations: int = 8
     """Bits of the activations, for --ms."""

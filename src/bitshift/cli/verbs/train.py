@@ -167,9 +167,11 @@ examples:
     augment: str | None = None
     """Augmentation, or none (a wrong name lists them)."""
     normalise: str | None = None
-    """Pixels: imagenet (what published checkpoints expect), pixel ((p - 128) / 64), or data (as the data set comes)."""
+    """Pixels: the mean and deviation of imagenet (what published checkpoints expect), cifar10 or mnist; half
+    ((p / 255 - 0.5) / 0.5: torchvision's GoogLeNet); pixel ((p - 128) / 64); or data (as the data set comes)."""
     pretrained_normalise: str | None = None
-    """What --pretrained was trained on, imagenet or pixel, if that differs: the first layer takes the difference."""
+    """What --pretrained was trained on (a name as for --normalise), if that differs: the first layer takes the
+    difference."""
     resume: bool = True
     """Refuse a run directory that is in use, instead of continuing its run."""
     export: bool = True

@@ -19,6 +19,9 @@ from bitshift.nn.config import ShiftConfig
 from bitshift.train.config import TrainConfig
 from bitshift.train.data.base import IMAGENET_NORMALISE, Normalise
 
+Pixels = Literal["imagenet", "cifar10", "mnist", "half", "pixel"]
+"""Names of normalisations (:data:`NORMALISE`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
@@ -123,8 +126,8 @@ class Recipe:
     float_train: TrainConfig | None = None
     augment: str | None = None
     start: Literal["scratch", "pretrained", "backbone"] = "scratch"
-    normalise: Literal["imagenet", "pixel"] | None = None
-    pretrained_normalise: Literal["imagenet", "pixel"] | None = None
+    normalise: Pixels | None = None
+    pretrained_normalise: Pixels | None = None
     image_size: int | None = None
     source: str = ""
     notes: str = ""
@@ -160,8 +163,14 @@ class Recipe:
         return " ".join([*words, flags]).strip()
 
 
-NORMALISE = {"imagenet": IMAGENET_NORMALISE, "pixel": Normalise()}
-"""What ``Recipe.normalise`` and ``--normalise`` name."""
+NORMALISE: dict[str, Normalise] = {
+    "imagenet": IMAGENET_NORMALISE,
+    "cifar10": Normalise.from_mean_std((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "mnist": Normalise.from_mean_std((0.1307,), (0.3081,)),
+    "half": Normalise.from_mean_std((0.5,), (0.5,)),
+    "pixel": Normalise(),
+}
+"""What ``Recipe.normalise`` and ``--normalise`` name; ``half`` is that of torchvision's GoogLeNet."""
 
 USER_DATA = {
     "mnist": "MNIST: a folder with its IDX files, or a .npz file with x_train, y_train, x_test, y_test",

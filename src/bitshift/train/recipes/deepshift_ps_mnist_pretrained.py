@@ -14,6 +14,7 @@ RECIPE = Recipe(
     about="MNIST, DeepShift-PS from the trained float net, 5 bits, every layer, 16.16 fixed-point activations",
     data="mnist",
     model="mlp",
+    normalise="mnist",
     start="pretrained",
     shift=ShiftConfig(
         method="deepshift_ps", bits=5, activations="16.16", init="pretrained", options={"weight_decay": 0.0}
@@ -26,10 +27,9 @@ RECIPE = Recipe(
     ),
     source="DeepShift (arXiv 1905.13298), README and MNIST script",
     notes="""
-- The pixels' normalisation is not stated; ours is (p - 128) / 64. The authors' linear PS layer leaves its input
-  unquantised; ours does not.
-- The paper trains on 60,000 digits, our figures on 10,000 (bench/mnist_table.py, three times its epochs). On a
-  smaller set raise --epochs and --float-epochs for as many steps.
+- The authors' linear PS layer leaves its input unquantised; ours does not.
+- The paper trains on 60,000 digits, our figures on 10,000 (bench/mnist_table.py: FC three times, Conv twice its
+  epochs). On a smaller set raise --epochs and --float-epochs for as many steps.
 """,
     published=(
         Published(model="mlp", bits=5, value=98.26, float_value=96.92, source=TABLE),

@@ -14,6 +14,7 @@ RECIPE = Recipe(
     about="MNIST, DeepShift-Q from scratch, 5 bits, every layer, 16.16 fixed-point activations",
     data="mnist",
     model="mlp",
+    normalise="mnist",
     shift=ShiftConfig(method="deepshift_q", bits=5, activations="16.16", init="pretrained"),
     train=TrainConfig(
         epochs=10, batch_size=64, lr=0.01, optimizer="sgd", momentum=0.0, weight_decay=0.0, schedule="constant",
@@ -22,9 +23,9 @@ RECIPE = Recipe(
     source="DeepShift (arXiv 1905.13298), README and MNIST script",
     notes="""
 - From scratch means that the random float weights are converted, as the authors' script does.
-- Momentum and decay are 0. The pixels' normalisation is not stated; ours is (p - 128) / 64.
-- The paper trains on 60,000 digits, our figures on 10,000 (bench/mnist_table.py, three times its epochs). On a
-  smaller set raise --epochs for the same number of steps.
+- Momentum and decay are 0.
+- The paper trains on 60,000 digits, our figures on 10,000 (bench/mnist_table.py: FC three times, Conv twice its
+  epochs). On a smaller set raise --epochs for the same number of steps.
 """,
     published=(
         Published(model="mlp", bits=5, value=97.03, float_value=96.92, source=TABLE),

@@ -14,6 +14,7 @@ RECIPE = Recipe(
     about="MNIST, DeepShift-Q from the trained float net, 5 bits, every layer, 16.16 fixed-point activations",
     data="mnist",
     model="mlp",
+    normalise="mnist",
     start="pretrained",
     shift=ShiftConfig(method="deepshift_q", bits=5, activations="16.16", init="pretrained"),
     float_train=TrainConfig(
@@ -25,9 +26,9 @@ RECIPE = Recipe(
     ),
     source="DeepShift (arXiv 1905.13298), README and MNIST script",
     notes="""
-- Momentum and decay are 0. The pixels' normalisation is not stated; ours is (p - 128) / 64.
-- The paper trains on 60,000 digits, our figures on 10,000 (bench/mnist_table.py, three times its epochs). On a
-  smaller set raise --epochs and --float-epochs for as many steps.
+- Momentum and decay are 0.
+- The paper trains on 60,000 digits, our figures on 10,000 (bench/mnist_table.py: FC three times, Conv twice its
+  epochs). On a smaller set raise --epochs and --float-epochs for as many steps.
 - The fully connected row was 94.91 in the README of 2020.
 """,
     published=(

@@ -130,6 +130,19 @@ def test_a_resumed_tracker_continues_exactly() -> None:
     assert resumed.record() == whole.record()
 
 
+def test_codes_of_two_formats_are_not_compared() -> None:
+    method = Nearest(torch.randn(4, 16), "pot3d", wide="pot4x2", narrow_at=0.5, scale=torch.ones(4))
+    tracker = FlipTracker(method)
+    rates = []
+    for fraction in (0.0, 0.1, 0.6, 0.7):
+        method.set_progress(fraction)
+        rates.append(tracker.record().mean.value_rate)
+        again = FlipTracker(method)
+        again.load_state_dict(tracker.state_dict())
+        tracker = again
+    assert rates == [None, 0.0, None, 0.0]
+
+
 def test_a_state_of_another_model_is_refused() -> None:
     tracker = FlipTracker(ternary([1.0, 0.0]))
     tracker.record()

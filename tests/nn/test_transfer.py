@@ -137,6 +137,34 @@ def test_discrete_weights_of_decoders_and_tables_are_in_torch_s_layout() -> None
     torch.testing.assert_close(plain(ids), trained(ids))
 
 
+class Twice(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.method = nn.Linear(6, 6), nn.Linear(6, 4)
+        self.b = self.a
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.method(torch.relu(self.b(torch.relu(self.a(x)))))
+
+
+@pytest.mark.parametrize(
+    ("make", "activations"),
+    [
+        (Twice, None), (Twice, "16.16"), (lambda: nn.Linear(6, 4), None), (lambda: nn.Linear(6, 4), "16.16"),
+        (lambda: nn.Sequential(nn.Linear(6, 4), nn.ReLU()), 8),
+    ],
+)  # fmt: skip
+def test_discrete_weights_are_a_state_of_the_float_network(make, activations) -> None:
+    config = ShiftConfig(method="denseshift", bits=3, init="pretrained", activations=activations)
+    trained, plain = convert(make(), config, sample=torch.randn(4, 6))[0].eval(), make()
+    plain.load_state_dict(discrete_weights(trained))
+    layer, twin = (next(m for m in net.modules() if hasattr(m, "weight")) for net in (trained, plain))
+    assert torch.equal(layer.weight, twin.weight)
+
+
 def test_a_backbone_that_does_not_fit_is_refused_with_the_next_step() -> None:
     shift, plain = converted(net(10)), net(10)
     with pytest.raises(TransferError, match=r"the backbone has no 0.method.stack.*load them before convert"):

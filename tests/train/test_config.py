@@ -105,7 +105,7 @@ def test_cycles_start_the_schedule_anew():
 @pytest.mark.parametrize(
     "made",
     [
-        config(epochs=90, schedule="step", step_size=30),
+        config(epochs=90, schedule="step", step_size=30), config(epochs=10, schedule="step", step_size=30),
         config(epochs=200, schedule="step", milestones=(80, 120, 160, 180)),
         config(epochs=60, schedule="step", step_size=15, gamma=0.2, cycles=2), config(epochs=20, warmup_epochs=5),
     ],

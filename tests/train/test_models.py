@@ -19,6 +19,7 @@ from bitshift.train.models.resnet_cifar import PadShortcut
 SMALL = {
     "mlp": 669_706, "lenet": 431_080, "lenet_bn": 431_650, "lenet5": 61_706, "lenet5_bn": 61_932, "ds_cnn": 23_626,
     "resnet8": 78_186, "resnet20": 269_722, "resnet32": 464_154, "resnet44": 658_586, "resnet56": 853_018,
+    "resnet20_b": 272_474, "resnet56_b": 855_770,
     "resnet18_cifar": 11_000_138, "resnet18_cifar_b": 11_173_962, "mobilenet_v2_cifar": 2_296_922,
 }  # fmt: skip
 
@@ -165,6 +166,15 @@ def test_googlenet_gives_its_auxiliary_logits_in_training_only():
     assert published_state(model, state).keys() == state.keys()
     with pytest.raises(ValueError, match="in_channels is 1"):
         GoogLeNet(transform_input=True, in_channels=1)
+
+
+def test_apots_names_are_understood():
+    with torch.device("meta"):
+        model = make("resnet20_b")
+    names = model.state_dict().keys()
+    theirs = {"module." + n.replace("shortcut", "downsample").replace("linear", "fc"): None for n in names}
+    assert "module.layer2.0.downsample.0.weight" in theirs
+    assert published_state(model, theirs).keys() == names
 
 
 def test_densenets_old_names_are_understood():

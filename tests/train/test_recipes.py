@@ -82,7 +82,7 @@ PAPERS = {
     "s3_imagenet": Paper("s3", SGD, 0.1, 200, 256, 1e-4, 0.9, 1e-4, "float", "float"),
     "denseshift_imagenet": Paper("denseshift", SGD, 0.1, 200, 256, 1e-4, 0.9, 1e-4, "float", "float"),
     "inq_imagenet": Paper("inq", SGD, 0.003, 38, 256, 5e-4, 0.9, 5e-4, "shift", "float"),
-    "apot_imagenet": Paper("apot", SGD, 0.01, 100, 1024, 1e-4, 0.9, 1e-4, "float", "integer"),
+    "apot_imagenet": Paper("apot", SGD, 0.01, 100, 1024, 1e-4, 0.9, 1e-4, "int8", "integer"),
     "apot_cifar10": Paper("apot", SGD, 0.04, 300, 128, 1e-4, 0.9, 1e-4, "int8", "integer"),
     "cifar10_scratch": Paper("denseshift", RADAM, 0.03, 15, 128, 1e-4, None, 0.1, "float", "float"),
     "cifar10_pretrained": Paper("nearest", SGD, 0.01, 3, 128, 1e-4, 0.9, 1e-4, "float", "float"),

@@ -249,7 +249,8 @@ def fixed_text(recipe: Recipe) -> list[tuple[str, str]]:
 
 _PIXELS = {
     "imagenet": "ImageNet's mean and deviation",
-    "cifar10": "CIFAR-10's mean and deviation",
+    "cifar10": "CIFAR-10's mean, and the mean of the pictures' deviations",
+    "cifar10_apot": "CIFAR-10's mean and deviation",
     "mnist": "MNIST's mean and deviation",
     "half": "(p / 255 - 0.5) / 0.5",
     "pixel": "(p - 128) / 64",

@@ -4,7 +4,8 @@ The papers name weight (sign) freezing and do not print a formula that we could 
 For one weight tensor with n elements, between the records a and b:
 
 =================  ==================================================================================================
-``value_rate``     share of the n weights whose code differs between a and b; ``freezing_rate`` is 1 minus this
+``value_rate``     share of the n weights whose code differs between a and b; ``freezing_rate`` is 1 minus this. None
+                   where the format changed in between (progressive bits): the numbers of two sets do not compare
 ``sign_rate``      share whose sign differs; zero is a sign of its own
 ``never_flipped``  share whose sign was, at every record since the first, the sign of the first
 ``reversal_rate``  share whose sign turned from + to - or from - to +, without what became or was zero
@@ -123,6 +124,10 @@ class _Source:
         finally:
             self.method.training = training
 
+    def format(self) -> Tensor:
+        """The name of the codes' set as bytes, for a state of tensors."""
+        return torch.tensor(list(self.method.format.name.encode()) if self.method else [], dtype=torch.uint8)
+
     def signs(self, codes: Tensor | None) -> Tensor:
         """int8, -1, 0 or 1."""
         if self.method is None or codes is None:
@@ -183,6 +188,7 @@ class FlipTracker:
         self._signs: dict[str, Tensor] = {}
         self._first: dict[str, Tensor] = {}
         self._kept: dict[str, Tensor] = {}
+        self._formats: dict[str, Tensor] = {}
         self._records = 0
         self._before: dict[str, list[Tensor]] = {}
 
@@ -205,7 +211,9 @@ class FlipTracker:
             signs = source.signs(codes)
             first = self._first.setdefault(name, signs).to(signs.device)
             kept = self._kept.get(name, torch.ones_like(signs, dtype=torch.bool)).to(signs.device) & (signs == first)
-            value_rate = change_rate(self._codes[name], codes) if codes is not None and name in self._codes else None
+            value_rate = None
+            if codes is not None and name in self._codes and torch.equal(self._formats[name], source.format()):
+                value_rate = change_rate(self._codes[name], codes)
             sign_rate = change_rate(self._signs[name], signs) if name in self._signs else None
             reversal_rate = None
             if name in self._signs:
@@ -227,7 +235,7 @@ class FlipTracker:
                 )
             )
             if codes is not None:
-                self._codes[name] = codes.clone()
+                self._codes[name], self._formats[name] = codes.clone(), source.format()
             self._signs[name], self._kept[name] = signs, kept
         self._before = {}
         label = self._records if label is None else int(label)
@@ -249,7 +257,8 @@ class FlipTracker:
             if key == "records":
                 continue
             role, _, name = key.partition("/")
-            if role not in fresh or shapes.get(name) != tuple(tensor.shape):
+            shape = tuple(tensor.shape) if role != "format" else shapes.get(name)
+            if role not in fresh or shapes.get(name) != shape or name not in shapes:
                 raise ValueError(
                     f"flip tracker: state {key!r} of shape {tuple(tensor.shape)} does not fit this model, which has"
                     f" {shapes.get(name, 'no such weight')}; resume with the model that wrote it"
@@ -260,10 +269,16 @@ class FlipTracker:
         for role, tensors in self._roles():
             tensors.clear()
             tensors.update(fresh[role])
+        for source in self._sources:  # a state of before formats were kept
+            if source.name in self._codes:
+                self._formats.setdefault(source.name, source.format())
         self._records = int(state["records"])
 
     def _roles(self) -> tuple[tuple[str, dict[str, Tensor]], ...]:
-        return ("codes", self._codes), ("signs", self._signs), ("first", self._first), ("kept", self._kept)
+        return (
+            ("codes", self._codes), ("signs", self._signs), ("first", self._first), ("kept", self._kept),
+            ("format", self._formats),
+        )  # fmt: skip
 
 
 def _sources(model: nn.Module, floats: bool) -> Iterator[_Source]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.core.listing import listed
+from bitshift.nn.activations import ActQuant
 from bitshift.nn.layers import (
     ShiftConvTranspose1d,
     ShiftConvTranspose2d,
@@ -65,7 +66,9 @@ def load_backbone(model: nn.Module, state: Mapping[str, Tensor], *, new: Sequenc
     """Fill ``model`` (changed in place) from the state dict of another network, but for the modules called ``new``.
 
     Names and shapes must agree for everything else. A shift network takes the latents with it; load the weights of
-    :func:`discrete_weights` into a float model *before* ``convert``, which then makes latents of them.
+    :func:`discrete_weights` into a float model *before* ``convert``, which then makes latents of them. Latents do not
+    say what they are of: a state from a run of another method or width may have the same shapes, and is taken as it
+    is (``bitshift train --backbone RUN`` knows the run's configuration, and refuses it).
 
     Args:
         model: with its new parts in place, converted already if ``state`` is of a converted network.
@@ -136,13 +139,15 @@ def _modules(names: Iterable[str]) -> list[str]:
 def discrete_weights(model: nn.Module) -> dict[str, Tensor]:
     """The state dict that the float model of a shift network would have with the discrete weights in it.
 
-    ``weight`` of every shift layer is ``level * scale``; latents are left out. Convert with ``init="pretrained"`` and,
-    for S3 and DenseShift, ``options={"start": "sign_consistent"}`` to make latents of low variance from it again.
+    ``weight`` of every shift layer is ``level * scale``; latents and activation quantisers are left out. Convert with
+    ``init="pretrained"`` and, for S3 and DenseShift, ``options={"start": "sign_consistent"}`` to make latents of low
+    variance from it again.
 
     Raises:
         TransferError: no shift layer, or one that has taken in a norm (integer networks): its float model had no such.
     """
-    layers = {path: m for path, m in model.named_modules() if isinstance(m, ShiftLayer)}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    layers = {path: m for path, m in modules.items() if isinstance(m, ShiftLayer)}
     if not layers:
         raise TransferError("the model has no shift layer; save its own state dict")
     for path, layer in layers.items():
@@ -153,11 +158,14 @@ def discrete_weights(model: nn.Module) -> dict[str, Tensor]:
             )
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        path, inside, _ = name.partition(".method.")
-        if not inside or path not in layers:
+        around = ["", *(name[:at] for at, letter in enumerate(name) if letter == ".")]
+        layer = next((p for p in around if p in layers and name.startswith(f"{p}.method.".lstrip("."))), None)
+        if layer is not None:
+            weight = f"{layer}.weight".lstrip(".")
+            if weight not in state:
+                state[weight] = _float_weight(layers[layer])
+        elif not any(isinstance(modules.get(path), ActQuant) for path in around):
             state[name] = tensor.clone()
-        elif f"{path}.weight" not in state:
-            state[f"{path}.weight"] = _float_weight(layers[path])
     return state
 
 

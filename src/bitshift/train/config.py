@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 
@@ -24,7 +25,8 @@ class TrainConfig:
         decay_all: norms and biases decay too, as the code of the early papers has it; scales never do.
         schedule: ``cosine`` to 0, ``step`` (times ``gamma`` every ``step_size`` epochs, or at each of ``milestones``),
             ``onecycle`` (up over 30 % of the run, then to 0) or ``constant``.
-        milestones: epochs, rising, fractions are fine, at which ``step`` drops; None: every ``step_size``.
+        milestones: epochs, rising, fractions are fine, at which ``step`` drops (empty: never); None: every
+            ``step_size``.
         cycles: the schedule starts anew so often, in equal parts of the run; ``step_size`` and ``milestones`` count
             from the start of a part.
         warmup_epochs: linear rise from 0 in front of the schedule; fractions are fine.
@@ -150,8 +152,7 @@ class TrainConfig:
         need("weight_decay", self.weight_decay >= 0, "a number from 0")
         need("latent_decay", self.latent_decay is None or self.latent_decay >= 0, "None or a number from 0")
         need("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"0 up to, not including, epochs = {self.epochs}")
-        drops = self.milestones
-        rising = drops is None or all(0 < a < b for a, b in zip(drops, (*drops[1:], float("inf")), strict=True))
+        rising = self.milestones is None or all(a < b for a, b in pairwise((0, *self.milestones, float("inf"))))
         need("milestones", rising, "None, or rising epochs above 0")
         need("gamma", 0 < self.gamma <= 1, "above 0, at most 1")
         need("clip_norm", self.clip_norm is None or self.clip_norm > 0, "None or a positive number")

@@ -61,7 +61,7 @@ examples:
     """Budget: the size of this format in every layer."""
     ms: float | None = None
     """Budget: milliseconds of one image in the engine."""
-    formats: tuple[str, ...] = ("pot2d", "pot3d", "pot4x2")
+    formats: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FORMAT ...")] = ("pot2d", "pot3d", "pot4x2")
     """Formats to choose among (`bitshift inspect formats`)."""
     rules: Path | None = None
     """Layers that these rules match keep what the rules say; the rules come first in the result."""
@@ -70,8 +70,8 @@ examples:
     augment: str | None = None
     """Augmentation that the network was trained with; norm statistics belong to it."""
     normalise: str | None = None
-    """Pixels: imagenet (what published networks expect), cifar10, mnist, half, pixel or data (`bitshift train --help`);
-    default: what --weights were trained with, if that is a run directory, else data."""
+    """Pixels: imagenet (what published networks expect), another name as for `bitshift train --normalise`, or data (as
+    the data set comes); default: what --weights were trained with, if that is a run directory, else data."""
     activations: int = 8
     """Bits of the activations, for --ms."""
     multiplier: bool = False
@@ -82,7 +82,9 @@ examples:
     """Draws the rows."""
 
     def run(self, out: Output) -> None:  # noqa: D102 - Verb.run
+        from bitshift.cli.network import check_sample, meant_for
         from bitshift.cli.rules import read_rules
+        from bitshift.cli.targets import check_target
         from bitshift.cli.training import like_run, make_augment, normalised, open_splits, spec_for
         from bitshift.core.formats import get_format
         from bitshift.nn.plan import CONVERTIBLE, check_rules, paths_of
@@ -102,6 +104,7 @@ examples:
             raise CliError(f"--rows {self.rows} --threads {self.threads}: whole numbers from 1")
         for name in (*self.formats, *filter(None, [self.like])):
             get_format(name)
+        check_target("--output", self.output)
         narrowest = min(get_format(name).bits for name in self.formats)
         asked = self.bits if self.bits is not None else get_format(self.like).bits if self.like else narrowest
         if asked < narrowest:
@@ -116,6 +119,8 @@ examples:
         data = like_run(self.weights, data) if self.normalise is None else normalised(data, self.normalise)
         train_data = data[0]
         model = spec_for(self.model, train_data, None).build_float(self.weights).eval()
+        sample = train_data.normalise(train_data.batch(np.arange(min(2, len(train_data))))[0])
+        check_sample(model, sample, f"{self.data}: {meant_for(self.model, train_data.sample_shape)}")
         check_rules(kept, [path for m, paths in paths_of(model).items() if type(m) in CONVERTIBLE for path in paths])
         cropped, rest = crops_at_decoding(train_data, augment)
         found = scan(
@@ -199,7 +204,6 @@ examples:
         ]
         for layer, option in zip(found.layers, choice.picked, strict=True):
             rules += [{"pattern": path, "format": found.formats[option]} for path in layer.paths]
-        self.output.parent.mkdir(parents=True, exist_ok=True)
         self.output.write_text(json.dumps(rules, indent=1) + "\n", encoding="utf-8")
 
     def _answer(self, out: Output, found: Scan, choice: Choice, cost: np.ndarray, unit: str, fixed: float) -> None:

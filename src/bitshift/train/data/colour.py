@@ -83,7 +83,8 @@ class Lighting(Augment):
 
 @dataclass(frozen=True, kw_only=True)
 class Erase(Augment):
-    """Paint a random box of a share of the images in one colour (Zhong et al., 2017; the law is torchvision's).
+    """Paint a random box of a share of the images in one colour (Zhong et al., 2017; the law is torchvision's,
+    but that a box may be as wide or as high as the picture).
 
     Args:
         probability: of an image to be painted on.

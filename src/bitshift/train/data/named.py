@@ -17,7 +17,7 @@ AUGMENTS: dict[str, Augment] = {
     "imagenet_erase": Chain((RandomResizedCrop(), Flip(), Erase())),
 }
 """By name. ``imagenet`` is what the papers' ImageNet tables use; ``_colour`` adds the jitter and lighting of Torch's
-ResNets (and DeepShift's), ``_erase`` random erasing."""
+ResNets, ``_erase`` random erasing."""
 
 
 def random_crop(augment: Augment | None) -> RandomResizedCrop | None:

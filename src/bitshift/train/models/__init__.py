@@ -46,6 +46,11 @@ def _cifar_resnet(layers: int, blocks: int, weights: str) -> ModelEntry:
     )
 
 
+def _cifar_resnet_b(layers: int, blocks: int) -> ModelEntry:
+    about = f"resnet{layers} with 1x1 convolutions as shortcuts where the shape changes; APoT's"
+    return ModelEntry(partial(CifarResNet, blocks, option="B"), about, _CIFAR)
+
+
 def _vgg(layers: int, plain: str, norm: str) -> dict[str, ModelEntry]:
     about = f"torchvision's VGG-{layers}"
     return {
@@ -84,6 +89,8 @@ MODELS: dict[str, ModelEntry] = {
     "resnet32": _cifar_resnet(32, 5, "0.46"),
     "resnet44": _cifar_resnet(44, 7, "0.66"),
     "resnet56": _cifar_resnet(56, 9, "0.85"),
+    "resnet20_b": _cifar_resnet_b(20, 3),
+    "resnet56_b": _cifar_resnet_b(56, 9),
     "resnet18_cifar": ModelEntry(
         _WIDE, "widths 64 to 512 for CIFAR, shortcuts without weights; DeepShift's ResNet-18, 11.0 M weights", _CIFAR
     ),
@@ -121,7 +128,7 @@ def build(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
     """
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
         raise ValueError(f"unknown model {name!r}{hint} Known models: {', '.join(MODELS)}")
     if num_classes < 1 or in_channels < 1:
         raise ValueError(f"num_classes {num_classes} and in_channels {in_channels} must be at least 1")

@@ -25,7 +25,8 @@ class DsCnn(nn.Module):
     """64 channels, four separable blocks; input (N, in_channels, 49, 10), output (N, num_classes).
 
     49 frames of 10 cepstral coefficients. Keras pads the strided first convolution of 10x4 by 4 and 5 in time and by
-    1 and 1 in frequency, so this does too: published weights can be loaded.
+    1 and 1 in frequency, so this does too: the published weights, whose norms are folded, can be loaded. (Keras's own
+    norms have an ``eps`` of 1e-3, these torch's.)
     """
 
     def __init__(self, *, num_classes: int = 12, in_channels: int = 1) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 class Stack(nn.Module):
     """Two 3x3 convolutions; where the stride is 2 the shortcut is a 1x1 convolution without a norm, as in the original.
 
-    Keras pads a strided 'same' convolution of an even input only behind (right and bottom), so this does too:
-    published weights can be loaded.
+    Keras pads a strided 'same' convolution of an even input only behind (right and bottom), so this does too: the
+    published weights, whose norms are folded, can be loaded. (Keras's own norms have an ``eps`` of 1e-3, these torch's
+    1e-5.)
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:

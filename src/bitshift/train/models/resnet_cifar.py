@@ -8,7 +8,7 @@ kuangliu/pytorch-cifar (the same, and ``layer2.0.shortcut.0``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch.nn.functional as F
@@ -56,6 +56,7 @@ class CifarResNet(nn.Module):
 
     The default widths are the paper's, ``6 * blocks + 2`` layers, initialised by He et al.; ``widths`` of 64 to 512
     with two blocks are the "ResNet-18" of CIFAR tables, whose weights start as torch's layers do (``init="torch"``).
+    :meth:`adapt_state` takes APoT's published float nets (option B).
     """
 
     def __init__(
@@ -77,6 +78,11 @@ class CifarResNet(nn.Module):
             for module in self.modules():
                 if isinstance(module, (nn.Conv2d, nn.Linear)):
                     nn.init.kaiming_normal_(module.weight)
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of yhhhli/APoT_Quantization's float nets, too, which has other names for two parts."""
+        names = {"downsample": "shortcut", "fc": "linear"}
+        return {".".join(names.get(part, part) for part in name.split(".")): t for name, t in state.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))

@@ -19,7 +19,7 @@ from bitshift.nn.config import ShiftConfig
 from bitshift.train.config import TrainConfig
 from bitshift.train.data.base import IMAGENET_NORMALISE, Normalise
 
-Pixels = Literal["imagenet", "cifar10", "mnist", "half", "pixel"]
+Pixels = Literal["imagenet", "cifar10", "cifar10_apot", "mnist", "half", "pixel"]
 """Names of normalisations (:data:`NORMALISE`)."""
 
 
@@ -166,11 +166,16 @@ class Recipe:
 NORMALISE: dict[str, Normalise] = {
     "imagenet": IMAGENET_NORMALISE,
     "cifar10": Normalise.from_mean_std((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar10_apot": Normalise.from_mean_std((0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
     "mnist": Normalise.from_mean_std((0.1307,), (0.3081,)),
     "half": Normalise.from_mean_std((0.5,), (0.5,)),
     "pixel": Normalise(),
 }
-"""What ``Recipe.normalise`` and ``--normalise`` name; ``half`` is that of torchvision's GoogLeNet."""
+"""What ``Recipe.normalise`` and ``--normalise`` name.
+
+``cifar10`` is DeepShift's (and kuangliu/pytorch-cifar's), with the mean of the pictures' deviations; ``cifar10_apot``
+has the pixels' deviation; ``half`` is that of torchvision's GoogLeNet.
+"""
 
 USER_DATA = {
     "mnist": "MNIST: a folder with its IDX files, or a .npz file with x_train, y_train, x_test, y_test",
@@ -197,8 +202,8 @@ RECIPES: dict[str, Recipe] = _collect()
 def get_recipe(name: str) -> Recipe:
     """The recipe called ``name``; ValueError lists the near misses and what exists."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        near = difflib.get_close_matches(name, RECIPES, n=3) or [known for known in RECIPES if name and name in known]
+        hint = f"; did you mean {' or '.join(map(repr, near[:3]))}?" if near else "."
         raise ValueError(f"unknown recipe {name!r}{hint} Known recipes: {', '.join(RECIPES)}")
     return RECIPES[name]
 

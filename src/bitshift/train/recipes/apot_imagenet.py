@@ -10,7 +10,7 @@ TABLE = "APoT's README"
 
 RECIPE = Recipe(
     name="apot_imagenet",
-    about="ImageNet, APoT from a trained float net, 4-bit weights and activations, ends float, a multiplier a channel",
+    about="ImageNet, APoT from a trained float net, 4-bit weights and activations, ends int8, a multiplier a channel",
     data="imagenet",
     model="resnet18",
     augment="imagenet",
@@ -18,7 +18,7 @@ RECIPE = Recipe(
     normalise="imagenet",
     start="pretrained",
     shift=ShiftConfig(
-        method="apot", bits=4, activations=4, multiplier=True, keep_first="float", keep_last="float", init="pretrained"
+        method="apot", bits=4, activations=4, multiplier=True, keep_first="int8", keep_last="int8", init="pretrained"
     ),
     float_train=TrainConfig(
         epochs=90, batch_size=256, lr=0.1, optimizer="sgd", momentum=0.9, weight_decay=1e-4, decay_all=True,
@@ -34,7 +34,9 @@ RECIPE = Recipe(
   grids.
 - The authors start 4 bits from their 5-bit net, 3 from 4, 2 from 3; here every width starts from the float net. 2
   bits have gradients of their own there (calibrated gradients).
-- The authors crop 224 at random from 256 x 256; ours crops and scales at random.
+- The first and the last layer have 8-bit weights there, with one scale a layer; ours have one a channel, and 8-bit
+  inputs.
+- The authors crop 224 x 224 at random from pictures whose shorter side is 256; ours crops and scales at random.
 """,
     published=(
         Published(model="resnet18", bits=5, value=70.75, flags="--activations 5", source=TABLE),

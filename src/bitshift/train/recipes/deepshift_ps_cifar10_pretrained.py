@@ -28,6 +28,8 @@ RECIPE = Recipe(
     source="DeepShift (arXiv 1905.13298), README and CIFAR-10 script",
     notes="""
 - Without --pretrained the float net is trained first, for 200 epochs.
+- Pixels are normalised by CIFAR-10's own statistics there (--normalise cifar10); ours by those of the published float
+  nets.
 - P and S do not decay; the penalty of the method decays the effective weight.
 """,
     published=(

@@ -28,6 +28,8 @@ RECIPE = Recipe(
     source="DeepShift (arXiv 1905.13298), README and CIFAR-10 script",
     notes="""
 - Without --pretrained the float net is trained first, for 200 epochs.
+- Pixels are normalised by CIFAR-10's own statistics there (--normalise cifar10); ours by those of the published float
+  nets.
 - The published ResNet-20, -32, -44 and -56 of CIFAR-10 (akamaster) load as they are: --model resnet20 --pretrained
   resnet20.th.
 """,

@@ -31,6 +31,7 @@ RECIPE = Recipe(
     source="ours_cifar10, carried over; not yet run on ImageNet",
     notes="""
 - Give torchvision's weights with --pretrained; the first layer takes the difference of the pixels to (p - 128) / 64.
+  For its GoogLeNet say --pretrained-normalise half: it was trained on pixels of mean and deviation 0.5.
 - Rate and distillation are those of ours_cifar10; the epochs are a guess between its budget and DeepShift's 15.
   Nobody has run this on ImageNet yet.
 """,

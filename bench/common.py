@@ -189,6 +189,12 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def _is_data_error(error: ValueError) -> bool:
+    """Whether it is what a data set says that cannot be read; benchmarks that open none need no torch."""
+    base = sys.modules.get("bitshift.train.data.base")
+    return base is not None and isinstance(error, base.DataError)
+
+
 def main(
     description: str | None,
     rows: Callable[[argparse.Namespace], Sequence[Row]],
@@ -200,7 +206,14 @@ def main(
     What ``rows`` puts into ``options.extra`` (by name, JSON-ready) is written behind the rows.
     """
     options = (parser or arguments(description)).parse_args()
-    measured = list(rows(options))
+    try:
+        measured = list(rows(options))
+    except FileNotFoundError as error:
+        raise SystemExit(f"{sys.argv[0]}: no such file or folder: {error.filename or error}") from error
+    except ValueError as error:
+        if not _is_data_error(error):
+            raise
+        raise SystemExit(f"{sys.argv[0]}: {error}") from error
     if not measured:
         raise SystemExit(f"{sys.argv[0]}: measured nothing")
     width = max(len(row.case) for row in measured)

@@ -1,7 +1,7 @@
 """Do weights of shift networks freeze? Flip rates, signs that never turned, distance to the thresholds, per method.
 
-    python bench/freezing.py DATA_DIR --json docs/results/freezing.json
-    python bench/freezing.py --draw docs/results/freezing.json      # the figures of docs/freezing.md again
+    python bench/freezing.py DATA_DIR --json docs/results/freezing.json --figures docs/figures
+    python bench/freezing.py --draw docs/results/freezing.json --figures docs/figures   # docs/freezing.md's again
 
 DATA_DIR is CIFAR-10 in any layout that bitshift reads. Every net: the same budget, data order and augmentation, batch
 128, weight decay 1e-4, from scratch, float activations; only optimiser and rate are the method's (those
@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, Row, arguments, main
+from common import Row, arguments, main
 
-FIGURES = ROOT / "docs" / "figures"
 RATES = ("value_rate", "sign_rate", "reversal_rate", "never_flipped", "zeros", "distance", "update")
 ENDS = {"keep_first": "float", "keep_last": "float"}
 
@@ -209,14 +208,14 @@ def rows(options: argparse.Namespace) -> list[Row]:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.draw:
         kept = json.loads(options.draw.read_text())["study"]
-        draw(kept, options.figures)
+        draw(kept, options.figures or options.draw.parent)
         return [row for run in kept for row in figures(run)]
     if options.train != []:
         train_all(options)
     runs = study(options)
     if options.json:
         options.extra = {"study": runs}
-        draw(runs, options.figures)
+        draw(runs, options.figures or options.json.parent)
     return [row for run in runs for row in figures(run)]
 
 
@@ -259,7 +258,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--work", type=Path, default=Path("runs/freezing"), help="folder of the runs (%(default)s)")
     made.add_argument("--add", type=Path, nargs="*", default=[], metavar="RUN", help="other finished run directories")
     made.add_argument("--draw", type=Path, metavar="FILE", help="only draw the figures of a kept JSON again")
-    made.add_argument("--figures", type=Path, default=FIGURES, help="folder of the figures")
+    made.add_argument("--figures", type=Path, metavar="FOLDER", help="of the figures (default: that of the JSON)")
     made.add_argument(
         "--train", nargs="*", metavar="CASE", choices=[c.name for c in CASES], help="train only these; none: just read"
     )

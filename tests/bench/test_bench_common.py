@@ -100,3 +100,17 @@ def test_the_command_names_no_place_of_this_machine() -> None:
 
 def test_the_command_of_a_benchmark_in_a_folder_of_its_own_names_the_folder() -> None:
     assert common._command([str(common.ROOT / "bench" / "hardware" / "x.py")]) == "python bench/hardware/x.py"
+
+
+def test_data_that_are_not_there_end_a_benchmark_with_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bitshift.train.data import open_data
+
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    with pytest.raises(SystemExit, match=r"^x\.py: .*nowhere: no such file or folder"):
+        common.main("", lambda _: [open_data(tmp_path / "nowhere")])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SystemExit, match=r"^x\.py: no such file or folder: .*none\.th"):
+        common.main("", lambda _: [(tmp_path / "none.th").read_bytes()])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="could not convert"):
+        common.main("", lambda _: [float("x")])  # pyright: ignore[reportArgumentType]

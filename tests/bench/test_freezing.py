@@ -81,3 +81,16 @@ def test_the_kept_file_draws_the_same_figures_again(tmp_path: Path) -> None:
     before = drawn[0].read_bytes()
     assert b"<svg" in before
     assert draw_all(runs, tmp_path / "figures")[0].read_bytes() == before  # pyright: ignore[reportArgumentType]
+
+
+def test_figures_are_drawn_beside_the_json_unless_a_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+    monkeypatch.setattr(freezing, "draw", lambda _, folder: folders.append(folder))
+    (tmp_path / "kept.json").write_text('{"study": []}')
+    for words in ([], ["--figures", str(tmp_path / "figures")]):
+        freezing.rows(freezing.parser().parse_args(["--draw", str(tmp_path / "kept.json"), *words]))
+    own = ["--train", "--work", str(tmp_path), "--json", str(tmp_path / "results" / "out.json")]
+    freezing.rows(freezing.parser().parse_args(own))
+    assert folders == [tmp_path, tmp_path / "figures", tmp_path / "results"]

@@ -58,6 +58,26 @@ def one_split(folder: Path) -> Path:
     return folder / "one.npz"
 
 
+def keys(folder: Path, **arrays: np.ndarray) -> Path:
+    np.savez(folder / "keys.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    return folder / "keys.npz"
+
+
+def state(folder: Path, *, exported: bool) -> Path:
+    """The weights that training leaves in a run directory."""
+    run = run_directory(folder)
+    other_safetensors(run).rename(run / "model.safetensors")
+    if exported:
+        (run / NET).touch()
+    return run / "model.safetensors"
+
+
+def full_folder(folder: Path) -> Path:
+    (folder / "photos").mkdir()
+    (folder / "photos" / "a.png").touch()
+    return folder / "photos"
+
+
 def cut_model(folder: Path) -> Path:
     path = folder / "cut.safetensors"
     path.write_bytes((folder / "net.safetensors").read_bytes()[:-7])
@@ -78,10 +98,19 @@ CASES: dict[str, tuple[Callable[[Path], list[str | Path]], str]] = {
     "run: wrong dtype": (lambda t: ["run", t / NET, npy(t, np.zeros((1, 4, 5), np.int32))], "dtype int32; allowed"),
     "run: unknown backend": (lambda t: ["run", t / NET, "x", "--backend", "enigne"], "did you mean 'engine'"),
     "run: top 0": (lambda t: ["run", t / NET, "x", "--top", "0"], "must be at least 1"),
+    "run: training state": (
+        lambda t: ["run", state(t, exported=True), "x.npy"],
+        "rundir/model.safetensors is the training state of a run, not a model file; its model file is .*/net",
+    ),
+    "emit-c: training state": (
+        lambda t: ["emit-c", state(t, exported=False), "-o", t / "c"],
+        "not a model file; run: bitshift export .*rundir",
+    ),
     "inspect: missing": (lambda t: ["inspect", t / "no.safetensors"], "no such file"),
     "inspect: near registry": (lambda t: ["inspect", "formts"], "the registries are formats, ops"),
     "inspect: text": (lambda t: ["inspect", text_file(t)], "is this a model file"),
     "eval: no data": (lambda t: ["eval", t / NET], "give --data"),
+    "eval: neither file nor run": (lambda t: ["eval", t / "nosuch"], "no such file: .*nosuch"),
     "eval: missing": (lambda t: ["eval", t / "no.safetensors", "--data", "x"], "no such file"),
     "eval: other shape": (lambda t: ["eval", t / NET, "--data", data(t)], "the data are \\(1, 28, 28\\) a sample"),
     "eval: unknown data": (lambda t: ["eval", t / NET, "--data", "mnist5k"], "did you mean 'mnist_5k'"),
@@ -94,7 +123,24 @@ CASES: dict[str, tuple[Callable[[Path], list[str | Path]], str]] = {
     "report: missing": (lambda t: ["report", t / "nowhere"], "no such file"),
     "report: no run": (lambda t: ["report", t], "it has no config.json"),
     "report: measure a file": (lambda t: ["report", t / NET, "--measure"], "--measure needs a run directory"),
-    "report: data of a run": (lambda t: ["report", t, "--data", "x"], "a run knows its data set"),
+    "report: data of a run": (
+        lambda t: ["report", run_directory(t, data="mnist_5k"), "--data", "x"],
+        "a run knows its data set, .*rundir mnist_5k; .*: bitshift eval .*rundir --data x, then",
+    ),
+    "report: data of a run without": (
+        lambda t: ["report", run_directory(t, data=None), "--data", "x"],
+        "was made without data; .*: bitshift eval .*rundir --data x, then",
+    ),
+    "report: folder of the output": (
+        lambda t: ["report", t / NET, "--output", t / "no" / "x.html"],
+        "--output .*: there is no folder .*no; make it first",
+    ),
+    "search: folder of the output": (
+        lambda t: [
+            "search", "lenet", "--weights", t, "--data", data(t), "--bits", "3", "--output", t / "no" / "r.json",
+        ],
+        "--output .*: there is no folder .*no; make it first",
+    ),
     "report: damaged config": (
         lambda t: ["report", file_with(run_directory(t), "config.json", "{").parent],
         "config.json: damaged",
@@ -104,6 +150,28 @@ CASES: dict[str, tuple[Callable[[Path], list[str | Path]], str]] = {
         lambda t: ["train", "--data", one_split(t), "--model", "lenet"],
         "one.npz: holds one split, and a test on the training rows tells nothing",
     ),
+    "train: keys": (
+        lambda t: ["train", "--data", keys(t, a=np.zeros(3)), "--model", "lenet"],
+        "keys.npz: holds \\['a'\\]; needed are x_train and y_train",
+    ),
+    "train: rows for a batch": (
+        lambda t: ["train", "--data", data(t), "--model", "lenet", "--run-dir", t / "r"],
+        "--batch-size 128: allowed is 1 to 12, the number of training rows in .*data.npz",
+    ),
+    "train: foreign run directory": (
+        lambda t: ["train", "--data", data(t), "--model", "lenet", "--batch-size", "4", "--run-dir", full_folder(t)],
+        "--run-dir .*photos is no run directory and holds other files \\(a.png\\); choose another",
+    ),
+    "train: other size": (
+        lambda t: [
+            "train", "--data", keys(t, x_train=(x := np.zeros((4, 32, 32), np.uint8)), y_train=(y := np.arange(4)),
+                                    x_test=x, y_test=y),
+            "--model", "lenet", "--batch-size", "4", "--run-dir", t / "r",
+        ],
+        "the data are \\(1, 32, 32\\) a sample, lenet is meant for pictures of 28x28 \\(--image-size 28\\); .*mat1",
+    ),
+    "train: part of a recipe's name": (lambda t: ["train", "s3"], "did you mean 's3_imagenet'\\? Known recipes"),
+    "train: no recipe's name": (lambda t: ["train", "zzzz"], "unknown recipe 'zzzz'\\. Known recipes"),
     "train: recipe": (lambda t: ["train", "demo_mnst"], "did you mean 'demo_mnist'"),
     "train: model": (lambda t: ["train", "--data", data(t), "--model", "resnet21"], "'resnet20'"),
     "train: method": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,10 @@ NEW = ["train", "--data", "mnist_5k", "--model", "lenet"]
         (["--method", "float", "--float-epochs", "2"], "error: --float-epochs trains the float twin of a shift"),
         (["--pretrained", __file__, "--float-epochs", "2"], "and --pretrained brings one; leave one of them out"),
         (["--pretrained-normalise", "imagenet"], "--pretrained-normalise imagenet says what --pretrained was trained"),
+        (["--set", "lr=abc"], "error: --lr 'abc': allowed is a number"),
+        (["--set", "momentum=x"], "error: --set momentum='x': allowed is a number"),
+        (["--set", "milestones=a"], "error: --set milestones='a': allowed is None or a list of numbers"),
+        (["--set", "foo"], "error: --set 'foo': write NAME=VALUE"),
         (["--set", "amp=fast"], "error: --set amp='fast': allowed is off, auto, bf16, fp16"),
         (
             ["--warmup-epochs", "3", "--epochs", "2"],
@@ -64,3 +69,10 @@ def test_a_shortened_recipe_shortens_the_float_twin_it_trains_first(caplog: pyte
         in caplog.text
     )
     assert len(caplog.messages) == 2
+
+
+def test_weights_that_are_given_leave_no_float_twin_to_shorten(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="bitshift"):
+        plan = Train(recipe="demo_mnist", epochs=1, pretrained=Path(__file__)).plan()
+    assert plan.float_train is None
+    assert not caplog.messages

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from bitshift.cli import main
@@ -28,3 +30,24 @@ def test_parsing_twice_gives_the_same_help(capsys: pytest.CaptureFixture[str]) -
     first = capsys.readouterr().out
     assert main(["run", "--help"]) == 0
     assert capsys.readouterr().out == first
+
+
+def test_patterns_and_formats_are_no_pairs_of_name_and_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    assert "--new-head PATTERN ..." in capsys.readouterr().out
+    assert main(["search", "--help"]) == 0
+    assert "--formats FORMAT ..." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--keep-first", "fload"], "found 'fload', allowed is shift, float, int8; did you mean 'float'?"),
+        (["train", "--channels", "2"], "found '2', allowed is 1, 3"),
+        (["emit-c", "x", "-o", "y", "--flash", "128k"], "needed is a whole number without a unit, such as 131072"),
+        (["emit-c", "x", "-o", "y", "--ram", "1 MiB"], "needed is a whole number without a unit, such as 1048576"),
+    ],
+)
+def test_a_wrong_value_names_what_is_allowed(words, message, capsys) -> None:
+    assert main(words) == 2
+    assert message in re.sub(r"[\s│]+", " ", capsys.readouterr().err)

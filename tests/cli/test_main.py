@@ -133,3 +133,30 @@ def test_help_imports_neither_torch_nor_numpy_nor_tyro() -> None:
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not loaded & {"torch", "numpy", "tyro", "rich"}
     assert "argparse" in loaded or "dataclasses" in loaded, "importtime printed nothing"
+
+
+def test_of_the_processes_of_torchrun_only_the_main_one_says_what_stops_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    for local, said in (("0", "bitshift train: error: unknown recipe"), ("1", "")):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        assert main(["train", "no_such_recipe"]) == 2
+        captured = capsys.readouterr().err
+        assert captured.startswith(said)
+        assert bool(captured) == bool(said)
+
+
+def test_what_only_one_process_meets_while_it_trains_is_said_by_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitshift.cli import BAD_INPUT, FAILED, _speaker
+
+    def _train() -> None:
+        raise ValueError("a picture of this process")
+
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match="a picture") as caught:
+        _train()
+    assert _speaker(BAD_INPUT, caught.value) == "[process 3] "
+    assert _speaker(FAILED, RuntimeError()) == "[process 3] "
+    assert _speaker(BAD_INPUT, ValueError()) is None

@@ -97,7 +97,7 @@ def test_a_run_s_normalisation_is_that_of_its_weights(trained, capsys):
         (("--kb", "1"), "below"),
         (("--like", "pot3e"), "pot3e"),
         (("--bits", "3", "--formats", "pot3d", "pot9"), "pot9"),
-        (("--bits", "3", "--normalise", "mnist"), "mnist"),
+        (("--bits", "3", "--normalise", "minst"), "mnist"),
         (("--bits", "3", "--rows", "0"), "--rows 0"),
         (("--kb", "-1"), "--kb -1: a budget must be a finite number above 0"),
         (("--bits", "nan"), "--bits nan: a budget must be a finite number above 0"),

@@ -62,6 +62,14 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "a sample of the batch's size": (lambda x: F.pad(x, (0, x.shape[0])), "pad depends on the size of the batch"),
     "an operand torch repeats": (lambda x: x.sigmoid() * torch.ones(1, 1, 1, 1), "first axis must be the batch"),
     "random numbers": (lambda x: x.sigmoid() + torch.rand(4, 1), r"aten\.rand.*draws random numbers.*register_buffer"),
+    "class token": (
+        lambda x: torch.cat([torch.ones(1, 1, 6).expand(x.shape[0], -1, -1), x], 1),
+        r"aten\.expand\.default in module '1'.*test_messages\.py:\d+.*class token.*keep this part in torch",
+    ),
+    "initial state": (
+        lambda x: torch.cat([torch.zeros(x.shape[0], 1, 6), x], 1),
+        r"aten\.zeros\.default in module '1'.*test_messages\.py:\d+.*1 in place of the batch.*keep that part in torch",
+    ),
     "difference": (lambda x: x - x.relu(), r"subtracts an activation.*a \+ \(-b\)"),
     "infinite padding": (
         lambda x: F.pad(torch.ops.bitshift.quantize(x, 8, 5, True, "half_up"), (1, 1), value=-float("inf")),
@@ -87,6 +95,47 @@ def test_a_refusal_says_where_and_what_to_do(name: str) -> None:
     function, message = REFUSED[name]
     with pytest.raises(LoweringError, match=rf"(?s){message}"):
         lower(model(function), sample=torch.randn(3, 4, 6))
+
+
+class Outermost(nn.Module):
+    """Calls ``part`` on a sequence (N, 5, 8), as modules of torch take one; ``called`` False only has it."""
+
+    def __init__(self, part: nn.Module, *, called: bool = True) -> None:
+        super().__init__()
+        self.part, self.called = part, called
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.called:
+            return x.relu()
+        if isinstance(self.part, (nn.MultiheadAttention, nn.Transformer, nn.TransformerDecoderLayer)):
+            result = self.part(x, x, x) if isinstance(self.part, nn.MultiheadAttention) else self.part(x, x)
+        else:
+            result = self.part(x[:, 0] if isinstance(self.part, nn.RNNCellBase) else x)
+        return result[0] if isinstance(result, tuple) else result
+
+
+NO_GRAPH: list[Callable[[], nn.Module]] = [
+    *(lambda cls=cls: cls(8, 8, batch_first=True) for cls in (nn.RNN, nn.GRU, nn.LSTM)),
+    *(lambda cls=cls: cls(8, 8) for cls in (nn.RNNCell, nn.GRUCell, nn.LSTMCell)),
+    lambda: nn.MultiheadAttention(8, 2, batch_first=True),
+    lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 1),
+    lambda: nn.TransformerDecoderLayer(8, 2, 8, batch_first=True),
+    lambda: nn.Transformer(8, 2, 1, 1, 8, batch_first=True),
+]
+
+
+@pytest.mark.filterwarnings("error:.*_flat_weights.*")
+@pytest.mark.parametrize("build", NO_GRAPH)
+def test_a_recurrent_or_attention_module_is_refused_by_its_path(build: Callable[[], nn.Module]) -> None:
+    part = build()
+    message = rf"module '1\.part' \({type(part).__name__}\): the graph has no recurrent.*Keep that part in torch"
+    with pytest.raises(LoweringError, match=message):
+        lower(nn.Sequential(nn.ReLU(), Outermost(part)).eval(), sample=torch.randn(2, 5, 8))
+
+
+def test_a_recurrent_module_that_forward_does_not_call_stops_nothing() -> None:
+    graph = lower(Outermost(nn.GRU(8, 8), called=False).eval(), sample=torch.randn(2, 5, 8))
+    assert [n.op for n in graph.nodes] == ["clamp"]
 
 
 def test_a_model_in_training_mode_is_refused() -> None:

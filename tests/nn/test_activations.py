@@ -179,6 +179,36 @@ def test_calibration_needs_a_batch():
         calibrate(model, [])
 
 
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(4, 5)
+
+    def forward(self, left, right):
+        return torch.relu(self.norm(self.a(left)) + self.b(right))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_calibration_takes_as_many_inputs_as_forward_and_leaves_the_label(wrapped):
+    x = torch.randn(16, 6), torch.randn(16, 4)
+    config = ShiftConfig(method="nearest", bits=4, activations=8, init="pretrained")
+    model, _ = convert(TwoInputs().eval(), config, sample=x)
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, left, right, scale=None):
+            return self.inner(left, right) if scale is None else self.inner(left, right) * scale
+
+    whole = Outer() if wrapped else model
+    with pytest.raises(ValueError, match=r"batch 0 holds 1 of the 2 inputs of \w+\.forward"):
+        calibrate(whole, [x[0]])
+    calibrate(whole, [(*x, torch.zeros(16))])
+    assert all(m.initialised for m in whole.modules() if isinstance(m, ActQuant))
+
+
 def test_calibration_leaves_a_float_model_alone():
     model = nn.Linear(2, 2)
     assert calibrate(model, []) is model

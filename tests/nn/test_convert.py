@@ -232,6 +232,7 @@ def test_a_rule_overrides_keep_first_and_keep_last_only_by_its_own_keep():
         ({"method": "densshift"}, "did you mean 'denseshift'"),
         ({"format": "pot3d", "bits": 3}, "give one of them"),
         ({"bits": 7}, "7-bit"),
+        ({"bits": "3"}, "bits='3' is a str; write a whole number"),
         ({"format": "pot3"}, "does not train format 'pot3'"),
         ({"options": {"surogate": False}}, "did you mean 'surrogate'"),
         ({"activations": 9}, "2 to 8"),
@@ -249,7 +250,13 @@ def test_wrong_configurations_are_refused_with_the_way_out(arguments, message):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"pattern": ""}, {"pattern": "*", "keep": "int4"}, {"pattern": "*", "keep": "float", "bits": 3}]
+    "arguments",
+    [
+        {"pattern": ""},
+        {"pattern": "*", "keep": "int4"},
+        {"pattern": "*", "keep": "float", "bits": 3},
+        {"pattern": "*", "bits": 3.0},
+    ],
 )
 def test_wrong_rules_are_refused(arguments):
     with pytest.raises(ValueError, match="rule"):
@@ -477,6 +484,40 @@ def test_a_product_with_a_constant_is_none_of_two_activations():
     assert "product of two" not in str(report)
 
 
+def test_a_product_with_a_function_of_a_parameter_is_none_of_two_activations(caplog):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.g, self.head = nn.Conv2d(3, 4, 3), nn.Parameter(torch.ones(4)), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x).mul(self.g.reshape(1, -1, 1, 1)) * self.g[:, None, None]
+            return self.head(y * y.shape[1])
+
+    x = torch.randn(2, 3, 8, 8)
+    with caplog.at_level(logging.WARNING, logger="bitshift"):
+        _, report = convert(Scaled(), ShiftConfig(activations=8), sample=x)
+    assert not caplog.text
+    assert not [r for r in report.rows if "two activations" in r.note]
+    assert report.row("").note == "own parameters (g) stay float"
+
+
+def test_a_recurrent_part_of_an_integer_network_is_named_before_anything_is_trained(caplog):
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.rnn, self.head = nn.Linear(6, 6), nn.GRU(6, 5, batch_first=True), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(self.first(x))[0][:, -1])
+
+    with caplog.at_level(logging.WARNING, logger="bitshift"):
+        _, report = convert(Recurrent(), ShiftConfig(activations=8), sample=torch.randn(2, 7, 6))
+    assert "convert: 'rnn' (GRU): " in caplog.text
+    assert "export refuses it" in caplog.text
+    assert report.row("rnn").note == "no shift layer for GRU; export refuses it"
+
+
 def test_dropout_follows_the_training_flag_after_tracing():
     result, _ = convert(build("LeNet"), ShiftConfig(activations=8), sample=batch("LeNet"))
     assert any(isinstance(m, nn.Dropout) and m.p == 0.5 for m in result.modules())
@@ -525,6 +566,11 @@ def test_scales_without_a_multiplier_are_powers_of_two(method: str):
 
 def two_layers() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def test_a_layer_alone_has_no_place_for_quantisers():
+    with pytest.raises(ConvertError, match=r"the model is a Linear alone.*nn.Sequential\(model\)"):
+        convert(nn.Linear(6, 4), ShiftConfig(activations=8), sample=torch.randn(2, 6))
 
 
 @pytest.mark.parametrize(("method", "other"), [("s3", "apot"), ("apot", "s3")])

@@ -150,6 +150,31 @@ def test_a_wrong_frozen_layer_is_reported_with_module_index_and_accumulator(monk
         freeze(model, batch("LeNet"))
 
 
+class Rounds(nn.Module):
+    """A layer whose copies differ in the last bits, as recurrent ones may."""
+
+    def __init__(self, error: float = 0.0) -> None:
+        super().__init__()
+        self.error = error
+
+    def __deepcopy__(self, memo: dict) -> Rounds:
+        return Rounds(self.error + 2.0**-20)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + self.error)
+
+
+def test_float_networks_are_compared_layer_by_layer_where_torch_rounds_in_between(monkeypatch):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(6, 8), Rounds(), nn.ReLU(), nn.Linear(8, 3)), torch.randn(5, 6)
+    model, _ = convert(net, ShiftConfig(method="nearest", bits=4, init="pretrained"), sample=x)
+    freeze(model.eval(), x)
+    original = FrozenFloatLayer.forward
+    monkeypatch.setattr(FrozenFloatLayer, "forward", lambda self, x: original(self, x) * (1 + 2.0**-10))
+    with pytest.raises(FreezeError, match="module '0' at"):
+        freeze(model, x)
+
+
 def test_freezing_leaves_the_training_model_alone():
     model = trained("ResNet", ShiftConfig(activations=8)).train()
     before = copy.deepcopy(model.state_dict())

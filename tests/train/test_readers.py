@@ -257,9 +257,18 @@ def test_npz_takes_channels_in_either_place(tmp_path):
         ({"x": np.arange(18.0).reshape(2, 3, 3), "y": np.zeros(2, np.int64)}, "float64, 0 to 17; store uint8"),
         ({"x": np.full((2, 3, 3), np.nan, np.float32), "y": np.zeros(2, np.int64)}, "x: holds NaN or infinity"),
         ({"x": np.zeros((2, 3), np.uint8), "y": np.zeros(2, np.int64)}, r"\(2, 3\)"),
-        ({"x": np.zeros((2, 3, 3), np.uint8), "y": np.zeros(3, np.int64)}, r"int64 \(3,\)|labels"),
+        ({"x": np.zeros((2, 3, 3), np.uint8), "y": np.zeros(3, np.int64)}, r"d\.npz: y has 3 labels for 2 rows of x"),
+        ({"x": np.zeros((0, 3, 3), np.uint8), "y": np.zeros(0, np.int64)}, r"d\.npz: x has no rows"),
+        ({"a": np.zeros(2)}, r"d\.npz: holds \['a'\]; needed are x_train and y_train, or x and y"),
+        (
+            {"x": np.zeros((2, 3, 3), np.uint8), "y": np.array([0, 2]), "class_names": np.array(["a", "b"])},
+            r"labels y run from 0 to 2; allowed are 0\.\.1 \(class_names has 2\)",
+        ),
         ({"x": np.zeros((2, 3, 3), np.uint8), "y": np.zeros(2)}, "whole numbers"),
-        ({"x": np.zeros((2, 3, 3), np.uint8), "y": np.array([0, -1])}, "run from -1"),
+        (
+            {"x": np.zeros((2, 3, 3), np.uint8), "y": np.array([0, -1])},
+            r"labels y run from -1 to 0; allowed are 0\.\.N-1$",
+        ),
         ({"x": np.array([{}, {}]), "y": np.zeros(2, np.int64)}, "plain arrays"),
     ],
 )
@@ -397,7 +406,11 @@ def arrays(**changes) -> ArrayData:
         ({"images": np.zeros((2, 3, 4), np.uint8)}, "C before H and W"),
         ({"labels": np.array([0, 1], np.int32)}, "int32"),
         ({"labels": np.array([0, 2])}, "labels run from 0 to 2"),
-        ({"normalise": Normalise(mean=(1.0, 2.0))}, "2 entries for 3 channels"),
+        ({"normalise": Normalise(mean=(1.0, 2.0))}, "2 entries for 3 channels; give 1 or 3"),
+        (
+            {"images": np.zeros((2, 1, 4, 4), np.uint8), "normalise": Normalise(mean=(1.0, 2.0))},
+            "2 entries for 1 channel; give 1$",
+        ),
     ],
 )
 def test_array_data_checks_itself(changes, message):

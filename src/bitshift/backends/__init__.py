@@ -44,7 +44,7 @@ def get_backend(name: str) -> Backend:
     """The module of the backend called ``name``; ValueError lists the near misses and what exists."""
     if name not in BACKENDS:
         near = difflib.get_close_matches(str(name), BACKENDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown backend {name!r}{hint} Known backends: {', '.join(BACKENDS)}")
     return importlib.import_module(f"bitshift.backends.{name}")  # pyright: ignore[reportReturnType]
 

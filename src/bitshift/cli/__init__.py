@@ -105,7 +105,8 @@ def _execute(name: str, verb: Verb) -> int:
             traceback.print_exc()
         code, message = explain(error)
         prefix = "" if code == INTERRUPTED else "error: "
-        print(f"bitshift {name}: {prefix}{message}", file=sys.stderr)
+        if (process := _speaker(code, error)) is not None:  # one write: processes of torchrun share the stream
+            sys.stderr.write(f"{process}bitshift {name}: {prefix}{message}\n")
         out.result({"error": message, "exit_code": code})
         return code
     else:
@@ -113,6 +114,17 @@ def _execute(name: str, verb: Verb) -> int:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def _speaker(code: int, error: BaseException) -> str | None:
+    """What stands in front of the message of this process; None: a process of torchrun that leaves it to its main one.
+
+    Bad input stops all of them alike, unless it is met while training, where each reads rows of its own.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        return ""
+    steps = any(frame.name == "_train" for frame in traceback.extract_tb(error.__traceback__, limit=-64))
+    return f"[process {os.environ.get('RANK')}] " if code != BAD_INPUT or steps else None
 
 
 __all__ = ["main"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import re
 import types
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -32,11 +34,38 @@ def _number(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Prim
     )
 
 
+@NUMBERS.primitive_rule
+def _choice(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """A rule of tyro for ``Literal`` or None: its own names None among the choices."""
+    inner = [a for a in get_args(info.type) if a is not type(None)]
+    if get_origin(info.type) not in (Union, types.UnionType) or len(inner) != 1 or get_origin(inner[0]) is not Literal:
+        return None
+    choices = {str(value): value for value in get_args(inner[0])}
+
+    def read(words: list[str]) -> Any:
+        if words[0] != "None" and words[0] not in choices:
+            near = difflib.get_close_matches(words[0], choices, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"found {words[0]!r}, allowed is {', '.join(choices)}{hint}")
+        return choices.get(words[0])
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(choices) + "}",
+        instance_from_str=read,
+        is_instance=lambda value: value is None or value in choices.values(),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def _read(kind: Callable[[str], Any], word: str) -> Any:
     try:
         return kind(word)
     except ValueError:
         needed = "a whole number, such as 3" if kind is int else "a number, such as 0.5 or 1e-3"
+        if kind is int and (unit := re.fullmatch(r"(\d+) ?(k|m)i?b?", word, re.IGNORECASE)):
+            count = int(unit[1]) << (10 if unit[2] in "kK" else 20)
+            needed = f"a whole number without a unit, such as {count}"
         raise ValueError(f"found {word!r}, needed is {needed}") from None
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitshift.cli.errors import CliError, near_miss
+from bitshift.cli.rundir import CONFIG
 
 if TYPE_CHECKING:
     from bitshift.core.graph import Graph
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
 NET = "net.safetensors"
 """The exported file's name in a run directory."""
+STATES = ("model.safetensors", "checkpoint.safetensors")
+"""The names of what training leaves there."""
 
 
 def model_path(path: Path) -> Path:
@@ -26,7 +30,21 @@ def model_path(path: Path) -> Path:
     if not path.exists():
         near = _neighbours(path)
         raise CliError(f"no such file: {path}" + (f"; there is {near}" if near else ""))
+    if path.name in STATES and (path.parent / CONFIG).exists() and not _is_ours(path):
+        net = path.parent / NET
+        step = f"its model file is {net}" if net.exists() else f"run: bitshift export {path.parent}"
+        raise CliError(f"{path} is the training state of a run, not a model file; {step}")
     return path
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the header of a safetensors file says that it is a model file, or cannot be read."""
+    with path.open("rb") as file:
+        try:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            return header.get("__metadata__", {}).get("format") == "bitshift"
+        except (ValueError, AttributeError, OverflowError, MemoryError):
+            return True  # what reads it says what is wrong
 
 
 def _neighbours(path: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.cli.errors import CliError
-from bitshift.cli.rundir import CONFIG, describe_network, read_config
+from bitshift.cli.rundir import CONFIG, FLOAT, describe_network, read_config
 from bitshift.cli.weightfile import read_state
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import ConversionReport, convert
+from bitshift.nn.modes import kept_modes
+from bitshift.nn.observe import run_sample
+from bitshift.nn.plan import ConvertError
 from bitshift.train.checkpoint import load_state
 from bitshift.train.input_scale import add_input_bias
-from bitshift.train.models import build, published_state
+from bitshift.train.models import MODELS, build, published_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,32 @@ class NetworkSpec:
         return convert(model, self.shift, sample=self.sample() if sample is None else sample)
 
 
+def check_sample(model: nn.Module, sample: Tensor, about: str) -> Any:
+    """What ``model`` gives for ``sample`` in eval mode.
+
+    Raises:
+        CliError: it does not run; says ``about`` and torch's first line.
+    """
+    found: list[Any] = []
+    try:
+        with kept_modes(model), torch.random.fork_rng(devices=[]):
+            model.eval()
+            run_sample(lambda x: found.append(model(x)), sample)
+    except ConvertError as error:
+        raise CliError(f"{about}; {error}") from error
+    return found[0]
+
+
+def meant_for(model: str, shape: Sequence[int]) -> str:
+    """``the data are SHAPE a sample``, and what a model by name is meant for."""
+    said = f"the data are {tuple(shape)} a sample"
+    if model not in MODELS:
+        return said
+    height, width = MODELS[model].input_size
+    square = f" (--image-size {height})" if height == width else ""
+    return f"{said}, {model} is meant for pictures of {height}x{width}{square}"
+
+
 def _has_input_bias(run: Path) -> bool:
     """Whether the network of a run directory has a first layer with a bias of its own."""
     network = (read_config(run).get("about") or {}).get("network") or {}
@@ -168,6 +197,11 @@ def load_state_dict(model: nn.Module, path: Path, spec: NetworkSpec) -> None:
 
     tensors = published_state(model, read_state(path))
     if (wrong := misfit(model, tensors, spec)) is not None:
+        if any(".method." in name for name in tensors) and (path / FLOAT / CONFIG).exists():
+            raise CliError(
+                f"{path} holds the latents of a shift network; give its float twin, {path / FLOAT}, or go on from the "
+                f"latents: bitshift train --backbone {path}"
+            )
         raise CliError(f"{path} belongs to another network than {spec.model}: {wrong}")
     # State dicts from before torch 0.4.1 lack this counter; nothing that is evaluated depends on it.
     counters = {n: t for n, t in model.state_dict().items() if n.endswith("num_batches_tracked")}

@@ -99,11 +99,11 @@ def parse_activations(text: str) -> int | str | None:
     return int(text) if text.isdecimal() else text
 
 
-def parse_option(text: str) -> tuple[str, Any]:
-    """``NAME=VALUE``; the value is read as JSON, and as a word if it is none."""
+def parse_option(text: str, flag: str = "--option") -> tuple[str, Any]:
+    """``NAME=VALUE`` of ``flag``; the value is read as JSON, and as a word if it is none."""
     name, found, value = text.partition("=")
     if not found or not name:
-        raise CliError(f"--option {text!r}: write NAME=VALUE")
+        raise CliError(f"{flag} {text!r}: write NAME=VALUE")
     words = {"True": True, "False": False, "None": None}
     if value in words:
         return name, words[value]

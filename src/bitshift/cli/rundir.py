@@ -10,6 +10,8 @@ from typing import Any
 from bitshift.cli.errors import CliError
 
 CONFIG = "config.json"
+FLOAT = "float"
+"""The float twin's run directory inside the run's."""
 
 
 def read_config(path: Path) -> dict[str, Any]:

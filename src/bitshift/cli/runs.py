@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from bitshift.cli.errors import CliError
 from bitshift.cli.images import ImageOptions
-from bitshift.cli.network import NetworkSpec
+from bitshift.cli.network import NetworkSpec, check_sample
 from bitshift.cli.rundir import CONFIG, read_config
+from bitshift.nn.activations import ActQuant
 from bitshift.train.checkpoint import load_model
 from bitshift.train.data import Augment, Normalise, Request, TrainData, crops_at_decoding, step_generator
 from bitshift.train.data.base import UNCHANGED
@@ -36,7 +37,22 @@ class Run:
         """The trained network, in eval mode."""
         model, _ = self.spec.build()
         load_model(self.path / WEIGHTS, model)
+        if unset_grids(model):
+            raise CliError(
+                f"{self.path}: the activation grids are not set, as it was converted without data: `bitshift convert "
+                f"{self.spec.model} --data DATA` with its other flags and another --output sets them, as training does"
+            )
         return model.eval()
+
+    def check_data(self, model: nn.Module, data: TrainData, name: str) -> None:
+        """CliError if ``model``, this run's network, does not take the samples of ``data``, which is called ``name``.
+
+        Another size than the run's may do: a network that ends with a mean over the picture takes any.
+        """
+        if data.sample_shape != self.spec.input_shape:
+            sample = data.normalise(data.batch(np.arange(1))[0])
+            about = f"{name}: the data are {data.sample_shape} a sample, the run takes {self.spec.input_shape}"
+            check_sample(model, sample, about)
 
     @property
     def images(self) -> ImageOptions:
@@ -61,6 +77,11 @@ class Run:
         data = with_recorded_normalise(images.open(name, split), self.config)
         trained = self.config.get("data", {}).get("class_names")
         return data if trained is None else with_trained_classes(data, trained, str(self.path))
+
+
+def unset_grids(model: nn.Module) -> bool:
+    """Whether an activation quantiser of ``model`` has met no data yet."""
+    return any(isinstance(m, ActQuant) and not m.initialised for m in model.modules())
 
 
 def with_recorded_normalise(data: TrainData, config: Mapping[str, Any]) -> TrainData:

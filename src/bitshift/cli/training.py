@@ -15,12 +15,14 @@ from torch import nn
 from bitshift.cli.backbone import Backbone, build_on
 from bitshift.cli.errors import CliError, near_miss
 from bitshift.cli.images import ImageOptions
-from bitshift.cli.network import NetworkSpec
-from bitshift.cli.rundir import CONFIG, read_config
+from bitshift.cli.network import NetworkSpec, check_sample, meant_for
+from bitshift.cli.rundir import CONFIG, FLOAT, read_config
 from bitshift.cli.runs import WEIGHTS, with_recorded_normalise
+from bitshift.core.listing import listed
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.nn.report import ConversionReport
+from bitshift.train.checkpoint import TENSORS
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import AUGMENTS, Augment, TrainData, same_classes
 from bitshift.train.data.base import Normalise
@@ -30,8 +32,6 @@ from bitshift.train.loop import FitResult, fit
 from bitshift.train.recipes import NORMALISE
 from bitshift.train.state import other_configuration
 
-FLOAT = "float"
-"""The float twin's run directory inside the run's."""
 PIXELS = "pretrained_pixels"
 """Key of ``about``: the normalisation of pretrained weights, where the run's is another."""
 _log = logging.getLogger("bitshift")
@@ -158,9 +158,13 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
     generator = torch.Generator().manual_seed(plan.train.seed)
     report = None
     if plan.backbone is not None:
+        with torch.random.fork_rng(devices=[]):
+            _check_fit(plan, float_spec.build_float(), data[0])
         model, spec, report = build_on(plan.backbone, spec, generator=generator)
     else:
         model = twin if twin is not None else float_spec.build_float()
+        if twin is None:
+            _check_fit(plan, model, data[0])
         if plan.shift is not None:
             model, report = convert(model, plan.shift, sample=spec.sample(), generator=generator)
     if plan.pretrained is not None and twin is not None:
@@ -194,6 +198,7 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
 def _refuse_used(plan: Plan, run_dir: Path) -> None:
     """Refuse at once, not behind hours of a float twin's training, what ``fit`` would refuse: a run of another plan."""
     if not (run_dir / CONFIG).exists():
+        _refuse_foreign(run_dir)
         return
     config = read_config(run_dir)
     differences = plan.train.numeric_differences(config["train"]) if "train" in config else []
@@ -211,6 +216,60 @@ def _refuse_used(plan: Plan, run_dir: Path) -> None:
         raise CliError(other_configuration(run_dir, differences))
 
 
+def _refuse_foreign(run_dir: Path) -> None:
+    """CliError for a folder with other files than a start leaves that did not come far: lock, logs, float twin."""
+    if not run_dir.is_dir() or (run_dir / TENSORS).exists():
+        return
+    foreign = sorted(
+        p.name
+        for p in run_dir.iterdir()
+        if not (p.name.startswith(".") or p.suffix in (".log", ".out", ".err") or p.name == FLOAT)
+    )
+    if foreign:
+        raise CliError(
+            f"--run-dir {run_dir} is no run directory and holds other files ({listed(foreign, 3)}); choose another "
+            "directory"
+        )
+
+
+def _check_batch(plan: Plan, data: TrainData) -> None:
+    """CliError where no full batch can be made."""
+    twin = plan.float_train if plan.pretrained is None and plan.shift is not None else None
+    for config in (plan.train, twin):
+        if config is not None and config.batch_size > len(data):
+            raise CliError(
+                f"--batch-size {config.batch_size}: allowed is 1 to {len(data)}, the number of training rows in "
+                f"{plan.data}"
+                if len(data)
+                else f"{plan.data} has no training rows"
+            )
+
+
+def _about(plan: Plan, data: TrainData) -> str:
+    """The data's shape, and what the network's source was trained on, for a network that does not take it."""
+    if plan.backbone is None or (trained := plan.backbone.spec) is None:
+        return f"{plan.data}: {meant_for(plan.model, data.sample_shape)}"
+    where = f"--backbone {plan.backbone.path} was trained on {trained.input_shape}"
+    return f"{plan.data}: the data are {data.sample_shape} a sample, {where}"
+
+
+def _check_fit(plan: Plan, model: nn.Module, data: TrainData) -> None:
+    """Before hours of training: CliError if ``model`` does not take ``data``, or does not give one logit a class."""
+    _check_batch(plan, data)
+    sample = data.normalise(data.batch(np.arange(min(2, len(data))))[0])
+    given, classes = check_sample(model, sample, _about(plan, data)), len(data.class_names)
+    if isinstance(given, torch.Tensor) and given.shape == (len(sample), classes):
+        return
+    if not isinstance(given, torch.Tensor):
+        found, step = type(given).__name__, "return the logits alone in eval mode"
+    else:
+        found = f"[{', '.join(['N', *map(str, given.shape[1:])])}]"
+        step = f"give the last layer {classes} outputs (keyword num_classes)"
+        if given.dim() > 2:
+            step = "a map of classes is trained as in bench/transfer_segmentation.py"
+    raise CliError(f"model {plan.model}: one logit a class is needed, [N, {classes}], found {found}; {step}")
+
+
 def _twin(
     plan: Plan,
     spec: NetworkSpec,
@@ -222,11 +281,13 @@ def _twin(
     """The float twin, trained in ``run_dir/float`` or loaded, as start and as teacher; None where the plan has none."""
     if plan.pretrained is not None:
         net = spec.build_float(plan.pretrained)
+        _check_fit(plan, net, data[0])
         folded, exact = on_pixels(net, pixels_of(plan.pretrained, plan.pretrained_normalise), data[0], plan.pretrained)
         return folded, copy.deepcopy(net) if exact is net else exact, None
     if plan.float_train is None or plan.shift is None:
         return None, None, None
     model = spec.build_float()
+    _check_fit(plan, model, data[0])
     folder = run_dir / FLOAT
     about = {"network": spec.as_dict(), "data": plan.data, "recipe": plan.name, "augment": plan.augment}
     about |= plan.images.recorded()

@@ -168,5 +168,5 @@ def get_format(name: str) -> ShiftFormat:
         return FORMATS[name]
     except KeyError:
         near = difflib.get_close_matches(str(name), FORMATS, n=3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
         raise ValueError(f"unknown format {name!r}{hint} Known formats: {', '.join(FORMATS)}") from None

@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from bitshift.lower.errors import LoweringError
+from bitshift.nn.plan import NO_GRAPH
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,13 @@ def module_path(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     for path, kind in reversed(list(stack.values())):
         if "metadata_hook" not in str(path) and "metadata_hook" not in str(kind):
-            return str(path).split("@")[0].removeprefix("L['self'].")
+            return _own_path(path)
     return ""
+
+
+def _own_path(path: Any) -> str:
+    """A path as torch.export writes it, in the user's words."""
+    return str(path).split("@")[0].removeprefix("L['self'].")
 
 
 def source_line(node: fx.Node) -> str:
@@ -63,9 +69,10 @@ def describe(node: fx.Node) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export itself trips over deprecations of its own pytree; they are not the user's."""
+    """torch.export trips over deprecations of its own pytree, and over what its own recurrent layers do."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, message=r".*LeafSpec.*")
+        warnings.filterwarnings("ignore", category=UserWarning, message=r"(?s).*_flat_weights.*assigned during export")
         yield
 
 
@@ -89,6 +96,17 @@ def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Captured:
     if model.training:
         raise LoweringError("the model is in training mode: call model.eval() before it is lowered")
     samples = tuple(_two_rows(x) for x in inputs)
+    try:
+        captured = _capture(model, samples)
+    except LoweringError as error:
+        if cause := _called(model, samples):
+            raise LoweringError(f"{cause}. (The trace failed: {error})") from error
+        raise
+    _refuse_modules(model, captured)
+    return captured
+
+
+def _capture(model: nn.Module, samples: tuple[Tensor, ...]) -> Captured:
     program = _export(model, samples)
     tensors: dict[fx.Node, Tensor] = {}
     users: list[fx.Node] = []
@@ -114,6 +132,44 @@ def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Captured:
     outputs = _outputs(program)
     calls = tuple(n for n in program.graph.nodes if n.op == "call_function")
     return Captured(calls, tuple(users), outputs, tensors)
+
+
+def _refuse_modules(model: nn.Module, captured: Captured) -> None:
+    """Refuse what a module that no graph can hold computes from the inputs; what it makes of constants is one."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    reached = set(captured.inputs)
+    for node in captured.calls:
+        if not any(n in reached for n in node.all_input_nodes):
+            continue
+        reached.add(node)
+        for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+            path = _own_path(path)
+            if isinstance(found := modules.get(path), NO_GRAPH):
+                raise LoweringError(_no_graph(path, found))
+
+
+def _no_graph(path: str, module: nn.Module) -> str:
+    where = f"module {path!r}" if path else "the model itself"
+    return (
+        f"{where} ({type(module).__name__}): the graph has no recurrent layers and no attention, for it keeps no state "
+        "from step to step and multiplies no activation by another. Keep that part in torch, and convert and export "
+        "the rest as a module of its own"
+    )
+
+
+def _called(model: nn.Module, samples: tuple[Tensor, ...]) -> str:
+    """What to say of the first module that no graph can hold and that forward calls, or ``""``."""
+    found: list[str] = []
+    paths: dict[nn.Module, str] = {
+        module: path for path, module in model.named_modules() if isinstance(module, NO_GRAPH)
+    }
+    hooks = [m.register_forward_pre_hook(lambda m, _: found.append(_no_graph(paths[m], m))) for m in paths]
+    if hooks:
+        with torch.no_grad(), contextlib.suppress(Exception):  # the trace has failed already, and says why
+            model(*samples)
+    for hook in hooks:
+        hook.remove()
+    return found[0] if found else ""
 
 
 def _check_batch(program: ExportedProgram, batch: Any) -> None:

@@ -26,6 +26,17 @@ _SILENT = (
     "aten.sym_stride",
 )
 
+_REPEATS = ("aten.expand.default", "aten.repeat.default")
+_REPEATED = (
+    "a constant that is repeated for every sample, as a class token, is not in the graph. Leave the repetition out "
+    "where what reads it broadcasts, as a sum does; else keep this part in torch, and convert and export the rest as a "
+    "module of its own"
+)
+_MADE = (
+    "make it in the constructor with register_buffer, with 1 in place of the batch, where what reads it broadcasts, as "
+    "a sum does; a constant that starts a state or is joined by cat is not in the graph: keep that part in torch"
+)
+
 
 def literal_graph(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
     """The literal graph of a frozen ``model``; values between roundings have the 64-bit type ``Wide``.
@@ -100,8 +111,8 @@ def _constant(context: Context, node: fx.Node, sized: bool) -> Item:
             result = node.target(*context.resolve(node.args), **{k: context.resolve(v) for k, v in node.kwargs.items()})  # type: ignore[operator]
     except (TypeError, RuntimeError) as error:
         raise LoweringError(
-            f"{node.target}: makes a tensor whose size or value depends on the batch ({error}); "
-            "make it in the constructor with register_buffer"
+            f"{describe(node)}: makes a tensor whose size or value depends on the batch ({error}); "
+            + (_REPEATED if str(node.target) in _REPEATS else _MADE)
         ) from error
     return tuple(result) if isinstance(result, list) else result
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable
 from math import log2
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from bitshift.core.fixed import FixedPoint
@@ -242,6 +243,24 @@ class FixedPointQuant(nn.Module):
         return f"{self.spec}, upper={self.upper}"
 
 
+def _inputs_of(batch: Any, model: nn.Module, at: int) -> tuple[Any, ...]:
+    """The inputs of ``model`` that batch number ``at`` starts with."""
+    if isinstance(model, fx.GraphModule):
+        inputs = [n for n in model.graph.nodes if n.op == "placeholder" and not str(n.target).startswith("**")]
+        need = max((at for at, n in enumerate(inputs, 1) if n.users or not n.args), default=1)
+    else:
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = inspect.signature(model.forward).parameters.values()
+        need = max(1, sum(p.kind in kinds and p.default is p.empty for p in parameters))
+    given = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    if len(given) < need:
+        raise ValueError(
+            f"calibrate: batch {at} holds {len(given)} of the {need} inputs of {type(model).__name__}.forward; give "
+            "each batch as a tuple that starts with all of them"
+        )
+    return given[:need]
+
+
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True, gains: bool = True) -> nn.Module:
     """Set every activation quantiser of ``model`` from data, without training; returns ``model``.
@@ -254,13 +273,14 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True, g
 
     Args:
         model: from ``convert``; its training flags are restored.
-        batches: input tensors, or tuples that start with one. At least one; make them equally large, as each has the
-            same weight in the norms' average.
+        batches: input tensors, or tuples that start with as many as forward takes; what follows, a label say, is left
+            out. Those are its parameters without a default, of a traced model the inputs that its graph reads. At
+            least one batch; make them equally large, as each has the same weight in the norms' average.
         norms: re-estimate the norms' statistics too.
         gains: match the gains of folded weights that have not been trained or matched yet.
 
     Raises:
-        ValueError: no batch, or a quantiser that no value reached.
+        ValueError: no batch, one with fewer inputs than forward takes, or a quantiser that no value reached.
     """
     from bitshift.nn.gains import match_gains, unmatched_layers  # layers import this file
 
@@ -279,17 +299,17 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True, g
         with kept_modes(model):
             model.eval()
             for batch in batches:
-                x = batch[0] if isinstance(batch, (tuple, list)) else batch
+                x = _inputs_of(batch, model, count)
                 if count == 0:
                     if gains and unmatched_layers(model):
-                        match_gains(model, x)
+                        match_gains(model, *x)
                     for _, quant in quants:
                         quant._seen = []
                     for m in stats:  # only now: matching the gains needs the running statistics of before
                         m.train()
                         m.num_batches_tracked.zero_()  # type: ignore[union-attr]
                         m.momentum = None
-                model(x)
+                model(*x)
                 count += 1
         if count == 0:
             raise ValueError("calibrate needs at least one batch")

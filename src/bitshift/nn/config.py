@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal
 
 Keep = Literal[False, "float", "int8"]
 _KEEPS = (False, "float", "int8")
+
+
+def _check_bits(bits: Any, who: str) -> None:
+    """ValueError, with the type, for a width that is no whole number."""
+    if bits is not None and (isinstance(bits, bool) or not isinstance(bits, Integral)):
+        raise ValueError(
+            f"{who}bits={bits!r} is a {type(bits).__name__}; write a whole number, as in bits=3, or leave it out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,7 @@ class Rule:
             )
         if self.init not in (None, "random", "pretrained"):
             raise ValueError(f"rule {self.pattern!r}: init={self.init!r}; allowed are 'random', 'pretrained'")
+        _check_bits(self.bits, f"rule {self.pattern!r}: ")
         if self.format is not None and self.bits is not None:
             raise ValueError(f"rule {self.pattern!r}: give format or bits, not both")
 
@@ -81,6 +91,7 @@ class ShiftConfig:
     def __post_init__(self) -> None:
         if self.latents not in ("float32", "bfloat16"):
             raise ValueError(f"latents={self.latents!r}; allowed are 'float32', 'bfloat16'")
+        _check_bits(self.bits, "")
         if self.format is not None and self.bits is not None:
             raise ValueError(f"format={self.format!r} and bits={self.bits}: give one of them")
         for name in ("keep_first", "keep_last"):

@@ -28,7 +28,17 @@ from bitshift.nn.layers import (
 from bitshift.nn.method import Method
 from bitshift.nn.norms import ChannelNorm
 from bitshift.nn.observe import CallOrder, observe
-from bitshift.nn.plan import CONVERTIBLE, NORMS, Choice, ConvertError, describe_scale, make_method, paths_of, plan
+from bitshift.nn.plan import (
+    CONVERTIBLE,
+    NO_GRAPH,
+    NORMS,
+    Choice,
+    ConvertError,
+    describe_scale,
+    make_method,
+    paths_of,
+    plan,
+)
 from bitshift.nn.report import ConversionReport, Row
 from bitshift.nn.weights import TRANSPOSED, method_weight
 
@@ -162,9 +172,17 @@ def other_rows(model: nn.Module) -> dict[nn.Module, Row]:
             )
         elif isinstance(module, NORMS):
             rows[module] = stay_row(paths[0], module, "norm in float")
-        elif any(True for _ in module.parameters(recurse=False)):
-            rows[module] = stay_row(paths[0], module, f"no shift layer for {type(module).__name__}")
+        elif own := [name for name, _ in module.named_parameters(recurse=False)]:
+            rows[module] = stay_row(paths[0], module, _why_float(module, own))
     return rows
+
+
+def _why_float(module: nn.Module, own: Sequence[str]) -> str:
+    """Why the parameters ``own`` of a module of another kind stay float."""
+    if any(type(m) in CONVERTIBLE or isinstance(m, ShiftLayer) for m in module.modules()):
+        return f"own parameters ({', '.join(own)}) stay float"
+    note = f"no shift layer for {type(module).__name__}"
+    return f"{note}; export refuses it" if isinstance(module, NO_GRAPH) else note
 
 
 _FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer)

@@ -9,7 +9,7 @@ power of two and cannot mend it, but the weight can be multiplied before it is r
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -61,8 +61,8 @@ def unmatched_layers(model: nn.Module) -> list[ShiftLayer]:
 
 
 @torch.no_grad()
-def match_gains(model: nn.Module, x: Tensor, *, seed: int = 0) -> None:
-    """Set the gain of every layer of :func:`unmatched_layers`, front to back, by the batch ``x``; the mode stays.
+def match_gains(model: nn.Module, *inputs: Tensor, seed: int = 0) -> None:
+    """Set the gain of every layer of :func:`unmatched_layers`, front to back, by a batch of inputs; the mode stays.
 
     The deviation of each output channel comes close to that of the float network on the same batch; where its weight is
     not known (:func:`match_again`), to the one that the norm remembers (``norm.running_var``). The float weight is
@@ -74,7 +74,7 @@ def match_gains(model: nn.Module, x: Tensor, *, seed: int = 0) -> None:
     training, augmented. Matched on plain ones, a published ResNet-20 lost a quarter of its logits by that, at 3 bits.
     """
     generator = torch.Generator().manual_seed(seed)
-    targets = _float_deviations(model, x)
+    targets = _float_deviations(model, inputs)
 
     def match(layer: ShiftLayer, x: Tensor, output: Tensor) -> Tensor | None:
         unmatched, norm = layer.unmatched, layer.norm
@@ -98,10 +98,10 @@ def match_gains(model: nn.Module, x: Tensor, *, seed: int = 0) -> None:
         return y.to(output.dtype)
 
     with _hooked(unmatched_layers(model), match):
-        model(x)
+        model(*inputs)
 
 
-def _float_deviations(model: nn.Module, x: Tensor) -> dict[ShiftLayer, Tensor]:
+def _float_deviations(model: nn.Module, inputs: Sequence[Tensor]) -> dict[ShiftLayer, Tensor]:
     """Deviation per output channel (O) of each layer whose float weight is known, in a forward with these weights."""
     layers = [layer for layer in unmatched_layers(model) if isinstance(layer.unmatched, Unmatched)]
     found: dict[ShiftLayer, Tensor] = {}
@@ -114,7 +114,7 @@ def _float_deviations(model: nn.Module, x: Tensor) -> dict[ShiftLayer, Tensor]:
 
     if layers:
         with _hooked(layers, run_float):
-            model(x)
+            model(*inputs)
     return found
 
 

@@ -40,6 +40,11 @@ def convert_integer(
     new: Sequence[str] = (),
 ) -> tuple[nn.Module, ConversionReport]:
     """The integer branch of ``convert``; ``model`` (a copy already) gives its modules to the result."""
+    if type(model) in CONVERTIBLE:
+        raise ConvertError(
+            f"the model is a {type(model).__name__} alone, which leaves no place for quantisers: convert "
+            "nn.Sequential(model), or its weights only (activations=None)"
+        )
     before = other_rows(model)
     modes = {m: m.training for m in model.modules()}
     paths = {m: p for p, m in model.named_modules()}

@@ -194,7 +194,7 @@ def get_method(name: str) -> type[Method]:
 
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
         raise ValueError(f"unknown method {name!r}{hint} Known methods: {', '.join(sorted(METHODS))}")
     return METHODS[name]
 

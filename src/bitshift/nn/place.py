@@ -14,6 +14,7 @@ from bitshift.nn.activations import ActQuant
 from bitshift.nn.layers import ShiftEmbedding, ShiftLayer
 from bitshift.nn.layers.pointwise import Pointwise
 from bitshift.nn.layers.pool import AvgPool
+from bitshift.nn.plan import NO_GRAPH
 from bitshift.nn.report import Row
 from bitshift.nn.trace import Flow, argument
 
@@ -144,12 +145,13 @@ def place_quantisers(work: Editor) -> None:
 
 def fence_float_operations(work: Editor) -> None:
     """Give float32 to every operation that is not exact on wide values, and report it."""
+    constants = _constants(work)
     for node in list(work.traced.graph.nodes):
         kind, module = work.flow.kind(node), work.flow.module(node)
         in_float = kind == "other" or (kind in ("layer", "norm", "avg_pool") and not reads_integers(work, node))
         if not in_float or node.op == "get_attr" or isinstance(module, nn.Embedding):
             continue  # an embedding reads ids
-        factors = _factors(node)
+        factors = _factors(node, constants)
         for source in node.all_input_nodes:
             if work.flow.kind(source) in ("number", "other", "quant") or source.op == "get_attr":
                 continue
@@ -166,6 +168,9 @@ def fence_float_operations(work: Editor) -> None:
                 note += "" if sure else ", unless it is a function of one value"
                 if sure:
                     logger.warning("convert: %r: %s (docs/convert.md)", path, note)
+            elif isinstance(module, NO_GRAPH):
+                note = "computed in float; the graph has no recurrent layers and no attention: export refuses it"
+                logger.warning("convert: %r (%s): %s (docs/convert.md)", path, type(module).__name__, note)
             work.extra.append(Row(path=path, was=operation_name(node, module), note=note))
     work.flow.forget()
 
@@ -173,9 +178,19 @@ def fence_float_operations(work: Editor) -> None:
 _PRODUCTS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply", "multiply_")
 
 
-def _factors(node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """The shapes (one ``()`` where no sample told) of the two values that ``node`` multiplies; None for other nodes."""
-    values = [n for n in node.args if isinstance(n, fx.Node) and n.op != "get_attr"]
+def _constants(work: Editor) -> set[fx.Node]:
+    """The nodes that depend on no input: parameters, sizes, and what is computed of these alone."""
+    found: set[fx.Node] = set()
+    for node in work.traced.graph.nodes:
+        alone = node.op not in ("placeholder", "output") and all(n in found for n in node.all_input_nodes)
+        if alone or work.flow.kind(node) == "number":
+            found.add(node)
+    return found
+
+
+def _factors(node: fx.Node, constants: set[fx.Node]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The shapes (one ``()`` where no sample told) of the two activations that ``node`` multiplies, else None."""
+    values = [n for n in node.args if isinstance(n, fx.Node) and n not in constants]
     if node.target not in _PRODUCTS or len(values) != 2:
         return None
     first, second = (tuple(v.meta.get("shape") or ()) for v in values)

@@ -23,6 +23,12 @@ NOT_NEW = "not among the layers called new"
 """The report's reason for a layer that ``convert(..., new=...)`` leaves."""
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm, nn.SyncBatchNorm)
 
+NO_GRAPH = (
+    nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder,
+    nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,
+)  # fmt: skip
+"""Modules of torch that keep a state, or multiply activations by activations: no graph can hold them."""
+
 
 class ConvertError(ValueError):
     """A conversion that cannot be done; the message names the module, what was found and the next step."""
@@ -297,4 +303,14 @@ def describe_scale(method: Method) -> str:
     return ("1" if low == 0 else f"2^{low}") if low == high else f"2^{low}..2^{high}"
 
 
-__all__ = ["CONVERTIBLE", "NORMS", "Choice", "ConvertError", "describe_scale", "make_method", "paths_of", "plan"]
+__all__ = [
+    "CONVERTIBLE",
+    "NORMS",
+    "NO_GRAPH",
+    "Choice",
+    "ConvertError",
+    "describe_scale",
+    "make_method",
+    "paths_of",
+    "plan",
+]

@@ -123,7 +123,10 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     path = folder / TENSORS
     if not path.exists():
         return None
-    tensors, metadata = load_tensors(path)
+    try:
+        tensors, metadata = load_tensors(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; delete it to begin anew, or choose another run directory") from error
     try:
         state = json.loads(metadata["state"])
     except (KeyError, json.JSONDecodeError) as error:

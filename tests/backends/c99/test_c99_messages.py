@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from bitshift import export_c
+from bitshift import ShiftConfig, convert, export_c, freeze
 from bitshift.backends.c99.unit import compile_graph
 from bitshift.core.fixed import FixedPoint, Float32
 from bitshift.core.graph import Graph, GraphError, Node, Value
+from bitshift.lower import lower
 
 S8, F32 = FixedPoint(8, 4), Float32()
 
@@ -75,6 +78,14 @@ def test_floats_that_a_layer_quantises_name_the_op_and_the_layer() -> None:
         compile_graph(Graph(("x",), ("y",), values, nodes, {}))
     assert "activations=8" not in str(refused.value)
     assert "p_quant" not in str(refused.value)
+
+
+def test_fixed_point_activations_are_told_to_be_integers() -> None:
+    model, _ = convert(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), ShiftConfig(activations="16.16"))
+    message = r"layer '.*' \(clamp\): computes with floats.*activations=8.*'16\.16'"
+    with pytest.raises(GraphError, match=message) as refused:
+        compile_graph(lower(freeze(model.eval(), torch.ones(2, 4))))
+    assert "out of the model" not in str(refused.value)
 
 
 def test_an_input_that_is_quantised_twice_differently_is_refused() -> None:

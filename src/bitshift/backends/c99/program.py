@@ -205,10 +205,11 @@ class _Builder:
             node, what = made.get(node.inputs[0], node), ""
         reader = self._reader(node)
         begin = f"{title(node)}: computes with floats{what}"
-        if reader is None:
+        weighted = (n for n in self.graph.nodes if n.op in (*LAYERS, "conv_transpose", "embedding"))
+        if reader is None or any(not isinstance(self.graph.values[n.output].type, FixedPoint) for n in weighted):
             return GraphError(
-                f"{begin}; the C network has integers only: train it with activations=8 (or another width) and without "
-                "keep='float'"
+                f"{begin}; the C network has integers only: train it with activations=8 (or another width; fixed point "
+                "as '16.16' has layers in floats) and without keep='float'"
             )
         return GraphError(
             f"{begin}, which are quantised for {title(reader)}; the C network has integers only, and no op on them "

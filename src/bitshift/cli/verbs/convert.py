@@ -63,8 +63,7 @@ examples:
     augment: str | None = None
     """Augmentation that the network was trained with: norm statistics, and so the calibration, belong to it."""
     normalise: str | None = None
-    """Pixels that the network takes: imagenet, cifar10, mnist, half, pixel or data (`bitshift train --help`); default:
-    the data set's own."""
+    """Pixels that the network takes, a name as for `bitshift train --normalise`; default: the data set's own."""
     pretrained_normalise: str | None = None
     """What --weights were trained on (a name as for --normalise), if that differs from it: the first layer takes the
     difference. A run directory says it itself."""
@@ -74,7 +73,8 @@ examples:
     def run(self, out: Output) -> None:  # noqa: D102 - Verb.run
         import torch
 
-        from bitshift.cli.network import NetworkSpec
+        from bitshift.cli.network import NetworkSpec, check_sample, meant_for
+        from bitshift.cli.runs import unset_grids
         from bitshift.cli.training import like_run, normalised, on_pixels, open_splits, pixels_of, spec_for
         from bitshift.nn.activations import ActQuant
         from bitshift.nn.convert import convert
@@ -105,6 +105,7 @@ examples:
         net = exact = spec.build_float(self.weights)
         if data is not None and self.weights is not None:
             net, exact = on_pixels(net, pixels_of(self.weights, self.pretrained_normalise), data[0], self.weights)
+        check_sample(net, spec.sample(), meant_for(self.model, spec.input_shape))
         model, report = convert(net, config, sample=spec.sample())
         spec = spec.rebuilding(net, model) if self.weights is not None else spec
         accuracies = self._calibrate(spec, model.eval(), exact, data) if data is not None else None
@@ -113,7 +114,7 @@ examples:
         )
         if self.output is not None:
             self._save(spec, model, data)
-        self._answer(out, spec, report, accuracies)
+        self._answer(out, spec, report, accuracies, unset=unset_grids(model))
 
     def _check_pixels(self) -> None:
         from bitshift.train.recipes import NORMALISE
@@ -176,14 +177,24 @@ examples:
         save_model(self.output / WEIGHTS, model)
 
     def _answer(
-        self, out: Output, spec: NetworkSpec, report: ConversionReport, accuracies: tuple[float, float] | None
+        self,
+        out: Output,
+        spec: NetworkSpec,
+        report: ConversionReport,
+        accuracies: tuple[float, float] | None,
+        *,
+        unset: bool,
     ) -> None:
         out.line(str(report))
         if accuracies is not None:
             out.line(f"test accuracy: float {percent(accuracies[0])}, converted {percent(accuracies[1])}")
-        if spec.shift is not None and spec.shift.integer and self.data is None:
-            out.note("the activation grids are not set yet: train, or convert with --data, before you export")
-        if self.output is not None:
+        if unset:
+            kept = f"{self.output} cannot be exported yet" if self.output is not None else "nothing can be exported yet"
+            out.note(
+                f"the activation grids are not set, so {kept}: the same command with --data DATA in place of "
+                f"--input-shape{' (and another --output)' * (self.output is not None)} sets them, as training does"
+            )
+        elif self.output is not None:
             out.line(f"{self.output}: next, bitshift export {self.output}")
         out.result(
             {

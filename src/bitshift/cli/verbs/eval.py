@@ -58,7 +58,9 @@ examples:
 
         run = open_run(self.what)
         data = run.open_data(self.split, self.data, self.image_options(run.images))
-        result = evaluate_shown(run.network(), data, f"evaluating {self.what}", batch_size=self.batch_size)
+        network = run.network()
+        run.check_data(network, data, self.data or run.data)
+        result = evaluate_shown(network, data, f"evaluating {self.what}", batch_size=self.batch_size)
         title = f"{self.data or run.data}, {self.split} rows, training simulation in eval mode"
         store(run.path, title, data.class_names, result.confusion)
         self._answer(
@@ -67,8 +69,9 @@ examples:
 
     def _file(self, out: Output) -> None:
         from bitshift.cli.evaluating import evaluate_file, fitting
-        from bitshift.cli.models import open_model
+        from bitshift.cli.models import model_path, open_model
 
+        model_path(self.what)
         if self.data is None:
             raise CliError("a model file does not know its data set; give --data NAME_OR_PATH")
         model = open_model(self.what, backend=self.backend)

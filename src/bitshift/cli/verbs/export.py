@@ -49,8 +49,9 @@ examples:
         run = open_run(self.run_directory)
         path = self.output or run.path / NET
         check_target("--output", path)
-        data = run.open_data("train", self.data)
-        done = export_network(run.network(), data, path, name=self.name or run.spec.describe(), rows=self.rows)
+        data, network = run.open_data("train", self.data), run.network()
+        run.check_data(network, data, self.data or run.data)
+        done = export_network(network, data, path, name=self.name or run.spec.describe(), rows=self.rows)
         out.line(f"{path}: {size_text(done.bytes)}, {run.spec.describe()}, {done.multiplications}")
         if done.largest_error:
             checked = f"largest difference of {done.checked:,} float outputs: {done.largest_error:.2g}"

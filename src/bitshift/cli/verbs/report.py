@@ -49,11 +49,14 @@ examples:
     def run(self, out: Output) -> None:  # noqa: D102 - Verb.run
         from bitshift.cli.report.collect import from_model
         from bitshift.cli.report.page import render
+        from bitshift.cli.targets import check_target
 
+        if self.output is not None:
+            check_target("--output", self.output)
         if self.what.is_dir():
             path = self.output or self.what / "report.html"
             if self.data is not None:
-                raise CliError("--data is for a model file; a run knows its data set")
+                raise CliError(self._data_of_run())
             if self.image_options() != ImageOptions():
                 raise CliError(
                     "the image flags are for a model file with --data; a run knows how its photos are opened"
@@ -75,6 +78,17 @@ examples:
             path.write_text(page, encoding="utf-8")
         out.line(f"{path}: {size_text(path.stat().st_size)}")
         out.result({"report": path, "bytes": path.stat().st_size})
+
+    def _data_of_run(self) -> str:
+        """Why --data is refused beside a run, and what draws a confusion matrix."""
+        from bitshift.cli.rundir import read_config
+
+        known = (read_config(self.what).get("about") or {}).get("data")
+        why = f"a run knows its data set, {self.what} {known}" if known else f"{self.what} was made without data"
+        return (
+            f"--data is for a model file, and {why}; to draw the result on {self.data}: bitshift eval {self.what} "
+            f"--data {self.data}, then bitshift report {self.what}"
+        )
 
     def _measure(self, out: Output) -> None:
         from bitshift.cli.comparing import measure_all

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -59,7 +61,7 @@ class TrainFlags:
     def changes(self) -> dict[str, Any]:
         """The fields of TrainConfig that the flags change."""
         named = {f.name: getattr(self, f.name) for f in fields(TrainFlags) if f.name != "set"}
-        return {k: v for k, v in named.items() if v is not None} | dict(map(parse_option, self.set))
+        return {k: v for k, v in named.items() if v is not None} | dict(parse_option(s, "--set") for s in self.set)
 
     def train_config(self, base: TrainConfig | None) -> TrainConfig:
         """``base`` with the flags' changes; without a base, 10 epochs of batch 128 at a rate of 0.05.
@@ -83,7 +85,7 @@ class TrainFlags:
                 return replace(scaled(base, changes.get("epochs", base.epochs)), **changes)
             return TrainConfig(**{"epochs": 10, "batch_size": 128, "lr": 0.05, **changes})
         except TypeError as error:  # a word where a number is compared
-            raise CliError(f"--set: {error}") from None
+            raise CliError(_as_option(_other_kind(changes) or f"--set: {error}")) from None
         except ValueError as error:
             raise CliError(_as_option(str(error))) from None
 
@@ -99,6 +101,27 @@ def _shorter(twin: TrainConfig, epochs: int, of: int) -> TrainConfig:
             mine, twin.epochs, epochs, of, twin.epochs,
         )  # fmt: skip
     return scaled(twin, mine)
+
+
+def _other_kind(changes: Mapping[str, Any]) -> str:
+    """The first of ``changes`` that is of another kind than its field of TrainConfig takes; "" if none is."""
+    from bitshift.train.config import TrainConfig
+
+    kinds = {
+        float: ((int, float), "a number"), int: ((int,), "a whole number"), tuple: ((list, tuple), "a list of numbers"),
+    }  # fmt: skip
+    hints = get_type_hints(TrainConfig)
+    for name, value in changes.items():
+        taken = get_args(hints[name]) if isinstance(hints[name], UnionType) else (hints[name],)
+        known = [kinds[kind] for t in taken if (kind := get_origin(t) or t) in kinds]
+        parts = value if isinstance(value, (list, tuple)) else (value,)
+        if (value is None and NoneType in taken) or not known:
+            continue
+        (types, allowed), *_ = known
+        if not isinstance(value, types) or not all(isinstance(part, (int, float)) for part in parts):
+            none = "None or " if NoneType in taken else ""
+            return f"TrainConfig.{name} = {value!r}: allowed is {none}{allowed}"
+    return ""
 
 
 def _as_option(message: str) -> str:
@@ -159,7 +182,7 @@ examples:
     backbone: Path | None = None
     """Everything but the head comes from this run directory (latents too) or file of weights; --model and how to
     convert default to the run's."""
-    new_head: tuple[str, ...] = ()
+    new_head: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN ...", help_behavior_hint="")] = ()
     """With --backbone: patterns of the modules that are new; default: the last layer."""
     float_epochs: int | None = None
     """Train the float twin first, so many epochs with the same other settings; 0: none. Default: the recipe's, in the
@@ -167,8 +190,9 @@ examples:
     augment: str | None = None
     """Augmentation, or none (a wrong name lists them)."""
     normalise: str | None = None
-    """Pixels: the mean and deviation of imagenet (what published checkpoints expect), cifar10 or mnist; half
-    ((p / 255 - 0.5) / 0.5: torchvision's GoogLeNet); pixel ((p - 128) / 64); or data (as the data set comes)."""
+    """Pixels: the mean and deviation of imagenet (what published checkpoints expect), cifar10 (DeepShift's),
+    cifar10_apot or mnist; half ((p / 255 - 0.5) / 0.5: torchvision's GoogLeNet); pixel ((p - 128) / 64); or data (as
+    the data set comes)."""
     pretrained_normalise: str | None = None
     """What --pretrained was trained on (a name as for --normalise), if that differs: the first layer takes the
     difference."""
@@ -229,6 +253,8 @@ examples:
             raise CliError(f"recipe {base.name!r} needs --data with {USER_DATA[base.data]}")
         config = self.train_config(base.train if base else None)
         float_train = base.float_train if base else None
+        if backbone is not None or self.pretrained is not None:
+            float_train = None  # no twin is trained
         if float_train is not None:  # which has a budget of its own, but runs where and as the other does
             shared = {k: v for k, v in self.changes().items() if k in SHOWN_ONLY | {"seed"}}
             float_train = replace(float_train, **shared)
@@ -238,8 +264,6 @@ examples:
             if self.float_epochs < 0:
                 raise CliError(f"--float-epochs {self.float_epochs}: must be at least 0")
             float_train = scaled(float_train or config, self.float_epochs) if self.float_epochs else None
-        if backbone is not None:
-            float_train = None
         if self.pretrained is not None and not self.pretrained.exists():
             raise CliError(f"no such file: {self.pretrained}")
         shift = self.shift_config(base.shift if base else trained.shift if trained else None)

@@ -148,8 +148,8 @@ def check_labels(labels: np.ndarray, rows: int, class_names: tuple[str, ...]) ->
         raise DataError(f"labels are {labels.dtype} {labels.shape}; int64 ({rows},) is needed")
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
         raise DataError(
-            f"labels run from {labels.min()} to {labels.max()}, but there are "
-            f"{len(class_names)} class names; labels must be 0..{len(class_names) - 1}"
+            f"labels run from {labels.min()} to {labels.max()}; allowed are 0..{len(class_names) - 1}, as class_names "
+            f"has {len(class_names)}"
         )
 
 
@@ -157,7 +157,9 @@ def check_normalise(normalise: Normalise, channels: int) -> None:
     """Refuse a normalisation of another number of channels."""
     for name, values in (("mean", normalise.mean), ("scale", normalise.scale)):
         if len(values) not in (1, channels):
-            raise DataError(f"normalise.{name} has {len(values)} entries for {channels} channels; give 1 or {channels}")
+            counts = "1" if channels == 1 else f"1 or {channels}"
+            what = f"{channels} channel{'s' * (channels != 1)}"
+            raise DataError(f"normalise.{name} has {len(values)} entries for {what}; give {counts}")
 
 
 __all__ = [

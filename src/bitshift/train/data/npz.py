@@ -101,8 +101,20 @@ def read_npz(path: Path, split: str) -> ArrayData:
         raise DataError(
             f"{path}: labels {keys[1]} are {labels.dtype} {labels.shape}; whole numbers of shape (N,) are needed"
         )
+    if images.ndim == 0 or len(images) != len(labels):
+        raise DataError(
+            f"{path}: {keys[1]} has {len(labels)} labels for {len(images) if images.ndim else 0} rows of {keys[0]}; "
+            "give one label a row"
+        )
+    if not len(labels):
+        raise DataError(f"{path}: {keys[0]} has no rows; a data set needs one at least")
     labels = labels.astype(np.int64)
-    classes = given or tuple(str(c) for c in range(int(labels.max(initial=0)) + 1))
+    low, high = labels.min(), labels.max()
+    if low < 0 or (given and high >= len(given)):
+        count = f" (class_names has {len(given)})" if given else ""
+        last = len(given) - 1 if given else "N-1"
+        raise DataError(f"{path}: labels {keys[1]} run from {low} to {high}; allowed are 0..{last}{count}")
+    classes = given or tuple(str(c) for c in range(int(high) + 1))
     where = f"{path}, {keys[0]}"
     images, normalise = pixels_or_features(channels_first(images, where), where)
     return ArrayData(images=images, labels=labels, class_names=classes, normalise=normalise)
@@ -115,7 +127,9 @@ def holds_one_split(path: Path) -> bool:
             names = set(file.files)
     except (OSError, zipfile.BadZipFile, ValueError, EOFError):
         return False  # which read_npz says better
-    return not any(names.issuperset((f"x_{split}", f"y_{split}")) for split in ("train", "test"))
+    return names.issuperset(("x", "y")) and not any(
+        names.issuperset((f"x_{split}", f"y_{split}")) for split in ("train", "test")
+    )
 
 
 __all__ = ["channels_first", "holds_one_split", "read_npz"]

@@ -39,6 +39,8 @@ class EpochSampler:
     world: int = 1
 
     def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError("the training data have no rows")
         if not 1 <= self.batch_size <= self.count:
             raise ValueError(f"batch_size {self.batch_size} must be 1..{self.count}, the number of training rows")
         if self.batch_size % self.world:

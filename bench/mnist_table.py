@@ -5,8 +5,7 @@
 The recipes (`bitshift train --list deepshift_q_mnist`) are the paper's: batch 64, rate 0.01, constant, every layer,
 16.16 fixed-point activations. The paper trains 10 epochs of 60,000 digits; --epochs says how many of the given set
 (default: 30 FC, 20 Conv), the same for every row of a net, so that one from the float net has two such budgets, as in
-the paper. Rows "cosine" are not the paper's: the rate falls to 0, in float too, and PS starts from that float net.
-Gaps are to the float net of the same seed and schedule. Runs lie in --work and are resumed; the table holds every run
+the paper. Gaps are to the float net of the same seed. Runs lie in --work and are resumed; the table holds every run
 that is finished, here or in the JSON, which keeps what each seed reached; --train names a part.
 """
 
@@ -31,21 +30,13 @@ from bitshift.train.recipes import RECIPES
 NETS = {"mlp": "FC", "lenet": "Conv"}
 EPOCHS = {"mlp": 30, "lenet": 20}
 FLOAT = "float"
-COSINE = ", cosine"
 ROWS = {
     FLOAT: "deepshift_q_mnist",
     "DeepShift-Q, scratch": "deepshift_q_mnist",
     "DeepShift-PS, scratch": "deepshift_ps_mnist",
     "DeepShift-Q, pretrained": "deepshift_q_mnist_pretrained",
     "DeepShift-PS, pretrained": "deepshift_ps_mnist_pretrained",
-    FLOAT + COSINE: "deepshift_q_mnist",
-    "DeepShift-PS, pretrained" + COSINE: "deepshift_ps_mnist_pretrained",
 }
-
-
-def twin(row: str) -> str:
-    """The float row that ``row`` is compared with, and starts from where it is a pretrained one."""
-    return FLOAT + COSINE if row.endswith(COSINE) else FLOAT
 
 
 def published(net: str, row: str) -> float:
@@ -71,17 +62,16 @@ def plan(options: argparse.Namespace, net: str, row: str, seed: int) -> Plan:
     base, count = recipe_plan(ROWS[row]), epochs(options, net)
     budget = replace(
         base.train,
-        schedule="cosine" if row.endswith(COSINE) else base.train.schedule,
         epochs=count,
         seed=seed,
         eval_every=count,
         log_every=100,
         checkpoint_every_steps=500,
     )
-    start = folder(options, net, twin(row), seed) if base.float_train is not None else None
+    start = folder(options, net, FLOAT, seed) if base.float_train is not None else None
     return replace(
         base, model=net, data=str(options.data), train=budget, float_train=None, pretrained=start,
-        shift=None if row == twin(row) else base.shift,
+        shift=None if row == FLOAT else base.shift,
     )  # fmt: skip
 
 
@@ -96,7 +86,7 @@ def summary(case: str, metric: str, values: list[float], unit: str, against: str
 
 def figures(options: argparse.Namespace, net: str, row: str, before: list[Row]) -> Iterator[Row]:
     """What the finished runs of one row say, beside the paper's figures; ``before``, its rows so far, without any."""
-    case = f"{NETS[net]}, {row}"
+    case, twin = f"{NETS[net]}, {row}", f"{NETS[net]}, {FLOAT}"
 
     def accuracies(case: str, row: str) -> dict[int, float]:
         found = seeds.results(options, case, {s: folder(options, net, row, s) for s in options.seeds})
@@ -108,14 +98,11 @@ def figures(options: argparse.Namespace, net: str, row: str, before: list[Row]) 
         return
     yield summary(case, "test accuracy", list(done.values()), "%")
     yield Row(case=case, metric="epochs", value=epochs(options, net), unit="epochs")
-    if row != twin(row):
-        floats = accuracies(f"{NETS[net]}, {twin(row)}", twin(row))
+    if row != FLOAT:
+        floats = accuracies(twin, FLOAT)
         gaps = [value - floats[seed] for seed, value in done.items() if seed in floats]
         if gaps:
-            yield summary(case, "gap to float", gaps, "points", f"{twin(row)}, same seed")
-    if row.endswith(COSINE):
-        return
-    if row != FLOAT:
+            yield summary(case, "gap to float", gaps, "points", "float, same seed")
         paper = published(net, row) - published(net, FLOAT)
         yield Row(case=case, metric="published gap", value=round(paper, 2), unit="points")
     yield Row(case=case, metric="published", value=published(net, row), unit="%")

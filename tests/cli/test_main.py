@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,24 +140,28 @@ def test_of_the_processes_of_torchrun_only_the_main_one_says_what_stops_all(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     for local, said in (("0", "bitshift train: error: unknown recipe"), ("1", "")):
         monkeypatch.setenv("LOCAL_RANK", local)
         assert main(["train", "no_such_recipe"]) == 2
         captured = capsys.readouterr().err
         assert captured.startswith(said)
         assert bool(captured) == bool(said)
+    monkeypatch.delenv("WORLD_SIZE")  # not torchrun's, which sets all of them
+    assert main(["train", "no_such_recipe"]) == 2
+    assert "unknown recipe" in capsys.readouterr().err
 
 
 def test_what_only_one_process_meets_while_it_trains_is_said_by_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     from bitshift.cli import BAD_INPUT, FAILED, _speaker
 
-    def _train() -> None:
-        raise ValueError("a picture of this process")
-
+    found: dict[str, Any] = {}
+    exec(compile("def step(): raise ValueError('a picture of this process')", "/somewhere/loop.py", "exec"), found)
     monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(ValueError, match="a picture") as caught:
-        _train()
+        found["step"]()
     assert _speaker(BAD_INPUT, caught.value) == "[process 3] "
     assert _speaker(FAILED, RuntimeError()) == "[process 3] "
     assert _speaker(BAD_INPUT, ValueError()) is None

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from bitshift.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, OK, explain, near_miss
 from bitshift.cli.output import Output
@@ -121,10 +122,11 @@ def _speaker(code: int, error: BaseException) -> str | None:
 
     Bad input stops all of them alike, unless it is met while training, where each reads rows of its own.
     """
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    rank, world = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "1")
+    if world == "1" or not rank or os.environ.get("LOCAL_RANK", "0") == "0":  # others set LOCAL_RANK alone, too
         return ""
-    steps = any(frame.name == "_train" for frame in traceback.extract_tb(error.__traceback__, limit=-64))
-    return f"[process {os.environ.get('RANK')}] " if code != BAD_INPUT or steps else None
+    training = any(Path(frame.filename).name == "loop.py" for frame in traceback.extract_tb(error.__traceback__))
+    return f"[process {rank}] " if code != BAD_INPUT or training else None
 
 
 __all__ = ["main"]

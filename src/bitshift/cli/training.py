@@ -103,13 +103,21 @@ def like_run(weights: Path | None, data: tuple[TrainData, TrainData]) -> tuple[T
     return train, test
 
 
-def normalised(data: tuple[TrainData, TrainData], name: str | None) -> tuple[TrainData, TrainData]:
-    """Both splits under the normalisation called ``name``; None and "data" leave what the data set has."""
+def normalised(
+    data: tuple[TrainData, TrainData], name: str | None, *, asked: bool = True
+) -> tuple[TrainData, TrainData]:
+    """Both splits under the normalisation called ``name``; None and "data" leave what the data set has.
+
+    Float features, which have none, are refused where the user ``asked`` for it, and stay under a recipe's own.
+    """
     if name in (None, "data"):
         return data
     if name not in NORMALISE:
         raise CliError(near_miss(name, (*NORMALISE, "data"), "normalisation"))
     if not (data[0].is_pixels and data[1].is_pixels):
+        if not asked:
+            _log.info("the data are float features, which the network gets as they are, not as %s pixels", name)
+            return data
         raise CliError(
             f"--normalise {name} is for pixels 0..255, and the data hold float32 features, which the network gets as "
             "they are (--normalise data); store pixels as uint8"
@@ -216,14 +224,18 @@ def _refuse_used(plan: Plan, run_dir: Path) -> None:
         raise CliError(other_configuration(run_dir, differences))
 
 
+_BESIDE = (".log", ".out", ".err", ".txt", ".md", ".json", ".sh", ".toml", ".yaml", ".yml")
+"""Endings of what people keep beside a run: logs, notes, scripts, rules."""
+
+
 def _refuse_foreign(run_dir: Path) -> None:
-    """CliError for a folder with other files than a start leaves that did not come far: lock, logs, float twin."""
+    """CliError for a folder with other files than notes, and what a start leaves that did not come far."""
     if not run_dir.is_dir() or (run_dir / TENSORS).exists():
         return
     foreign = sorted(
         p.name
         for p in run_dir.iterdir()
-        if not (p.name.startswith(".") or p.suffix in (".log", ".out", ".err") or p.name == FLOAT)
+        if not (p.name.startswith(".") or p.suffix in _BESIDE or p.name in (FLOAT, "lost+found"))
     )
     if foreign:
         raise CliError(
@@ -237,11 +249,11 @@ def _check_batch(plan: Plan, data: TrainData) -> None:
     twin = plan.float_train if plan.pretrained is None and plan.shift is not None else None
     for config in (plan.train, twin):
         if config is not None and config.batch_size > len(data):
+            if not len(data):
+                raise CliError(f"{plan.data} has no training rows")
+            who = "--batch-size" if config is plan.train else "the float twin (--float-epochs 0: none) has batch size"
             raise CliError(
-                f"--batch-size {config.batch_size}: allowed is 1 to {len(data)}, the number of training rows in "
-                f"{plan.data}"
-                if len(data)
-                else f"{plan.data} has no training rows"
+                f"{who} {config.batch_size}: allowed is 1 to {len(data)}, the number of training rows in {plan.data}"
             )
 
 

@@ -247,7 +247,7 @@ def _inputs_of(batch: Any, model: nn.Module, at: int) -> tuple[Any, ...]:
     """The inputs of ``model`` that batch number ``at`` starts with."""
     if isinstance(model, fx.GraphModule):
         inputs = [n for n in model.graph.nodes if n.op == "placeholder" and not str(n.target).startswith("**")]
-        need = max((at for at, n in enumerate(inputs, 1) if n.users or not n.args), default=1)
+        need = max((at for at, n in enumerate(inputs, 1) if not n.args), default=1)  # args: a default
     else:
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         parameters = inspect.signature(model.forward).parameters.values()

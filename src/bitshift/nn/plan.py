@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import log2, prod, sqrt
 from typing import Any
@@ -42,7 +42,7 @@ class Choice:
     format: str = ""
     options: Mapping[str, Any] | None = None
     pretrained: bool = False
-    note: str = ""
+    note: str = field(default="", compare=False)
 
     @property
     def intended(self) -> bool:

@@ -215,7 +215,8 @@ examples:
         from bitshift.cli import training
 
         plan = self.plan()
-        data = training.normalised(training.open_splits(plan.data, plan.images), plan.normalise)
+        data = training.open_splits(plan.data, plan.images)
+        data = training.normalised(data, plan.normalise, asked=self.normalise is not None)
         if plan.backbone is not None and self.normalise is None:
             data = training.like_run(plan.backbone.path, data)
         name = plan.name or f"{plan.model.replace(':', '-')}-{plan.shift.method if plan.shift else 'float'}"

@@ -238,12 +238,7 @@ def fixed_text(recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.float_train is not None:
         rows.append(("float net", budget_text(recipe.float_train)))
     rows.append(("augmentation", recipe.augment or "none"))
-    rows.append(
-        (
-            "pixels",
-            _PIXELS.get(recipe.normalise or "", "as the data set comes"),
-        )
-    )
+    rows.append(("pixels", _PIXELS.get(recipe.normalise or "", "as the data set comes")))
     return rows
 
 

@@ -128,7 +128,7 @@ def test_a_list_of_numbers_takes_its_classes_from_the_training_folders(root):
     assert data.class_names == ("c0", "c1")
     assert data.labels.tolist() == [0, 1]
     (root.parent / "val" / "val.txt").write_text("val_0.JPEG 1\nval_1.JPEG 2\n")
-    with pytest.raises(DataError, match="labels run from 1 to 2; allowed are 0..1, as class_names has 2"):
+    with pytest.raises(DataError, match=r"labels run from 1 to 2; allowed are 0\.\.1, as class_names has 2"):
         open_data(root.parent, "test", size=16)
 
 

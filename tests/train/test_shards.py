@@ -251,7 +251,7 @@ def test_only_some_shards_are_open_at_a_time(packed, monkeypatch):
 
 def test_a_class_list_that_does_not_fit_is_refused(packed):
     (packed / "classes.json").write_text('["a", "b"]')
-    with pytest.raises(DataError, match="labels run from 0 to 2; allowed are 0..1, as class_names has 2"):
+    with pytest.raises(DataError, match=r"labels run from 0 to 2; allowed are 0\.\.1, as class_names has 2"):
         open_data(packed, "train", size=16)
     (packed / "classes.json").write_text('{"a": 1}')
     with pytest.raises(DataError, match="must be a JSON list"):

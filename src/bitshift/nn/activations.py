@@ -274,7 +274,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, norms: bool = True, g
     Args:
         model: from ``convert``; its training flags are restored.
         batches: input tensors, or tuples that start with as many as forward takes; what follows, a label say, is left
-            out. Those are its parameters without a default. At least one batch; make them equally large, as each has the same weight in the norms' average.
+            out. Those are its parameters without a default. At least one batch; make them equally large, as each has
+            the same weight in the norms' average.
         norms: re-estimate the norms' statistics too.
         gains: match the gains of folded weights that have not been trained or matched yet.
 

@@ -77,7 +77,7 @@ def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "one logit a class is needed, [N, 2], found [N, 1]; give the last layer 2 outputs",
         ),
         (
-            ["train", "--data", "8.npz", "--model", "unfit_nets:small", "--pretrained", "run", "--run-dir", "new"],
+            ["train", "--data=8.npz", "--model", "unfit_nets:small", "--pretrained", "run", *BUDGET, "--run-dir=new"],
             "run holds the latents of a shift network; give its float twin, run/float, or go on",
         ),
         (

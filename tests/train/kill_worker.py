@@ -25,6 +25,7 @@ from bitshift.nn import ShiftConfig, convert
 from bitshift.train import checkpoint, loop
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import ArrayData, PadCropFlip
+from bitshift.train.files import CHECKPOINT_TEXT
 
 CONFIG = TrainConfig(
     epochs=5, batch_size=8, lr=0.05, warmup_epochs=0.5, clip_norm=5.0, checkpoint_every_steps=2, log_every=3, seed=3,
@@ -110,7 +111,7 @@ def forked(folder: Path, countdown: int | None) -> int:
 
 
 def step_of(folder: Path) -> int:
-    path = folder / checkpoint.STATE
+    path = folder / CHECKPOINT_TEXT
     return json.loads(path.read_text())["step"] if path.exists() else 0
 
 

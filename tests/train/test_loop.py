@@ -28,6 +28,7 @@ from train.tiny_run import lines, tiny_config, tiny_data, tiny_net
 
 get_method("denseshift")  # fills the registry
 TRAIN, VALID = tiny_data(64), tiny_data(40, seed=1)
+FIVE = Normalise(mean=(5.0,))
 
 
 def shift_net(method: str = "denseshift", **changes) -> nn.Module:
@@ -298,9 +299,13 @@ def test_a_finished_run_is_returned_without_training(tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"config": tiny_config(lr=0.06)}, "lr: 0.05 then, 0.06 now"),
-        ({"train_data": tiny_data(64, seed=7)}, "data: "),
-        ({"about": {"model": "other"}}, "about: "),
-        ({"augment": Shift()}, "augment"),
+        ({"train_data": tiny_data(64, seed=7)}, r"\(data\.train: '[^;]*\)"),
+        (
+            {"train_data": TRAIN.with_normalise(FIVE), "valid_data": VALID.with_normalise(FIVE)},
+            r"\(data\.normalise\.mean: \[.*\] then, \[5\.0\] now",
+        ),
+        ({"about": {"model": "other"}}, r"\(about\.model: None then, 'other' now\)"),
+        ({"augment": Shift()}, r"\(data\.augment: 'None' then, 'Shift\("),
     ],
 )
 def test_another_configuration_is_refused_on_resuming(tmp_path, changes, message):

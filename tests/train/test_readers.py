@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bitshift.train.data import (
-    CIFAR10_NORMALISE,
+    IMAGENET_NORMALISE,
     ArrayData,
     DataError,
     Normalise,
@@ -110,7 +110,7 @@ def test_cifar10_binary_joins_its_five_batches(tmp_path):
     np.testing.assert_array_equal(data.images, np.concatenate([p for p, _ in parts]).reshape(15, 3, 32, 32))
     np.testing.assert_array_equal(data.labels, np.concatenate([v for _, v in parts]))
     assert data.class_names == CIFAR10_CLASSES
-    assert data.normalise == CIFAR10_NORMALISE
+    assert data.normalise == IMAGENET_NORMALISE
 
 
 def test_cifar100_binary_uses_the_fine_label(tmp_path):

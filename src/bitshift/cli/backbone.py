@@ -16,13 +16,13 @@ from bitshift.cli.errors import CliError
 from bitshift.cli.misfit import models_of
 from bitshift.cli.network import NetworkSpec
 from bitshift.cli.rundir import read_config
-from bitshift.cli.runs import WEIGHTS
 from bitshift.cli.weightfile import read_state
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import ConversionReport, convert
 from bitshift.nn.method import Method
 from bitshift.nn.plan import CONVERTIBLE
 from bitshift.nn.transfer import TransferError, is_new, load_backbone
+from bitshift.train.files import WEIGHTS
 from bitshift.train.models import published_state
 
 _FEW = 4

@@ -17,11 +17,11 @@ from bitshift.cli import summary
 from bitshift.cli.errors import CliError
 from bitshift.cli.exporting import export_network
 from bitshift.cli.images import ImageOptions
-from bitshift.cli.models import NET, open_graph
+from bitshift.cli.models import open_graph
 from bitshift.cli.report import comparison
 from bitshift.cli.report.comparison import Kind, Measured
-from bitshift.cli.runs import WEIGHTS, Run, sample_images
-from bitshift.cli.training import FLOAT, PIXELS, make_augment, on_pixels
+from bitshift.cli.runs import Run, sample_images
+from bitshift.cli.training import PIXELS, make_augment, on_pixels
 from bitshift.core.cost import count, float_twin
 from bitshift.core.formats import FORMATS, get_format
 from bitshift.nn.activations import calibrate
@@ -30,6 +30,7 @@ from bitshift.nn.convert import convert
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import Normalise, TrainData, random_crop
 from bitshift.train.evaluate import evaluate
+from bitshift.train.files import FLOAT, NET, WEIGHTS
 from bitshift.train.loop import fit
 
 INT8_FILE = "int8.safetensors"

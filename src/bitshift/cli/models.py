@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitshift.cli.errors import CliError, near_miss
-from bitshift.cli.rundir import CONFIG
+from bitshift.train.files import CHECKPOINT, CONFIG, NET, WEIGHTS
 
 if TYPE_CHECKING:
     from bitshift.core.graph import Graph
     from bitshift.runtime import Model
-
-NET = "net.safetensors"
-"""The exported file's name in a run directory."""
-STATES = ("model.safetensors", "checkpoint.safetensors")
-"""The names of what training leaves there."""
 
 
 def model_path(path: Path) -> Path:
@@ -24,13 +19,13 @@ def model_path(path: Path) -> Path:
     if path.is_dir():
         if (path / NET).exists():
             raise CliError(f"{path} is a run directory; its model file is {path / NET}")
-        if (path / "config.json").exists():
+        if (path / CONFIG).exists():
             raise CliError(f"{path} is a run that is not exported yet; run: bitshift export {path}")
         raise CliError(f"{path} is a directory; give a model file written by `bitshift export`")
     if not path.exists():
         near = _neighbours(path)
         raise CliError(f"no such file: {path}" + (f"; there is {near}" if near else ""))
-    if path.name in STATES and (path.parent / CONFIG).exists() and not _is_ours(path):
+    if path.name in (WEIGHTS, CHECKPOINT) and (path.parent / CONFIG).exists() and not _is_ours(path):
         net = path.parent / NET
         step = f"its model file is {net}" if net.exists() else f"run: bitshift export {path.parent}"
         raise CliError(f"{path} is the training state of a run, not a model file; {step}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bitshift.cli.errors import CliError
-from bitshift.cli.rundir import CONFIG, FLOAT, describe_network, read_config
+from bitshift.cli.rundir import describe_network, read_config
 from bitshift.cli.weightfile import read_state
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.convert import ConversionReport, convert
@@ -25,6 +25,7 @@ from bitshift.nn.modes import kept_modes
 from bitshift.nn.observe import run_sample
 from bitshift.nn.plan import ConvertError
 from bitshift.train.checkpoint import load_state
+from bitshift.train.files import CONFIG, FLOAT
 from bitshift.train.input_scale import add_input_bias
 from bitshift.train.models import MODELS, build, published_state
 

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bitshift.cli.errors import CliError
-
-CONFIG = "config.json"
-FLOAT = "float"
-"""The float twin's run directory inside the run's."""
+from bitshift.train.files import CONFIG
 
 
 def read_config(path: Path) -> dict[str, Any]:

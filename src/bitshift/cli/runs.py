@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from bitshift.cli.errors import CliError
 from bitshift.cli.images import ImageOptions
 from bitshift.cli.network import NetworkSpec, check_sample
-from bitshift.cli.rundir import CONFIG, read_config
+from bitshift.cli.rundir import read_config
 from bitshift.nn.activations import ActQuant
 from bitshift.train.checkpoint import load_model
 from bitshift.train.data import Augment, Normalise, Request, TrainData, crops_at_decoding, step_generator
 from bitshift.train.data.base import UNCHANGED
-
-WEIGHTS = "model.safetensors"
+from bitshift.train.files import CONFIG, WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)

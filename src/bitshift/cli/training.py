@@ -16,17 +16,17 @@ from bitshift.cli.backbone import Backbone, build_on
 from bitshift.cli.errors import CliError, near_miss
 from bitshift.cli.images import ImageOptions
 from bitshift.cli.network import NetworkSpec, check_sample, meant_for
-from bitshift.cli.rundir import CONFIG, FLOAT, read_config
-from bitshift.cli.runs import WEIGHTS, with_recorded_normalise
+from bitshift.cli.rundir import read_config
+from bitshift.cli.runs import with_recorded_normalise
 from bitshift.core.listing import listed
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.nn.report import ConversionReport
-from bitshift.train.checkpoint import TENSORS
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import AUGMENTS, Augment, TrainData, same_classes
 from bitshift.train.data.base import Normalise
 from bitshift.train.data.opening import one_split
+from bitshift.train.files import CHECKPOINT, CONFIG, FLOAT, WEIGHTS
 from bitshift.train.input_scale import OnInput, fold_input
 from bitshift.train.loop import FitResult, fit
 from bitshift.train.recipes import NORMALISE
@@ -159,6 +159,7 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
         )
     _refuse_used(plan, run_dir)
     float_spec = spec_for(plan.model, data[0], None)
+    _check_fit(plan, float_spec.build_float(), data[0])
     torch.manual_seed(plan.train.seed)
     twin, teacher, twin_result = _twin(plan, float_spec, data, run_dir, resume, augment)
     spec = spec_for(plan.model, data[0], plan.shift)
@@ -166,13 +167,9 @@ def train(plan: Plan, data: tuple[TrainData, TrainData], run_dir: Path, *, resum
     generator = torch.Generator().manual_seed(plan.train.seed)
     report = None
     if plan.backbone is not None:
-        with torch.random.fork_rng(devices=[]):
-            _check_fit(plan, float_spec.build_float(), data[0])
         model, spec, report = build_on(plan.backbone, spec, generator=generator)
     else:
         model = twin if twin is not None else float_spec.build_float()
-        if twin is None:
-            _check_fit(plan, model, data[0])
         if plan.shift is not None:
             model, report = convert(model, plan.shift, sample=spec.sample(), generator=generator)
     if plan.pretrained is not None and twin is not None:
@@ -230,7 +227,7 @@ _BESIDE = (".log", ".out", ".err", ".txt", ".md", ".json", ".sh", ".toml", ".yam
 
 def _refuse_foreign(run_dir: Path) -> None:
     """CliError for a folder with other files than notes, and what a start leaves that did not come far."""
-    if not run_dir.is_dir() or (run_dir / TENSORS).exists():
+    if not run_dir.is_dir() or (run_dir / CHECKPOINT).exists():
         return
     foreign = sorted(
         p.name
@@ -293,13 +290,11 @@ def _twin(
     """The float twin, trained in ``run_dir/float`` or loaded, as start and as teacher; None where the plan has none."""
     if plan.pretrained is not None:
         net = spec.build_float(plan.pretrained)
-        _check_fit(plan, net, data[0])
         folded, exact = on_pixels(net, pixels_of(plan.pretrained, plan.pretrained_normalise), data[0], plan.pretrained)
         return folded, copy.deepcopy(net) if exact is net else exact, None
     if plan.float_train is None or plan.shift is None:
         return None, None, None
     model = spec.build_float()
-    _check_fit(plan, model, data[0])
     folder = run_dir / FLOAT
     about = {"network": spec.as_dict(), "data": plan.data, "recipe": plan.name, "augment": plan.augment}
     about |= plan.images.recorded()

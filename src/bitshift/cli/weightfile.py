@@ -15,6 +15,7 @@ from torch import Tensor
 from bitshift.cli.errors import CliError
 from bitshift.core.listing import listed
 from bitshift.train.checkpoint import CheckpointError, load_tensors
+from bitshift.train.files import WEIGHTS
 
 WRAPPED = ("state_dict", "model_state_dict", "model", "net", "network", "model_state")
 """Entries under which training scripts keep the weights in their checkpoints."""
@@ -29,7 +30,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         CliError: no such file, or not a state dict; says what it is and what to do.
     """
     if path.is_dir():
-        path = path / "model.safetensors"
+        path = path / WEIGHTS
     if not path.exists():
         raise CliError(f"no such file: {path}")
     with path.open("rb") as file:
@@ -83,7 +84,7 @@ def _plain_safetensors(path: Path) -> dict[str, Tensor]:
             "that it was exported from"
         )
     if any(name.startswith("optim.") for name in tensors) and any(name.startswith("model.") for name in tensors):
-        beside = path.parent / "model.safetensors"
+        beside = path.parent / WEIGHTS
         raise CliError(f"{path}: the checkpoint of a run, with its optimiser; give the weights beside it, {beside}")
     return tensors
 

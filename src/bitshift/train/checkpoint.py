@@ -22,9 +22,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bitshift.nn.layers.base import PACE
+from bitshift.train.files import CHECKPOINT, CHECKPOINT_TEXT
 
-TENSORS = "checkpoint.safetensors"
-STATE = "checkpoint.json"
 VERSION = 1
 
 
@@ -114,13 +113,13 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> N
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Make ``checkpoint`` the current one of ``folder``."""
     text = json.dumps({"version": VERSION, **checkpoint.state}, indent=1, allow_nan=True)
-    write_atomic(folder / TENSORS, tensor_bytes(checkpoint.tensors, {"state": text}))
-    write_atomic(folder / STATE, text.encode())
+    write_atomic(folder / CHECKPOINT, tensor_bytes(checkpoint.tensors, {"state": text}))
+    write_atomic(folder / CHECKPOINT_TEXT, text.encode())
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The current checkpoint of ``folder``, None if there is none; left-over temporary files are ignored."""
-    path = folder / TENSORS
+    path = folder / CHECKPOINT
     if not path.exists():
         return None
     try:
@@ -197,8 +196,6 @@ def restore_random_state(tensors: Mapping[str, Tensor], device: torch.device) ->
 
 
 __all__ = [
-    "STATE",
-    "TENSORS",
     "Checkpoint",
     "CheckpointError",
     "load_checkpoint",

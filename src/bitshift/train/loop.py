@@ -28,6 +28,7 @@ from bitshift.train.data.sampler import EpochSampler, step_generator
 from bitshift.train.distributed import World, join_world
 from bitshift.train.evaluate import EvalResult, evaluate
 from bitshift.train.feed import Feed
+from bitshift.train.files import CHECKPOINT, CONFIG, WEIGHTS
 from bitshift.train.flips import FlipLog
 from bitshift.train.lock import RunInUseError, run_lock
 from bitshift.train.norms import reestimate_norms
@@ -200,11 +201,11 @@ class _Run:
             metrics_size = 0
             if found is not None:
                 refuse_differences(self.folder, self.identity, config, found.state)
-                metrics_size = self.state.restore(found, str(self.folder / ckpt.TENSORS))
+                metrics_size = self.state.restore(found, str(self.folder / CHECKPOINT))
             else:
                 self.flips.start()
                 if world.is_main:
-                    ckpt.write_json(self.folder / "config.json", self.identity)
+                    ckpt.write_json(self.folder / CONFIG, self.identity)
             self.report = stack.enter_context(
                 Reporter(
                     self.folder if world.is_main else None, size=metrics_size, total_steps=self.total,
@@ -323,7 +324,7 @@ class _Run:
     def _diverged(self, what: str) -> TrainingDiverged:
         return TrainingDiverged(
             f"{what}; lower lr (now {self.config.lr}), set clip_norm, or add warmup_epochs. "
-            f"The last good state is in {self.folder / ckpt.TENSORS}, if one was written"
+            f"The last good state is in {self.folder / CHECKPOINT}, if one was written"
         )
 
     def _check_weights(self) -> None:
@@ -352,7 +353,7 @@ class _Run:
                 if narrow and valid.accuracy > position.best_accuracy:
                     position.best_accuracy, position.best_epoch = valid.accuracy, epoch
                     if self.config.keep == "best" and self.world.is_main:
-                        ckpt.save_model(self.folder / "model.safetensors", self.model)
+                        ckpt.save_model(self.folder / WEIGHTS, self.model)
         self.report.write("epoch", self.step, **values, seconds=round(position.seconds, 3))
         self.report.write("flips", self.step, epoch=epoch, **self.flips.epoch(epoch + 1))
         position.sums.zero_()
@@ -386,7 +387,7 @@ class _Run:
         )  # fmt: skip
 
     def _finish(self) -> FitResult:
-        path, position = self.folder / "model.safetensors", self.position
+        path, position = self.folder / WEIGHTS, self.position
         chosen = self.config.keep == "best" and path.exists()
         if chosen:
             ckpt.load_model(path, self.model)

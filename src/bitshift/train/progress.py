@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bitshift.train.files import METRICS
+
 logger = logging.getLogger("bitshift")
 
 
@@ -65,7 +67,7 @@ class Reporter:
         self, folder: Path | None, *, size: int, total_steps: int, start_step: int, tensorboard: bool, progress: str,
         epochs: int,
     ) -> None:  # fmt: skip
-        self._metrics = MetricsFile(folder / "metrics.jsonl", size) if folder is not None else None
+        self._metrics = MetricsFile(folder / METRICS, size) if folder is not None else None
         self._board = tensorboard_writer(folder / "tensorboard") if folder is not None and tensorboard else None
         self._lines = folder is not None and progress != "off"
         self._total, self._start, self._begin = total_steps, start_step, time.perf_counter()

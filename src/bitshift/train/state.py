@@ -58,6 +58,14 @@ def other_configuration(folder: Path, differences: Sequence[str]) -> str:
     )
 
 
+def _differing(name: str, then: Any, now: Any) -> list[str]:
+    """What differs between two values of JSON, each place by its path."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys((*then, *now))
+        return [line for key in keys for line in _differing(f"{name}.{key}", then.get(key), now.get(key))]
+    return [] if then == now else [f"{name}: {then!r} then, {now!r} now"]
+
+
 def refuse_differences(folder: Path, mine: Mapping[str, Any], config: TrainConfig, state: Mapping[str, Any]) -> None:
     """ValueError that names every difference between this run and the one that wrote ``state``.
 
@@ -66,8 +74,7 @@ def refuse_differences(folder: Path, mine: Mapping[str, Any], config: TrainConfi
     """
     differences = config.numeric_differences(state["train"])
     for part in ("data", "about"):
-        if state[part] != mine[part]:
-            differences.append(f"{part}: {state[part]!r} then, {mine[part]!r} now")
+        differences += _differing(part, state[part], mine[part])
     if differences:
         raise ValueError(other_configuration(folder, differences))
     if state.get("teacher", mine.get("teacher")) != mine.get("teacher"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from bitshift.cli import summary
 from bitshift.cli.errors import CliError
-from bitshift.cli.models import NET, open_graph
+from bitshift.cli.models import open_graph
 from bitshift.cli.output import percent, size_text
 from bitshift.cli.report import comparison
 from bitshift.cli.report.data import Energy, Evaluation, History, Operations, ReportData, Tile
@@ -20,6 +20,7 @@ from bitshift.cli.report.sections import energy_text
 from bitshift.cli.rundir import describe_network, read_config
 from bitshift.core.cost import ENERGY_SOURCE, count, float_twin
 from bitshift.core.graph import Graph
+from bitshift.train.files import CONFIG, METRICS, NET
 
 EVALUATION = "evaluation.json"
 RESULT = "result.json"
@@ -71,7 +72,7 @@ def from_run(run_dir: Path) -> ReportData:
         for key in ("levels", "sizes", "operations", "graph"):
             missing[key] = f"bitshift export {run_dir} writes the model file"
     missing["flips"] = "float networks have no levels to flip, and one epoch nothing to compare with"
-    missing["curves"] = f"{run_dir} holds no metrics.jsonl: the network was not trained there"
+    missing["curves"] = f"{run_dir} holds no {METRICS}: the network was not trained there"
     missing["confusion"] = f"bitshift eval {run_dir} evaluates the run"
     result = _read_object(run_dir / RESULT)
     if rows:
@@ -192,8 +193,8 @@ def _read_object(path: Path) -> dict[str, Any] | None:
 
 def _histories(run_dir: Path) -> list[History]:
     """The run's own curves first, then those of the runs inside it: the float twin, the baselines."""
-    found = [("ours", run_dir / "metrics.jsonl")]
-    found += [(path.parent.name, path) for path in sorted(run_dir.glob("*/metrics.jsonl"))]
+    found = [("ours", run_dir / METRICS)]
+    found += [(path.parent.name, path) for path in sorted(run_dir.glob(f"*/{METRICS}"))]
     return [read_history(name, path) for name, path in found if path.exists()]
 
 
@@ -202,8 +203,8 @@ def _evaluation(run_dir: Path) -> Evaluation | None:
     stored = _read_object(run_dir / EVALUATION)
     if stored is not None:
         return evaluation_from(stored)
-    config = _read_object(run_dir / "config.json") or {}
-    results = [line for line in read_lines(run_dir / "metrics.jsonl") if line.get("kind") == "result"]
+    config = _read_object(run_dir / CONFIG) or {}
+    results = [line for line in read_lines(run_dir / METRICS) if line.get("kind") == "result"]
     if not results or "confusion" not in results[-1]:
         return None
     labels = config.get("data", {}).get("class_names") or list(map(str, range(len(results[-1]["confusion"]))))

@@ -15,6 +15,7 @@ from bitshift.cli.images import ImageOptions, TrainImageFlags
 from bitshift.cli.output import Output, percent, to_json
 from bitshift.cli.rules import ShiftFlags
 from bitshift.cli.verbs import Verb
+from bitshift.train.files import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -160,8 +161,6 @@ examples:
         )
 
     def _save(self, spec: NetworkSpec, model: nn.Module, data: tuple[TrainData, TrainData] | None) -> None:
-        from bitshift.cli.rundir import CONFIG
-        from bitshift.cli.runs import WEIGHTS
         from bitshift.cli.training import pixels_of, recorded_pixels
         from bitshift.train.checkpoint import save_model
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bitshift.cli.errors import FAILED, CliError
 from bitshift.cli.output import Output, percent, size_text, to_json
 from bitshift.cli.verbs import Verb
+from bitshift.train.files import CONFIG, FLOAT, NET
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,7 @@ examples:
 
     def run(self, out: Output) -> None:  # noqa: D102 - Verb.run
         from bitshift.cli import training
-        from bitshift.cli.models import NET, check_backend
+        from bitshift.cli.models import check_backend
         from bitshift.cli.recipes import recipe_plan
         from bitshift.cli.runs import open_run
 
@@ -116,8 +117,7 @@ examples:
             raise CliError(f"--run-dir {self.run_dir} is a file")
         if not any(self.run_dir.iterdir()):
             return False
-        from bitshift.cli.rundir import CONFIG, read_config
-        from bitshift.cli.training import FLOAT
+        from bitshift.cli.rundir import read_config
 
         for folder in (self.run_dir, self.run_dir / FLOAT):
             if (folder / CONFIG).exists() and read_config(folder).get("about", {}).get("recipe") == RECIPE:
@@ -169,7 +169,7 @@ examples:
 
         comparing.measure_ours(run, data[1], outcome["engine_accuracy"])
         note = f"float twin, {plan.float_train.epochs} epochs" if plan.float_train else ""
-        comparing.measure_float(run.path, data[1], float_accuracy, run.path / "net.safetensors", note)
+        comparing.measure_float(run.path, data[1], float_accuracy, run.path / NET, note)
         if self.baselines:
             comparing.measure_all(run, note=out.note)
 

@@ -11,6 +11,7 @@ import tyro
 from bitshift.cli.errors import CliError
 from bitshift.cli.output import Output, size_text
 from bitshift.cli.verbs import Verb
+from bitshift.train.files import NET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,6 @@ examples:
 
     def run(self, out: Output) -> None:  # noqa: D102 - Verb.run
         from bitshift.cli.exporting import export_network
-        from bitshift.cli.models import NET
         from bitshift.cli.runs import open_run
         from bitshift.cli.targets import check_target
 

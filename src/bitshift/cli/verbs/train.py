@@ -18,6 +18,7 @@ from bitshift.cli.images import ImageOptions, TrainImageFlags
 from bitshift.cli.output import Output, percent, size_text
 from bitshift.cli.rules import ShiftFlags, parse_option
 from bitshift.cli.verbs import Verb
+from bitshift.train.files import NET
 
 _log = logging.getLogger("bitshift")
 
@@ -341,7 +342,6 @@ examples:
         """Export, compare, report, and print what came out."""
         from bitshift.cli.evaluating import store
         from bitshift.cli.exporting import export_network
-        from bitshift.cli.models import NET
         from bitshift.cli.runs import open_run
         from bitshift.cli.verbs.report import write_report
 

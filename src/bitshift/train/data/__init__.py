@@ -5,7 +5,6 @@ from __future__ import annotations
 from bitshift.train.data.arrays import ArrayData, stratified_split
 from bitshift.train.data.augment import Augment, Chain, Flip, PadCropFlip, Shift
 from bitshift.train.data.base import (
-    CIFAR10_NORMALISE,
     IMAGENET_NORMALISE,
     DataError,
     Normalise,
@@ -29,7 +28,6 @@ from bitshift.train.data.streamed import StreamedData
 __all__ = [
     "AUGMENTS",
     "CIFAR10_CLASSES",
-    "CIFAR10_NORMALISE",
     "IMAGENET_NORMALISE",
     "LAYOUTS",
     "NAMED",

@@ -59,9 +59,7 @@ class Normalise:
 UNCHANGED = Normalise(mean=(0.0,), scale=(1.0,))
 """What float features in files come with: they are the network's input as they are."""
 IMAGENET_NORMALISE = Normalise.from_mean_std((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What torchvision's and timm's ImageNet networks were trained with."""
-CIFAR10_NORMALISE = IMAGENET_NORMALISE
-"""What the published ResNet-20/32/44/56 checkpoints were trained with: ImageNet's statistics too."""
+"""What torchvision's and timm's ImageNet networks were trained with, and the published CIFAR-10 ResNet-20/32/44/56."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,7 +161,6 @@ def check_normalise(normalise: Normalise, channels: int) -> None:
 
 
 __all__ = [
-    "CIFAR10_NORMALISE",
     "IMAGENET_NORMALISE",
     "UNCHANGED",
     "DataError",

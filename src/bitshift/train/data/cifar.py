@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bitshift.train.data.arrays import ArrayData
-from bitshift.train.data.base import CIFAR10_NORMALISE, DataError
+from bitshift.train.data.base import IMAGENET_NORMALISE, DataError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _PIXELS = 3 * 32 * 32
@@ -107,7 +107,7 @@ def read_cifar(folder: Path, split: str) -> ArrayData | None:
                 parts = [_pickled(p, b"fine_labels" if hundred else b"labels") for p in paths]
             return ArrayData(
                 images=np.concatenate([p[0] for p in parts]), labels=np.concatenate([p[1] for p in parts]),
-                class_names=_names(folder, hundred=hundred, binary=bool(suffix)), normalise=CIFAR10_NORMALISE,
+                class_names=_names(folder, hundred=hundred, binary=bool(suffix)), normalise=IMAGENET_NORMALISE,
             )  # fmt: skip
     return None
 

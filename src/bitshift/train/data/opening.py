@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bitshift.train.data.arrays import ArrayData
-from bitshift.train.data.base import CIFAR10_NORMALISE, IMAGENET_NORMALISE, DataError, Normalise, TrainData
+from bitshift.train.data.base import IMAGENET_NORMALISE, DataError, Normalise, TrainData
 from bitshift.train.data.cifar import CIFAR10_CLASSES, read_cifar
 from bitshift.train.data.folder import Pictures, look, read_folder
 from bitshift.train.data.idx import find_idx, read_idx_folder
@@ -183,11 +183,9 @@ def streamed(
 
 
 def _normalise(class_names: tuple[str, ...], shape: tuple[int, ...]) -> Normalise:
-    if class_names == CIFAR10_CLASSES and shape == (3, 32, 32):
-        return CIFAR10_NORMALISE
-    if shape[0] == 3 and class_names and all(_WORDNET.fullmatch(name) for name in class_names):
-        return IMAGENET_NORMALISE
-    return Normalise()
+    cifar = class_names == CIFAR10_CLASSES and shape == (3, 32, 32)
+    imagenet = shape[0] == 3 and class_names and all(_WORDNET.fullmatch(name) for name in class_names)
+    return IMAGENET_NORMALISE if cifar or imagenet else Normalise()
 
 
 _D = TypeVar("_D", bound=TrainData)

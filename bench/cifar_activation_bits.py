@@ -32,7 +32,7 @@ from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import PadCropFlip, open_data
-from bitshift.train.data.base import CIFAR10_NORMALISE, TrainData
+from bitshift.train.data.base import IMAGENET_NORMALISE, TrainData
 from bitshift.train.evaluate import evaluate
 from bitshift.train.loop import fit
 
@@ -95,7 +95,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
     """Train what is asked for and has no file yet, then evaluate every file."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    data, test = (open_data(options.data, split).with_normalise(CIFAR10_NORMALISE) for split in ("train", "test"))
+    data, test = (open_data(options.data, split).with_normalise(IMAGENET_NORMALISE) for split in ("train", "test"))
     if options.quick:
         options.steps, options.formats, options.bits, test = 1, ["pot3d"], [6], test.subset(slice(0, None, 100))
     for format in options.formats:

@@ -36,12 +36,12 @@ class Case:
 ENDS = {"keep_first": "float", "keep_last": "float"}
 
 
-def _ours(name: str, format: str, *, bits: int = 8, seeds: int = 3, **shift: Any) -> Case:
+def _ours(name: str, format: str, *, bits: int = 8, amp: str = "bf16", **shift: Any) -> Case:
     options = {"scale": "free"} if shift.get("multiplier") else {}
     return Case(
-        name=f"ours: {name}, {bits}-bit activations", lr=0.01, seeds=seeds, pixel=True,
+        name=f"ours: {name}, {bits}-bit activations", lr=0.01, seeds=3, pixel=True,
         shift={"method": "nearest", "format": format, "activations": bits, "options": options, **shift},
-        train={"amp": "bf16"},
+        train={"amp": amp},
     )  # fmt: skip
 
 
@@ -71,10 +71,10 @@ PRETRAINED = (
     Case(name="uniform-4", shift={"method": "uniform", "bits": 4, **ENDS}, lr=0.01),
     Case(name="APoT-4", shift={"method": "apot", "bits": 4, **ENDS}, lr=0.01),
     Case(name="INQ-5", shift={"method": "inq", "bits": 5}, lr=0.01),
-    _ours("two-term 4", "pot4x2"),
+    _ours("two-term 4", "pot4x2", amp="off"),
     _ours("3 bits", "pot3d"),
     _ours("3 bits, a multiplier a channel", "pot3d", multiplier=True),
-    *(_ours("two-term 4", "pot4x2", bits=b) for b in (7, 6)),
+    *(_ours("two-term 4", "pot4x2", bits=b, amp="off") for b in (7, 6)),
     *(_ours("3 bits, a multiplier a channel", "pot3d", bits=b, multiplier=True) for b in (7, 6)),
 )
 """From the published float network, distilled from it."""

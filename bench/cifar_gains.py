@@ -24,7 +24,7 @@ from bitshift.nn.activations import calibrate
 from bitshift.nn.config import ShiftConfig
 from bitshift.nn.convert import convert
 from bitshift.train.data import PadCropFlip, open_data
-from bitshift.train.data.base import CIFAR10_NORMALISE, Normalise, TrainData
+from bitshift.train.data.base import IMAGENET_NORMALISE, Normalise, TrainData
 from bitshift.train.data.sampler import step_generator
 from bitshift.train.input_scale import OnInput, fold_input
 
@@ -50,8 +50,8 @@ def rows(options: argparse.Namespace) -> list[Row]:
     data, test = (open_data(options.data, split).with_normalise(Normalise()) for split in ("train", "test"))
     test = test.subset(slice(0, None, 500 if options.quick else 5))
     sample = images_of(data, augmented=False)[:8]
-    teacher = OnInput(published(options.state), CIFAR10_NORMALISE, Normalise(), 3)
-    start = fold_input(published(options.state), CIFAR10_NORMALISE, Normalise(), sample=sample)
+    teacher = OnInput(published(options.state), IMAGENET_NORMALISE, Normalise(), 3)
+    start = fold_input(published(options.state), IMAGENET_NORMALISE, Normalise(), sample=sample)
     wanted = logits(teacher, test)
     found = []
     for format in FORMATS:

@@ -22,7 +22,7 @@ from common import Row, arguments, kept, main
 
 from bitshift.nn.config import Rule
 from bitshift.train.data import PadCropFlip
-from bitshift.train.data.base import CIFAR10_NORMALISE
+from bitshift.train.data.base import IMAGENET_NORMALISE
 from bitshift.train.search import Choice, Scan, choose, scan
 
 UNIFORM = next(case for case in PRETRAINED if case.name == "ours: 3 bits, 8-bit activations")
@@ -43,7 +43,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
     """Search, train what has not been trained, compare."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    data = splits(options, UNIFORM)[0].with_normalise(CIFAR10_NORMALISE)
+    data = splits(options, UNIFORM)[0].with_normalise(IMAGENET_NORMALISE)
     measured = scan(published(options.state), data, FORMATS, rows=64 if options.quick else 512, augment=PadCropFlip())
     weights = sum(layer.weights for layer in measured.layers)
     column = measured.formats.index("pot3d")

@@ -47,7 +47,7 @@ from bitshift.nn.convert import convert
 from bitshift.train.checkpoint import load_model
 from bitshift.train.config import TrainConfig
 from bitshift.train.data import PadCropFlip, open_data
-from bitshift.train.data.base import CIFAR10_NORMALISE, Normalise, TrainData
+from bitshift.train.data.base import IMAGENET_NORMALISE, Normalise, TrainData
 from bitshift.train.input_scale import OnInput, fold_input
 from bitshift.train.loop import fit
 from bitshift.train.models import build, strip_module_prefix
@@ -69,7 +69,7 @@ def published(state: Path) -> nn.Module:
 
 def splits(options: argparse.Namespace, case: Case) -> tuple[TrainData, TrainData]:
     """Training and test rows as the network of ``case`` takes them."""
-    normalise = Normalise() if case.pixel else CIFAR10_NORMALISE
+    normalise = Normalise() if case.pixel else IMAGENET_NORMALISE
     train = open_data(options.data, "train").with_normalise(normalise)
     if options.table in HELD_OUT:
         held = np.arange(len(train)) % 10 == 3
@@ -91,8 +91,8 @@ def make(
         model, teacher = published(options.state), published(options.state)
         if case.pixel:
             new = Normalise()
-            model = fold_input(model, CIFAR10_NORMALISE, new, sample=sample)
-            teacher = OnInput(teacher, CIFAR10_NORMALISE, new, 3)
+            model = fold_input(model, IMAGENET_NORMALISE, new, sample=sample)
+            teacher = OnInput(teacher, IMAGENET_NORMALISE, new, 3)
     else:
         model = build("resnet20", num_classes=10, in_channels=3)
     if case.shift is None:

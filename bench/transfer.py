@@ -32,7 +32,7 @@ from bitshift.cli.runs import open_run
 from bitshift.nn.config import Rule, ShiftConfig
 from bitshift.nn.transfer import discrete_weights
 from bitshift.train.config import TrainConfig
-from bitshift.train.data import CIFAR10_NORMALISE, open_data
+from bitshift.train.data import IMAGENET_NORMALISE, open_data
 from bitshift.train.data.base import TrainData
 from bitshift.train.evaluate import evaluate
 
@@ -72,7 +72,7 @@ def tuned_backbone(options: argparse.Namespace) -> Path:
     run = options.work / "backbone"
     if training.finished(run):
         return run
-    data = tuple(open_data(options.source, split).with_normalise(CIFAR10_NORMALISE) for split in ("train", "test"))
+    data = tuple(open_data(options.source, split).with_normalise(IMAGENET_NORMALISE) for split in ("train", "test"))
     rows = np.random.default_rng(0).permutation(len(data[0]))[: 128 * options.tune_steps]
     train = TrainConfig(
         epochs=1, batch_size=128, lr=0.01, nesterov=True, warmup_epochs=0.1, amp="auto", eval_batch_size=500,
@@ -101,7 +101,7 @@ def backbone(case: Case, options: argparse.Namespace) -> Backbone:
 
 def splits(options: argparse.Namespace) -> tuple[TrainData, TrainData, TrainData]:
     """Rows to train on, rows held out of the training set, and the test set of CIFAR-100."""
-    data, test = (open_data(options.target, split).with_normalise(CIFAR10_NORMALISE) for split in ("train", "test"))
+    data, test = (open_data(options.target, split).with_normalise(IMAGENET_NORMALISE) for split in ("train", "test"))
     rng = np.random.default_rng(0)
     orders = [rng.permutation(np.flatnonzero(data.labels == c)) for c in range(len(data.class_names))]
     train = np.concatenate([order[: options.per_class] for order in orders])

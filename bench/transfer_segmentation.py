@@ -42,7 +42,7 @@ from bitshift.nn.method import Method
 from bitshift.nn.transfer import load_backbone
 from bitshift.train import checkpoint as ckpt
 from bitshift.train.config import TrainConfig
-from bitshift.train.data import CIFAR10_NORMALISE, step_generator
+from bitshift.train.data import IMAGENET_NORMALISE, step_generator
 from bitshift.train.models import strip_module_prefix
 from bitshift.train.models.resnet_cifar import CifarResNet
 from bitshift.train.optim import build_optimizer, set_lr
@@ -130,7 +130,7 @@ class Scenes:
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Normalised pictures, and maps at half their size as int64."""
         maps = torch.from_numpy(self.maps[rows][:, ::2, ::2].astype(np.int64))
-        return CIFAR10_NORMALISE(torch.from_numpy(self.images[rows])), maps
+        return IMAGENET_NORMALISE(torch.from_numpy(self.images[rows])), maps
 
 
 def read(folder: Path, split: str) -> Scenes:

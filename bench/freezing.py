@@ -6,9 +6,9 @@
 DATA_DIR is CIFAR-10 in any layout that bitshift reads. Every net: the same budget, data order and augmentation, batch
 128, weight decay 1e-4, from scratch, float activations; only optimiser and rate are the method's (those
 of bench/cifar_table.py). Runs lie in --work and are resumed, --train names a part; the JSON holds every run that is
-finished, and with --add also the epochs of other run directories (of cifar_table.py, say). Figures are means over the
-layers between the first and the last, weighted by their weights: the layers that every method converts. Definitions,
-which are ours: nn/metrics.py. ResNet-8 takes a Zen 4 core about 40 s an epoch, ResNet-20 100 s.
+finished, here or in the JSON, and with --add also the epochs of other run directories (of cifar_table.py, say). Figures
+are means over the layers between the first and the last, weighted by their weights: the layers that every method
+converts. Definitions, which are ours: nn/metrics.py. ResNet-8 takes a Zen 4 core about 40 s an epoch, ResNet-20 100 s.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Row, arguments, main
+from common import Row, arguments, kept_document, main
 
 RATES = ("value_rate", "sign_rate", "reversal_rate", "never_flipped", "zeros", "distance", "update")
 ENDS = {"keep_first": "float", "keep_last": "float"}
@@ -163,10 +163,11 @@ def _whole(config: Mapping[str, Any]) -> list[str] | None:
 
 
 def study(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every finished run of --work, then those of --add."""
+    """Every run of the JSON, in its order and as it is found now, then the other finished ones of --work and --add."""
     own = [history(options.work / case.name, case.title) for case in CASES]
     added = [history(folder, title_of(folder), unfinished=True) for folder in options.add]
-    return [found for found in (*own, *added) if found is not None]
+    before = kept_document(options).get("study", [])
+    return list({(run["model"], run["title"]): run for run in (*before, *own, *added) if run is not None}.values())
 
 
 TITLES = {
@@ -179,7 +180,7 @@ def title_of(folder: Path) -> str:
     """A run of cifar_table.py as figures call it: method and bits, without the seed."""
     name = folder.name.rpartition("-seed")[0] or folder.name
     method, _, bits = name.partition("-")
-    return f"{TITLES[method]} {bits} bits" if method in TITLES and bits.isdecimal() else name
+    return f"{TITLES[method]} {bits} bits" if method in TITLES and bits.isdecimal() else name.replace("_", ", ")
 
 
 def train_all(options: argparse.Namespace) -> None:

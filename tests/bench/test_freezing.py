@@ -21,7 +21,7 @@ def layer(name: str, count: int, value: float, *, steps: list[float] | None = No
 
 def run(folder: Path, *, method: str = "denseshift", fine: bool = True) -> Path:
     """A run directory of a resnet8 as ``fit`` leaves it, with three epochs."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     names = ["conv1.method", "stack1.conv1.method", "stack2.conv2.method", "linear.weight"]
 
     def record(kind: str, step: int, **more: Any) -> dict[str, Any]:
@@ -64,6 +64,19 @@ def test_an_unfinished_run_is_left_out(tmp_path: Path) -> None:
 def test_runs_of_the_accuracy_table_are_called_by_their_method() -> None:
     assert freezing.title_of(Path("runs/deepshift_q-5-seed0")) == "DeepShift-Q 5 bits"
     assert freezing.title_of(Path("runs/float-seed2")) == "float"
+    assert freezing.title_of(Path("runs/float_SGD-seed0")) == "float, SGD"
+
+
+def test_runs_of_the_json_stay_and_are_replaced_where_they_are_found_again(tmp_path: Path) -> None:
+    write(
+        tmp_path / "out.json", [], {"study": [freezing.history(run(tmp_path / n, fine=False), n) for n in ("a", "b")]}
+    )
+    changed = run(tmp_path / "again" / "a", fine=True)
+    words = ["--train", "--work", str(tmp_path), "--json", str(tmp_path / "out.json"), "--add", str(changed)]
+    found = freezing.study(freezing.parser().parse_args(words))
+    assert [x["title"] for x in found] == ["a", "b"]
+    assert found[0]["step_records"]
+    assert not found[1]["step_records"]
 
 
 def test_the_kept_file_draws_the_same_figures_again(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ VOLATILE = ("seconds", "images_per_s")
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Three classes of 8x8 photographs: 24 to train on, 9 to test."""
+    """Three classes of made pictures of 8x8: 48 to train on, 15 to test."""
     from PIL import Image
 
     root = tmp_path_factory.mktemp("photos")

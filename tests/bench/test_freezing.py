@@ -68,9 +68,8 @@ def test_runs_of_the_accuracy_table_are_called_by_their_method() -> None:
 
 
 def test_runs_of_the_json_stay_and_are_replaced_where_they_are_found_again(tmp_path: Path) -> None:
-    write(
-        tmp_path / "out.json", [], {"study": [freezing.history(run(tmp_path / n, fine=False), n) for n in ("a", "b")]}
-    )
+    before = [freezing.history(run(tmp_path / name, fine=False), name) for name in ("a", "b")]
+    write(tmp_path / "out.json", [], {"study": before})
     changed = run(tmp_path / "again" / "a", fine=True)
     words = ["--train", "--work", str(tmp_path), "--json", str(tmp_path / "out.json"), "--add", str(changed)]
     found = freezing.study(freezing.parser().parse_args(words))

@@ -35,8 +35,8 @@ RECIPE = Recipe(
   deviation; the first layer takes the difference to (p - 128) / 64, which needs no multiplication.
 - The norms are folded first, then weights are rounded; training keeps a norm that only removes the mean. Scales are
   powers of two per channel, found by search; the first calibration gives back the gain that rounding took.
-- Not settled yet, to be tried by flags: scales that train (--option learn=scale) and bits that narrow on the way
-  (--format pot3d --option learn=scale wide=pot4x2 narrow_at=0.3).
+- To be tried by flags; no row of either has been trained here: scales that train (--option learn=scale) and bits that
+  narrow on the way (--format pot3d --option learn=scale wide=pot4x2 narrow_at=0.3).
 - Two-term rows were trained in float32, those of 3 bits in bfloat16 (--set amp=bf16), which their rows say.
 - The float net teaches: with it half a point more than from the labels alone.
 - Peak rates seen (seed 0, 3 bits, three epochs): 0.003 91.21 %, 0.01 91.47 %, 0.02 91.29 %; an average of the weights

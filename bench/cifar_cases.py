@@ -36,6 +36,7 @@ class Case:
 ENDS = {"keep_first": "float", "keep_last": "float"}
 
 
+# The rows of 3 bits were trained in bfloat16 autocast; what amp="auto" has for integer networks is float32.
 def _ours(name: str, format: str, *, bits: int = 8, amp: str = "bf16", **shift: Any) -> Case:
     options = {"scale": "free"} if shift.get("multiplier") else {}
     return Case(

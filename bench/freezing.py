@@ -163,11 +163,11 @@ def _whole(config: Mapping[str, Any]) -> list[str] | None:
 
 
 def study(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every run of the JSON, in its order and as it is found now, then the other finished ones of --work and --add."""
+    """Every run of the JSON, in its order and as its folder is found now, then the other ones of --work and --add."""
     own = [history(options.work / case.name, case.title) for case in CASES]
     added = [history(folder, title_of(folder), unfinished=True) for folder in options.add]
     before = kept_document(options).get("study", [])
-    return list({(run["model"], run["title"]): run for run in (*before, *own, *added) if run is not None}.values())
+    return list({(run["model"], run["name"]): run for run in (*before, *own, *added) if run is not None}.values())
 
 
 TITLES = {

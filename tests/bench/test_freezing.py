@@ -78,6 +78,16 @@ def test_runs_of_the_json_stay_and_are_replaced_where_they_are_found_again(tmp_p
     assert not found[1]["step_records"]
 
 
+def test_a_run_that_has_come_to_its_end_replaces_what_was_kept_of_it(tmp_path: Path) -> None:
+    folder = run(tmp_path / "float-seed0")
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text("\n".join(lines[:-2]) + "\n")
+    write(tmp_path / "out.json", [], {"study": [freezing.history(folder, "float", unfinished=True)]})
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    words = ["--train", "--work", str(tmp_path), "--json", str(tmp_path / "out.json"), "--add", str(folder)]
+    assert [x["title"] for x in freezing.study(freezing.parser().parse_args(words))] == ["float"]
+
+
 def test_the_kept_file_draws_the_same_figures_again(tmp_path: Path) -> None:
     runs = [
         freezing.history(run(tmp_path / n, fine=n != "uniform-3-seed0"), n)

@@ -304,7 +304,8 @@ def test_a_finished_run_is_returned_without_training(tmp_path, monkeypatch):
             {"train_data": TRAIN.with_normalise(FIVE), "valid_data": VALID.with_normalise(FIVE)},
             r"\(data\.normalise\.mean: \[.*\] then, \[5\.0\] now",
         ),
-        ({"about": {"model": "other"}}, r"\(about\.model: None then, 'other' now\)"),
+        ({"about": {"model": "other"}}, r"\(about\.model: missing then, 'other' now\)"),
+        ({"about": {"model": None}}, r"\(about\.model: missing then, None now\)"),
         ({"augment": Shift()}, r"\(data\.augment: 'None' then, 'Shift\("),
     ],
 )

@@ -59,11 +59,14 @@ def other_configuration(folder: Path, differences: Sequence[str]) -> str:
 
 
 def _differing(name: str, then: Any, now: Any) -> list[str]:
-    """What differs between two values of JSON, each place by its path."""
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
-        keys = dict.fromkeys((*then, *now))
-        return [line for key in keys for line in _differing(f"{name}.{key}", then.get(key), now.get(key))]
-    return [] if then == now else [f"{name}: {then!r} then, {now!r} now"]
+    """What differs between two values of JSON, each place by its path; a key with None is not one that is missing."""
+    if then == now:
+        return []
+    if not (isinstance(then, Mapping) and isinstance(now, Mapping)):
+        return [f"{name}: {then!r} then, {now!r} now"]
+    found = [line for key in then if key in now for line in _differing(f"{name}.{key}", then[key], now[key])]
+    found += [f"{name}.{key}: {then[key]!r} then, missing now" for key in then if key not in now]
+    return found + [f"{name}.{key}: missing then, {now[key]!r} now" for key in now if key not in then]
 
 
 def refuse_differences(folder: Path, mine: Mapping[str, Any], config: TrainConfig, state: Mapping[str, Any]) -> None:
